@@ -1,0 +1,455 @@
+"""Held-out parallel pairs: load, check, fingerprint, and find them in training text."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DEFAULT_SIZE = 100
+
+Row = Mapping[str, Any]
+
+
+class PairsError(ValueError):
+    """Held-out pairs that cannot be used; the message names the place and the remedy in one sentence."""
+
+
+class Overlap(NamedTuple):
+    """A held-out sentence found in a training text."""
+
+    text: int
+    """Position of the text among those searched, from 0."""
+    pair: int
+    """Position of the held-out pair, from 0."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ParallelPairs:
+    """Parallel sentences in two languages: `target[i]` translates `source[i]`.
+
+    Attributes:
+        source: sentences in the pivot language.
+        target: the same sentences in the other language.
+        source_lang: FLORES-200 code of the source, such as "eng_Latn".
+        target_lang: FLORES-200 code of the target.
+
+    Raises:
+        PairsError: unequal lengths, fewer than two pairs, an empty or repeated sentence, or an unknown code.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    source_lang: str
+    target_lang: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", tuple(self.source))
+        object.__setattr__(self, "target", tuple(self.target))
+        _check_languages(self.source_lang, self.target_lang)
+        if len(self.source) != len(self.target):
+            raise PairsError(
+                f"{self.name} has {len(self.source)} source and {len(self.target)} target sentences; "
+                "parallel text needs one target for each source."
+            )
+        for code, side in ((self.source_lang, self.source), (self.target_lang, self.target)):
+            _check_sentences(code, side, lambda pair: f"pair {pair + 1} of {self.name}")
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def name(self) -> str:
+        """The suffix of this pair's metrics: "eng_Latn-isl_Latn"."""
+        return f"{self.source_lang}-{self.target_lang}"
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change with any language code, any sentence and their order."""
+        content = json.dumps([self.source_lang, self.target_lang, self.source, self.target], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8")).hexdigest()[:12]
+
+    @classmethod
+    def load(
+        cls,
+        spec: Any,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        *,
+        columns: tuple[str, str] | None = None,
+        n: int | None = DEFAULT_SIZE,
+    ) -> ParallelPairs:
+        """Load the first `n` pairs from the embedded set, a file, two aligned files or a dataset.
+
+        Args:
+            spec: one of
+                * two codes, "eng_Latn-isl_Latn": the embedded held-out set (English, Icelandic, German, French and
+                  Spanish);
+                * the path of a .tsv, .csv, .jsonl or .parquet file;
+                * a tuple of two paths: text files whose lines correspond;
+                * a `datasets.Dataset` (also streamed) or a list of dicts.
+            source_lang: FLORES-200 code. Without it, codes are taken from the column or file names.
+            target_lang: FLORES-200 code.
+            columns: names of the source and target column (or keys of a "translation" column, as the datasets of
+                the hub have them). Without it, columns named by the codes, or "source" and "target".
+            n: how many pairs to keep, 100 as in the paper; None for all.
+
+        Raises:
+            PairsError: what is wrong, the file and line where it is, and what to do.
+        """
+        if n is not None and n < 2:
+            raise PairsError(f"n={n} leaves nothing to tell a pair apart from; use two pairs at least.")
+        if isinstance(spec, ParallelPairs):
+            return spec
+        if isinstance(spec, tuple):
+            source_lang = source_lang or _code_in_name(spec[0])
+            target_lang = target_lang or _code_in_name(spec[1])
+            located = _read_two_files(Path(spec[0]), Path(spec[1]), n)
+            return located.checked(source_lang, target_lang, f"{spec[0]} and {spec[1]}")
+        if isinstance(spec, str) and _is_language_pair(spec):
+            source_lang, _, target_lang = spec.partition("-")
+            return cls._embedded(source_lang, target_lang, n)
+        rows, place, origin = _open_rows(spec, n)
+        first = next(rows, None)
+        if first is None:
+            raise PairsError(f"{origin} holds no pairs; give at least two, 100 as in the paper.")
+        chosen = _choose_columns(first, columns, source_lang, target_lang, origin)
+        kept = [_cells(row, chosen) for row in islice(_chain_first(first, rows), n)]
+        located = _Located([s for s, _ in kept], [t for _, t in kept], place)
+        source_lang, target_lang = _languages_of(chosen, source_lang, target_lang)
+        return located.checked(source_lang, target_lang, origin)
+
+    @classmethod
+    def _embedded(cls, source_lang: str, target_lang: str, n: int | None) -> ParallelPairs:
+        columns = embedded("heldout.tsv")
+        _check_languages(source_lang, target_lang)
+        for code in (source_lang, target_lang):
+            if code not in columns:
+                raise PairsError(
+                    f"the embedded set has no {code}; it has {', '.join(columns)}. Load your own file or dataset."
+                )
+        return cls(columns[source_lang][:n], columns[target_lang][:n], source_lang, target_lang)
+
+    def overlap(self, texts: Iterable[str]) -> list[Overlap]:
+        """Held-out sentences that occur in training text, whatever the case, spacing and punctuation.
+
+        A sentence also counts when it stands inside a longer text (a prompt, a document).
+
+        Args:
+            texts: the training texts; read once, one at a time.
+
+        Returns:
+            one entry for each held-out sentence and text that holds it, in the order of the texts.
+        """
+        wanted = _by_prefix(enumerate(self.source), enumerate(self.target))
+        found = []
+        for position, text in enumerate(texts):
+            hits = {(pair, sentence) for pair, sentence in _sentences_in(text, wanted)}
+            found.extend(Overlap(position, pair, sentence) for pair, sentence in sorted(hits))
+        return found
+
+
+@cache
+def language_codes() -> frozenset[str]:
+    """The language codes of FLORES-200."""
+    return frozenset(_data_file("flores200.txt").split())
+
+
+def check_language(code: str) -> None:
+    """Raise PairsError for a code that is not one of FLORES-200's, with the nearest ones."""
+    if code in language_codes():
+        return
+    near = difflib.get_close_matches(code, sorted(language_codes()), n=3, cutoff=0.5)
+    near = near or sorted(known for known in language_codes() if code and known.startswith(code[:2].lower()))[:3]
+    hint = f"; did you mean {' or '.join(near)}" if near else ""
+    raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn{hint}?")
+
+
+@cache
+def embedded(name: str) -> dict[str, tuple[str, ...]]:
+    """An embedded multi-way parallel set ("heldout.tsv" or "demo_train.tsv"): language code -> sentences."""
+    header, *rows = (line.split("\t") for line in _data_file(name).splitlines())
+    return {code: tuple(row[i] for row in rows) for i, code in enumerate(header)}
+
+
+def _data_file(name: str) -> str:
+    return (resources.files("neuronxa_callback") / "data" / name).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------- checking
+
+
+class _Located(NamedTuple):
+    """Rows read from somewhere, with how to name the place of each in an error."""
+
+    source: Sequence[Any]
+    target: Sequence[Any]
+    place: Callable[[int], str]
+
+    def checked(self, source_lang: str | None, target_lang: str | None, origin: str) -> ParallelPairs:
+        if source_lang is None or target_lang is None:
+            raise PairsError(
+                f"the languages of {origin} are not known; name columns or files by FLORES-200 codes, "
+                "or pass source_lang and target_lang."
+            )
+        _check_languages(source_lang, target_lang)
+        for code, side in ((source_lang, self.source), (target_lang, self.target)):
+            _check_sentences(code, side, self.place)
+        source, target = ([sentence.strip() for sentence in side] for side in (self.source, self.target))
+        return ParallelPairs(tuple(source), tuple(target), source_lang, target_lang)
+
+
+def _check_languages(source_lang: str, target_lang: str) -> None:
+    check_language(source_lang)
+    check_language(target_lang)
+    if source_lang == target_lang:
+        raise PairsError(f"both sides of the pairs are {source_lang}; a pair needs two languages.")
+
+
+def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int], str]) -> None:
+    if len(sentences) < 2:
+        raise PairsError(
+            f"{place(0)} is the only pair, with nothing to tell it apart from; give at least two, 100 as in the paper."
+        )
+    first_seen: dict[str, int] = {}
+    for pair, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise PairsError(f"{place(pair)} holds {sentence!r} where the {code} sentence should be; mend it.")
+        sentence = sentence.strip()
+        if not sentence:
+            raise PairsError(f"{place(pair)} has an empty {code} sentence; fill it in or remove the pair.")
+        if sentence in first_seen:
+            raise PairsError(
+                f"{place(pair)} repeats the {code} sentence of {place(first_seen[sentence])} ({sentence[:60]!r}); "
+                "equal sentences cannot be told apart, so remove one of the pairs."
+            )
+        first_seen[sentence] = pair
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def _is_language_pair(spec: str) -> bool:
+    codes = spec.split("-")
+    return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
+
+
+def _code_in_name(path: str | Path) -> str | None:
+    """The language code that a file is named by, as in FLORES' "devtest/isl_Latn.devtest"."""
+    return next((part for part in Path(path).name.split(".") if part in language_codes()), None)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise PairsError(f"{path} does not exist; check the path of the held-out pairs.") from None
+    except OSError as error:
+        raise PairsError(f"{path} cannot be read ({error.strerror}); check the path of the held-out pairs.") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise PairsError(f"{path}, line {line}, is not UTF-8; convert the file to UTF-8.") from None
+
+
+def _read_two_files(source: Path, target: Path, n: int | None) -> _Located:
+    lines = [_lines(_read_text(path)) for path in (source, target)]
+    if len(lines[0]) != len(lines[1]):
+        raise PairsError(
+            f"{source} has {len(lines[0])} lines and {target} has {len(lines[1])}; "
+            "line i of one must translate line i of the other."
+        )
+    return _Located(lines[0][:n], lines[1][:n], lambda pair: f"line {pair + 1} of {source} and {target}")
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as editors count them: only line feeds end one, other Unicode separators may stand in a sentence."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _open_rows(spec: Any, n: int | None) -> tuple[Iterator[Row], Callable[[int], str], str]:
+    """Rows as dicts, how to name the place of the i-th, and how to name the whole."""
+    if not isinstance(spec, str | Path):
+        return _dataset_rows(spec)
+    path = Path(spec)
+    readers = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if path.suffix not in readers:
+        raise PairsError(
+            f"{spec!s} is neither a pair of FLORES-200 codes (eng_Latn-isl_Latn) nor a .tsv, .csv, .jsonl or .parquet "
+            "file; for two aligned text files pass a tuple of two paths."
+        )
+    numbered = list(islice(readers[path.suffix](path, _read_text(path)), n))
+    rows = iter([row for _, row in numbered])
+    return rows, lambda pair: f"{path}, line {numbered[pair][0]},", str(path)
+
+
+def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    header, *lines = _lines(text) or [""]
+    names = header.split("\t")
+    for number, line in enumerate(lines, start=2):
+        yield number, _row(path, number, names, line.split("\t"))
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names = next(reader, [])
+    number = reader.line_num + 1
+    try:
+        for cells in reader:
+            yield number, _row(path, number, names, cells)
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise PairsError(f"{path}, line {number}, is not valid CSV ({error}); mend its quotes.") from None
+
+
+def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:
+    if len(cells) != len(names):
+        raise PairsError(
+            f"{path}, line {number}, has {len(cells)} columns where the header has {len(names)}; mend that line."
+        )
+    return dict(zip(names, cells, strict=True))
+
+
+def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(_lines(text), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise PairsError(f"{path}, line {number}, is not JSON ({error.msg}); mend or remove that line.") from None
+        if not isinstance(row, dict):
+            raise PairsError(f"{path}, line {number}, is not a JSON object; write one object a line.")
+        yield number, row
+
+
+def _parquet_rows(path: Path) -> tuple[Iterator[Row], Callable[[int], str], str]:
+    if not path.exists():
+        raise PairsError(f"{path} does not exist; check the path of the held-out pairs.")
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError:
+        raise PairsError(
+            f"reading {path} needs pyarrow; install it with: pip install 'neuronxa-callback[train]'."
+        ) from None
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except ArrowInvalid as error:
+        raise PairsError(f"{path} is not a Parquet file ({error}); write it anew.") from None
+    return iter(rows), lambda pair: f"{path}, row {pair + 1},", str(path)
+
+
+def _dataset_rows(dataset: Any) -> tuple[Iterator[Row], Callable[[int], str], str]:
+    origin = f"the {type(dataset).__name__}"
+    rows = iter(dataset)
+    first = next(rows, None)
+    if first is not None and not isinstance(first, Mapping):
+        raise PairsError(
+            f"{origin} gives {type(first).__name__} where a row is needed; "
+            "pass one split of a dataset (dataset['train']), a list of dicts, a path or a pair of codes."
+        )
+    chained = _chain_first(first, rows) if first is not None else rows
+    return chained, lambda pair: f"row {pair + 1} of {origin}", origin
+
+
+def _chain_first(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from rest
+
+
+def _choose_columns(
+    row: Row, columns: tuple[str, str] | None, source_lang: str | None, target_lang: str | None, origin: str
+) -> tuple[str, str]:
+    names = list(_flat(row))
+    codes = [name for name in names if name in language_codes()]
+    if columns is None and source_lang in codes and target_lang in codes:
+        columns = (str(source_lang), str(target_lang))
+    if columns is None and len(codes) == 2 and not (source_lang or target_lang):
+        columns = (codes[0], codes[1])
+    if columns is None and {"source", "target"} <= set(names):
+        columns = ("source", "target")
+    if columns is None and len(codes) > 2:
+        raise PairsError(f"{origin} holds {len(codes)} languages; choose two with source_lang and target_lang.")
+    if columns is None or not set(columns) <= set(names):
+        raise PairsError(
+            f"{origin} has the columns {', '.join(names)}; name two of them by FLORES-200 codes, "
+            "or pass columns=(source, target)."
+        )
+    return columns
+
+
+def _languages_of(
+    columns: tuple[str, str], source_lang: str | None, target_lang: str | None
+) -> tuple[str | None, str | None]:
+    named = [column if column in language_codes() else None for column in columns]
+    return source_lang or named[0], target_lang or named[1]
+
+
+def _flat(row: Row) -> Row:
+    """The row with the languages of a "translation" column (the hub's layout) among its columns."""
+    translation = row.get("translation")
+    return {**row, **translation} if isinstance(translation, Mapping) else row
+
+
+def _cells(row: Row, columns: tuple[str, str]) -> tuple[Any, Any]:
+    flat = _flat(row)
+    return flat.get(columns[0]), flat.get(columns[1])
+
+
+# ---------------------------------------------------------------------------------------------------- overlap
+
+_PREFIX = 8
+
+
+def _normalised(text: str) -> tuple[str, list[int], set[int]]:
+    """The text without case, spacing and punctuation, and where its words start and end in it."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept: list[str] = []
+    starts: list[int] = []
+    ends: set[int] = set()
+    inside = False
+    for character in folded:
+        letter = character.isalnum() or unicodedata.category(character).startswith("M")
+        if letter and not inside:
+            starts.append(len(kept))
+        elif inside and not letter:
+            ends.add(len(kept))
+        if letter:
+            kept.append(character)
+        inside = letter
+    ends.add(len(kept))
+    return "".join(kept), starts, ends
+
+
+def _by_prefix(*sides: Iterable[tuple[int, str]]) -> dict[str, list[tuple[str, int, str]]]:
+    """Held-out sentences by the beginning of their normal form, so that a text is searched in one pass."""
+    wanted: dict[str, list[tuple[str, int, str]]] = {}
+    for side in sides:
+        for pair, sentence in side:
+            normal, _, _ = _normalised(sentence)
+            if normal:
+                wanted.setdefault(normal[:_PREFIX], []).append((normal, pair, sentence))
+    return wanted
+
+
+def _sentences_in(text: str, wanted: dict[str, list[tuple[str, int, str]]]) -> Iterator[tuple[int, str]]:
+    normal, starts, ends = _normalised(text)
+    lengths = {len(prefix) for prefix in wanted}
+    for start in starts:
+        for length in lengths:
+            for sentence_normal, pair, sentence in wanted.get(normal[start : start + length], ()):
+                if start + len(sentence_normal) in ends and normal.startswith(sentence_normal, start):
+                    yield pair, sentence
