@@ -1,0 +1,309 @@
+"""Sentences to pooled representations: batches by token budget, one forward pass, pooling inside the hooks.
+
+A sentence's representation depends on that sentence alone. Batches are padded on the right, where a causal decoder
+cannot see the padding, whatever the tokenizer's padding side, and batches are cut from the sentences sorted by
+length and token ids, so that the order of the sentences cannot change a single bit. Another token budget
+puts sentences into batches of other shapes, whose matrix products round differently: see docs/method.md for how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from neuronxa_callback import neurons
+
+Representation = Literal["nas", "nav", "embedding"]
+TokenPooling = Literal["weighted", "average", "last"]
+
+# Measured, not derived: on a CPU small batches stay in its caches; an accelerator wants fewer, larger ones.
+CPU_TOKEN_BUDGET = 512
+ACCELERATOR_TOKEN_BUDGET = 8192
+# Elements weighted at once while pooling, which bounds the hook's own memory: what a CPU's cache holds, and enough
+# to fill an accelerator.
+CPU_POOLING_CHUNK = 200_000
+ACCELERATOR_POOLING_CHUNK = 16_000_000
+
+
+class NonFiniteActivationError(ArithmeticError):
+    """The model produced NaN or infinite activations, of which no score can be made."""
+
+
+def encode(
+    model: nn.Module,
+    tokenizer: Any,
+    sentences: Sequence[str],
+    representation: Representation = "nas",
+    token_pooling: TokenPooling = "weighted",
+    token_budget: int | None = None,
+) -> Tensor:
+    """Represent each sentence at each layer by its pooled neuron states, neuron values or hidden states.
+
+    Args:
+        model: a decoder-only transformers model, plain, quantised or under PEFT, on any one device. Its mode, random
+            state and configuration are as before when the call returns.
+        tokenizer: its tokenizer. Special tokens are added as the tokenizer does by default, and pooled.
+        sentences: the sentences.
+        representation: "nas" (activation states, share of weighted tokens that fire each neuron), "nav" (absolute
+            activation values) or "embedding" (hidden states as `output_hidden_states=True` orders them).
+        token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last" token.
+        token_budget: padded tokens in a batch at most (a longer sentence gets a batch of its own). Default 512 on
+            a CPU, 8192 elsewhere. Smaller needs less memory.
+
+    Returns:
+        float32 tensor (layers, sentences, features) on the CPU. Features are the layer's FFN neurons, or the hidden
+        size for "embedding", which has one layer more: the embedding layer comes first, the last is after the
+        final norm.
+
+    Raises:
+        UnreadableFFNError: the model's FFNs cannot be read.
+        NonFiniteActivationError: the model's activations are NaN or infinite.
+        ValueError: an unknown representation or pooling, or a sentence without tokens or longer than the context.
+    """
+    return encode_all(model, tokenizer, sentences, (representation,), token_pooling, token_budget)[representation]
+
+
+def encode_all(
+    model: nn.Module,
+    tokenizer: Any,
+    sentences: Sequence[str],
+    representations: Sequence[Representation],
+    token_pooling: TokenPooling = "weighted",
+    token_budget: int | None = None,
+) -> dict[Representation, Tensor]:
+    """As `encode`, for several representations from the same forward passes."""
+    for representation in representations:
+        check_choice("representation", representation, Representation)
+    check_choice("token_pooling", token_pooling, TokenPooling)
+    token_ids = tokenize(tokenizer, sentences, context_length(model))
+    if token_budget is None:
+        token_budget = CPU_TOKEN_BUDGET if device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
+    ffns = neurons.find_ffns(model)
+    encoded: dict[Representation, Tensor] = {}
+    with undisturbed(model):
+        for rows in batches(token_ids, token_budget):
+            pooled = _encode_batch(model, ffns, [token_ids[row] for row in rows], representations, token_pooling)
+            for representation, layers in pooled.items():
+                if representation not in encoded:
+                    shape = (layers.shape[0], len(token_ids), layers.shape[2])
+                    encoded[representation] = torch.empty(shape, dtype=torch.float32)
+                encoded[representation][:, rows] = layers.cpu()
+    return encoded
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise ValueError for an argument that is none of its Literal type's choices, listing these."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} {value!r} is unknown; choose from {', '.join(get_args(choices))}.")
+
+
+def tokenize(tokenizer: Any, sentences: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
+    """Token ids of each sentence with the tokenizer's own special tokens, without padding or truncation.
+
+    Sentences are tokenised one by one: the parallel mode of fast tokenizers would make every DataLoader worker that
+    is forked afterwards print a warning.
+
+    Raises:
+        ValueError: a sentence gives no token, or more than `max_tokens`; the message shows it.
+    """
+    token_ids: list[list[int]] = []
+    for sentence in sentences:
+        ids = list(tokenizer(sentence, padding=False, truncation=False, verbose=False)["input_ids"])
+        if not ids:
+            raise ValueError(f"the tokenizer makes no token of the held-out sentence {sentence!r}; remove it.")
+        if max_tokens is not None and len(ids) > max_tokens:
+            raise ValueError(
+                f"the held-out sentence {sentence[:60]!r}... has {len(ids)} tokens, more than the model's context of "
+                f"{max_tokens}; remove or split it."
+            )
+        token_ids.append(ids)
+    return token_ids
+
+
+def special_tokens(tokenizer: Any) -> str:
+    """The special tokens that the tokenizer adds, for the signature: "none", "bos", "bos+eos", ..."""
+    text = "a"
+    bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    added = [token for token in tokenizer(text)["input_ids"] if token not in bare]
+    names = {getattr(tokenizer, f"{name}_token_id", None): name for name in ("sep", "cls", "eos", "bos")}
+    return "+".join(names.get(token, str(token)) for token in added) or "none"
+
+
+def compute_dtype(model: nn.Module) -> str:
+    """What the arithmetic runs in, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16", ..."""
+    base = neurons.base_model(model)
+    parts = [str(base.dtype).removeprefix("torch.")]
+    quantization = getattr(base.config, "quantization_config", None)  # type: ignore[union-attr]
+    if quantization is not None:
+        name = quantization.quantization_method() if hasattr(quantization, "quantization_method") else "quantised"
+        parts.append(str(name))
+    device_type = device_of(model).type
+    if torch.is_autocast_enabled(device_type):
+        parts.append(f"autocast-{torch.get_autocast_dtype(device_type)}".replace("torch.", ""))
+    return "/".join(parts)
+
+
+def context_length(model: nn.Module) -> int | None:
+    """The model's longest input in tokens, None where its configuration does not say."""
+    return getattr(neurons.text_config(model), "max_position_embeddings", None)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device that the model's input goes to."""
+    return neurons.base_model(model).get_input_embeddings().weight.device  # type: ignore[operator, no-any-return]
+
+
+def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
+    """Row numbers in batches of at most `token_budget` padded tokens, shortest sentences first.
+
+    Sorting by length keeps padding small; sorting equal lengths by their tokens makes the batches, and so every
+    rounding, the same for any order of the sentences.
+    """
+    order = sorted(range(len(token_ids)), key=lambda row: (len(token_ids[row]), list(token_ids[row])))
+    cut: list[list[int]] = []
+    for row in order:
+        if cut and (len(cut[-1]) + 1) * len(token_ids[row]) <= token_budget:
+            cut[-1].append(row)
+        else:
+            cut.append([row])
+    return cut
+
+
+def run_decoder(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    """One forward pass of the decoder layers, without LM head and KV cache, over right-padded sentences.
+
+    No attention mask is needed: in a causal decoder no token sees the padding to its right.
+
+    Returns:
+        last hidden states (batch, tokens, hidden), those of the padding included.
+    """
+    device = device_of(model)
+    longest = max(len(ids) for ids in token_ids)
+    padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=device)
+    output = neurons.decoder(model)(input_ids=padded, use_cache=False)
+    return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each module's mode and the random state are put back at the end.
+
+    The mode is set module by module, since a module may give `train()` side effects of its own (merging adapters)
+    and a user may keep some modules in evaluation mode while training.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    device = device_of(model)
+    devices = [device] if device.type not in ("cpu", "mps", "meta") else []
+    with torch.no_grad(), torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        try:
+            for module, _ in modes:
+                module.training = _rewrites_its_weights(module)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def _rewrites_its_weights(module: nn.Module) -> bool:
+    """Whether a forward pass in evaluation mode would change the weights for good.
+
+    On CPUs with AVX512-BF16, bitsandbytes' Linear4bit repacks its weights at the first such pass: scales are rounded
+    to bfloat16, and no gradient goes through it any more (seen in 0.50.2). It has no other use for its mode.
+    """
+    return bool(getattr(module, "support_avx512bf16_for_cpu", False))
+
+
+def _encode_batch(
+    model: nn.Module,
+    ffns: list[neurons.GatedFFN],
+    token_ids: Sequence[Sequence[int]],
+    representations: Sequence[Representation],
+    token_pooling: TokenPooling,
+) -> dict[Representation, Tensor]:
+    """Pooled representations (layers, batch, features) of one batch, on the model's device."""
+    lengths = torch.tensor([len(ids) for ids in token_ids], device=device_of(model))
+    weights = token_weights(lengths, token_pooling)
+    pooled: dict[Representation, list[Tensor]] = {representation: [] for representation in representations}
+    with ExitStack() as hooks:
+        for representation, layers in pooled.items():
+            receive = _pool_into(layers, weights)
+            if representation == "embedding":
+                hooks.enter_context(neurons.watch_inputs(neurons.decoder_layers(model), receive))
+            else:
+                hooks.enter_context(neurons.watch(ffns, representation, receive))
+        last_hidden = run_decoder(model, token_ids)
+    if not bool(torch.isfinite(last_hidden).all()):
+        raise NonFiniteActivationError(
+            "the model's activations are NaN or infinite, so its neurons' states mean nothing. Its weights have "
+            "probably diverged, or its dtype overflows: look at the training loss, or use bfloat16 or float32."
+        )
+    for representation, layers in pooled.items():
+        if len(layers) != len(ffns):
+            raise neurons.UnreadableFFNError(
+                f"only {len(layers)} of {len(ffns)} layers were read in a forward pass: a module such as "
+                f"{ffns[-1].name} was replaced and no longer calls its projections. Restore its forward."
+            )
+        if representation == "embedding":
+            layers.append(pool_tokens(last_hidden, weights))
+    return {representation: torch.stack(layers) for representation, layers in pooled.items()}
+
+
+def _pool_into(layers: list[Tensor], weights: Tensor) -> Callable[[int, Tensor], None]:
+    def receive(layer: int, values: Tensor) -> None:
+        if layer != len(layers):
+            raise neurons.UnreadableFFNError(
+                f"layer {layer} was read when layer {len(layers)} was due: a module was replaced and no longer calls "
+                "its projections once in a forward pass. Restore its forward."
+            )
+        layers.append(pool_tokens(values, weights))
+
+    return receive
+
+
+def token_weights(lengths: Tensor, token_pooling: TokenPooling) -> Tensor:
+    """The share of each token in its sentence's representation; padding has none.
+
+    "weighted" is Eq. 3 of the paper, w_t = t / sum k, t counting the sentence's tokens from 1.
+
+    Args:
+        lengths: (batch,) token counts.
+        token_pooling: "weighted", "average" or "last".
+
+    Returns:
+        float32 (batch, tokens), integers until `pool_tokens` divides by their sum.
+    """
+    position = torch.arange(1, int(lengths.max()) + 1, device=lengths.device, dtype=torch.float32)
+    length = lengths.unsqueeze(1)
+    if token_pooling == "weighted":
+        return position * (position <= length)
+    if token_pooling == "average":
+        return (position <= length).float()
+    return (position == length).float()
+
+
+def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over tokens in float32 (Eq. 3).
+
+    The weights are whole numbers and the division comes last: for states the sum is a whole number below 2^24 (up
+    to 5,792 tokens), so the result is exact to one rounding, whatever the order of summation.
+
+    Args:
+        values: (batch, tokens, features), of any dtype.
+        weights: (batch, tokens), as `token_weights` returns them.
+
+    Returns:
+        float32 (batch, features).
+    """
+    chunk = CPU_POOLING_CHUNK if values.device.type == "cpu" else ACCELERATOR_POOLING_CHUNK
+    rows = max(1, chunk // (values.shape[1] * values.shape[2]))
+    # Multiply (which promotes to float32) and sum rather than a matrix product, which autocast and TF32 would run in
+    # lower precision.
+    sums = [
+        (value * weight.unsqueeze(-1)).sum(dim=1)
+        for value, weight in zip(values.split(rows), weights.split(rows), strict=True)
+    ]
+    return (torch.cat(sums) / weights.sum(dim=1, keepdim=True)).float()

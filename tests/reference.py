@@ -1,0 +1,98 @@
+"""The paper's section 2.2 written slowly and plainly: one sentence at a time, loops for Eq. 3 and Eq. 4.
+
+Nothing here uses the package. The FFN's activations are computed anew from its weights and its input.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+
+
+def ffn_inputs(model: Any, tokenizer: Any, sentence: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Each FFN's input and each hidden state of one sentence, alone and unpadded: lists of (tokens, hidden)."""
+    seen: list[Tensor] = []
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
+        for layer in model.get_decoder().layers
+    ]
+    ids = torch.tensor([tokenizer(sentence)["input_ids"]])
+    with torch.no_grad():
+        output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return seen, [hidden[0] for hidden in output.hidden_states]
+
+
+def gate_and_input(ffn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """W_G x + b_G and W_I x + b_I of Eq. 1, from the weights."""
+    if hasattr(ffn, "gate_up_proj"):
+        both = F.linear(x, ffn.gate_up_proj.weight)
+        width = both.shape[-1] // 2
+        return both[..., :width], both[..., width:]
+    return (F.linear(x, p.weight, p.bias) for p in (ffn.gate_proj, ffn.up_proj))  # type: ignore[return-value]
+
+
+def token_representations(model: Any, tokenizer: Any, sentence: str, representation: str) -> list[Floats]:
+    """n_lt of Eq. 3 for each layer: (tokens, features)."""
+    inputs, hidden_states = ffn_inputs(model, tokenizer, sentence)
+    if representation == "embedding":
+        return [hidden.double().numpy() for hidden in hidden_states]
+    layers = []
+    with torch.no_grad():
+        for layer, x in zip(model.get_decoder().layers, inputs, strict=True):
+            gate, w_i = gate_and_input(layer.mlp, x)
+            activation = getattr(layer.mlp, "act_fn", None) or layer.mlp.activation_fn
+            value = activation(gate) > 0 if representation == "nas" else (activation(gate) * w_i).abs()
+            layers.append(value.double().numpy())
+    return layers
+
+
+def pool(tokens: Floats, token_pooling: str) -> Floats:
+    """N_l of Eq. 3, one token after the other."""
+    count = len(tokens)
+    if token_pooling == "last":
+        return tokens[-1]
+    pooled = np.zeros(tokens.shape[1])
+    for t in range(1, count + 1):
+        w_t = t / sum(range(1, count + 1)) if token_pooling == "weighted" else 1 / count
+        pooled = pooled + w_t * tokens[t - 1]
+    return pooled
+
+
+def encode(
+    model: Any, tokenizer: Any, sentences: Any, representation: str, token_pooling: str = "weighted"
+) -> Floats:
+    """(layers, sentences, features)."""
+    encoded = []
+    for sentence in sentences:
+        layers = token_representations(model, tokenizer, sentence, representation)
+        encoded.append([pool(layer, token_pooling) for layer in layers])
+    return np.array(encoded).transpose(1, 0, 2)
+
+
+def cosine(a: Floats, b: Floats) -> float:
+    norms = math.sqrt(float((a * a).sum())) * math.sqrt(float((b * b).sum()))
+    return float((a * b).sum()) / norms if norms else 0.0
+
+
+def alignment(source: Floats, target: Floats) -> list[float]:
+    """mu of Eq. 4 at each layer."""
+    scores = []
+    for s, t in zip(source, target, strict=True):
+        n = len(s)
+        c = [[cosine(s[i], t[j]) for j in range(n)] for i in range(n)]
+        aligned = 0
+        for i in range(n):
+            if all(c[i][i] > c[i][j] and c[i][i] > c[j][i] for j in range(n) if j != i):
+                aligned += 1
+        scores.append(aligned / n)
+    return scores
