@@ -1,0 +1,78 @@
+"""Scores over steps: `OUTPUT_DIR/neuronxa/scores.jsonl`, one self-contained line per evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from neuronxa_callback.evaluator import AlignmentReport
+
+
+class History:
+    """The evaluations of a run, on disk as they come.
+
+    Args:
+        output_dir: the Trainer's `output_dir`.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.path = Path(output_dir) / "neuronxa" / "scores.jsonl"
+
+    def begin(self) -> None:
+        """Start a new run: an earlier run's file is kept under another name, so that two runs never mix."""
+        if not self.path.exists():
+            return
+        earlier = len(list(self.path.parent.glob("scores.*.jsonl")))
+        self.path.rename(self.path.with_name(f"scores.{earlier + 1}.jsonl"))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one evaluation and see it onto the disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All evaluations in step order; of two at one step (a resumed run repeats some) the later written."""
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8") as file:
+            by_step = {record["step"]: record for record in map(json.loads, file)}
+        return [by_step[step] for step in sorted(by_step)]
+
+
+def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> dict[str, Any]:
+    """One evaluation as a line of scores.jsonl.
+
+    Args:
+        report: the evaluation.
+        step: the Trainer's global step.
+        epoch: the Trainer's epoch.
+        runtime: seconds that the evaluation took.
+    """
+    return {
+        "step": step,
+        "epoch": epoch,
+        "runtime": runtime,
+        "score": report.score,
+        "languages": {name: _numbers(language) for name, language in report.by_language.items()},
+    }
+
+
+def _numbers(report: AlignmentReport) -> dict[str, Any]:
+    return {
+        "signature": report.signature,
+        "score": report.score,
+        "ci": report.ci,
+        "p_value": report.p_value,
+        "per_layer": {method: _rounded(shares.tolist()) for method, shares in report.per_layer.items()},
+        "per_pair": {method: _rounded(shares.tolist()) for method, shares in report.per_pair.items()},
+    }
+
+
+def _rounded(shares: list[float]) -> list[float]:
+    """Shares of at most a few thousand: seven digits hold them exactly enough and keep the file small."""
+    return [round(share, 7) for share in shares]
