@@ -1,0 +1,37 @@
+"""The command line: `neuronxa ...`, also `python -m neuronxa_callback ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="Cross-lingual alignment (NeuronXA) of language models.", no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """Cross-lingual alignment (NeuronXA) of language models."""
+
+
+@app.command()
+def demo(
+    model: Annotated[Path, typer.Option(help="Folder of the model to fine-tune.")] = Path(
+        ".models/smollm2-135m-instruct"
+    ),
+    output_dir: Annotated[Path, typer.Option(help="Where events, scores and the figure go.")] = Path("runs/demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of 8 sentence pairs.")] = 40,
+    eval_steps: Annotated[int, typer.Option(min=1, help="Steps between two evaluations.")] = 10,
+) -> None:
+    """Fine-tune a small model in 4-bit with LoRA and watch three languages align with English."""
+    from neuronxa_callback import demo as demo_run  # torch and the Trainer take seconds to import: not for --help
+
+    console = Console()
+    try:
+        finished = demo_run.run(model, output_dir, steps, eval_steps, console)
+    except demo_run.DemoError as error:
+        console.print(f"[red]Error:[/red] {error}")
+        raise typer.Exit(1) from None
+    demo_run.summarise(finished, console)

@@ -1,0 +1,179 @@
+"""`neuronxa demo`: a real 4-bit LoRA fine-tuning run on the embedded data, with alignment watched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from neuronxa_callback import plots
+from neuronxa_callback.callback import NeuronXACallback
+from neuronxa_callback.history import History
+from neuronxa_callback.pairs import ParallelPairs, embedded
+from neuronxa_callback.statistics import chance_level
+
+LANGUAGE_NAMES = {"eng_Latn": "English", "isl_Latn": "Icelandic", "fra_Latn": "French", "spa_Latn": "Spanish"}
+PIVOT = "eng_Latn"
+WATCHED = ("isl_Latn", "fra_Latn", "spa_Latn")
+SIGNIFICANCE = 0.05
+BATCH_SIZE = 8
+
+
+class DemoError(RuntimeError):
+    """Something the demo needs is not there; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What the demo left behind."""
+
+    output_dir: Path
+    figure: Path
+    history: list[dict[str, Any]]
+    minutes: float
+
+
+def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, console: Console) -> DemoRun:
+    """Fine-tune the model in NF4 with LoRA on the embedded training set and watch three languages.
+
+    Args:
+        model_path: folder of a causal language model and its tokenizer.
+        output_dir: where TensorBoard events, scores.jsonl and the figure go.
+        steps: training steps of 8 sentence pairs.
+        eval_steps: steps between two evaluations.
+        console: where the story is told.
+
+    Raises:
+        DemoError: the model or a package is missing, or held-out sentences stand in the training text.
+    """
+    start = time.perf_counter()
+    pairs = [ParallelPairs.load(f"{PIVOT}-{language}") for language in WATCHED]
+    examples = translation_examples(embedded("demo_train.tsv"))
+    check_held_out(pairs, examples)
+    console.print(
+        f"{len(examples)} training examples; none of the {len(pairs[0])} held-out sentences is among them, "
+        "in any of the four languages."
+    )
+    trainer = _trainer(model_path, output_dir, examples, steps, NeuronXACallback(pairs, eval_steps=eval_steps))
+    trainer.train()
+    history = History(output_dir).read()
+    figure = output_dir / "alignment.png"
+    title = f"SmolLM2-135M, 4-bit LoRA, {steps} steps" if "smollm2" in model_path.name.lower() else model_path.name
+    plots.curve_figure(history, "nasca", len(pairs[0]), title).savefig(figure)
+    return DemoRun(output_dir, figure, history, (time.perf_counter() - start) / 60)
+
+
+def translation_examples(columns: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """Prompt and completion of every sentence, from English into each language and back."""
+    examples = []
+    for language in WATCHED:
+        for english, other in zip(columns[PIVOT], columns[language], strict=True):
+            examples.append(_example(PIVOT, english, language, other))
+            examples.append(_example(language, other, PIVOT, english))
+    return examples
+
+
+def _example(source_lang: str, source: str, target_lang: str, target: str) -> dict[str, str]:
+    source_name, target_name = LANGUAGE_NAMES[source_lang], LANGUAGE_NAMES[target_lang]
+    return {"prompt": f"{source_name}: {source}\n{target_name}:", "completion": f" {target}"}
+
+
+def check_held_out(pairs: Sequence[ParallelPairs], examples: Sequence[Mapping[str, str]]) -> None:
+    """Raise DemoError if a held-out sentence stands in the training text."""
+    texts = [example[part] for example in examples for part in ("prompt", "completion")]
+    found = [overlap for pair in pairs for overlap in pair.overlap(texts)]
+    if found:
+        raise DemoError(f"{len(found)} held-out sentences stand in the training text, such as {found[0].sentence!r}.")
+
+
+def _trainer(
+    model_path: Path, output_dir: Path, examples: list[dict[str, str]], steps: int, callback: NeuronXACallback
+) -> Any:
+    try:
+        from datasets import Dataset
+        from peft import LoraConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from trl import SFTConfig, SFTTrainer
+    except ImportError as error:
+        raise DemoError(f"{error}. Install the training extra: pip install 'neuronxa-callback[train]'.") from None
+    if not (model_path / "config.json").exists():
+        raise DemoError(f"there is no model in {model_path}; `make model` puts SmolLM2-135M-Instruct there.")
+    on_gpu = torch.cuda.is_available()
+    # Without bf16 instructions a CPU computes bfloat16 in 4-bit layers more than ten times slower than float32.
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, quantization_config=quantization)
+    args = SFTConfig(
+        output_dir=str(output_dir),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=5,
+        bf16=on_gpu,
+        gradient_checkpointing=False,
+        max_length=128,
+        logging_steps=5,
+        save_strategy="no",
+        report_to="tensorboard",
+        seed=1,
+    )
+    return SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=AutoTokenizer.from_pretrained(model_path),
+        peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"),
+        callbacks=[callback],
+    )
+
+
+def summarise(run: DemoRun, console: Console) -> None:
+    """Print what happened: a table, a sentence on what it means, and where everything is."""
+    first, last = run.history[0], run.history[-1]
+    table = Table(title=f"NASCA on {_pairs_in(last)} held-out pairs, English with", title_justify="left")
+    for column in ("", f"step {first['step']}", f"step {last['step']}", "95 % interval", "p by chance", "above chance"):
+        table.add_column(column, justify="left" if not column else "right")
+    above: list[str] = []
+    below: list[str] = []
+    for name, entry in last["languages"].items():
+        language = LANGUAGE_NAMES[name.partition("-")[2]]
+        low, high = entry["ci"]["nasca"]
+        p_value = entry["p_value"]["nasca"]
+        (above if p_value < SIGNIFICANCE else below).append(language)
+        table.add_row(
+            language,
+            f"{first['languages'][name]['score']['nasca']:.4f}",
+            f"{entry['score']['nasca']:.4f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{p_value:.2g}",
+            "yes" if p_value < SIGNIFICANCE else "no",
+        )
+    console.print()
+    console.print(table)
+    console.print(f"The chance level is {chance_level(_pairs_in(last)):.4f}.", _verdict(above, below))
+    console.print(
+        "This is a small English model, which knows next to no Icelandic. For Icelandic take a multilingual model on "
+        "a GPU, Llama-3.1-8B for example, with the same callback."
+    )
+    console.print(f"\n{run.minutes:.1f} minutes. Scores: {History(run.output_dir).path}   Figure: {run.figure}")
+    console.print(f"Curves: tensorboard --logdir {run.output_dir}")
+
+
+def _pairs_in(record: Mapping[str, Any]) -> int:
+    return min(len(entry["per_pair"]["nasca"]) for entry in record["languages"].values())
+
+
+def _verdict(above: Sequence[str], below: Sequence[str]) -> str:
+    sentences = []
+    if above:
+        sentences.append(f"At the end {' and '.join(above)} {'is' if len(above) == 1 else 'are'} above it.")
+    if below:
+        sentences.append(f"{' and '.join(below)} {'is' if len(below) == 1 else 'are'} not.")
+    return " ".join(sentences)
