@@ -83,9 +83,7 @@ class NeuronXACallback(TrainerCallback):
 
     # ------------------------------------------------------------------------------------------ Trainer events
 
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move in front of the callbacks that read our metrics."""
         self._move_to_front()
 
@@ -107,9 +105,7 @@ class NeuronXACallback(TrainerCallback):
         if state.global_step == 0 and self._scored_step is None:
             self._score(args, state, control, kwargs)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score every `eval_steps` where the Trainer never evaluates."""
         if args.eval_strategy == "no" and state.global_step % self._interval(state.max_steps) == 0:
             self._score(args, state, control, kwargs)

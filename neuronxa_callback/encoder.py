@@ -89,9 +89,9 @@ def encode_all(
             pooled = _encode_batch(model, ffns, [token_ids[row] for row in rows], representations, token_pooling)
             for representation, layers in pooled.items():
                 if representation not in encoded:
-                    shape = (layers.shape[0], len(token_ids), layers.shape[2])
-                    encoded[representation] = torch.empty(shape, dtype=torch.float32)
-                encoded[representation][:, rows] = layers.cpu()
+                    encoded[representation] = torch.empty(len(layers), len(token_ids), layers[0].shape[1])
+                for layer, values in enumerate(layers):
+                    encoded[representation][layer, rows] = values.cpu()
     return encoded
 
 
@@ -223,8 +223,8 @@ def _encode_batch(
     token_ids: Sequence[Sequence[int]],
     representations: Sequence[Representation],
     token_pooling: TokenPooling,
-) -> dict[Representation, Tensor]:
-    """Pooled representations (layers, batch, features) of one batch, on the model's device."""
+) -> dict[Representation, list[Tensor]]:
+    """Pooled representations of one batch, (batch, features) for each layer, on the model's device."""
     lengths = torch.tensor([len(ids) for ids in token_ids], device=device_of(model))
     weights = token_weights(lengths, token_pooling)
     pooled: dict[Representation, list[Tensor]] = {representation: [] for representation in representations}
@@ -249,7 +249,7 @@ def _encode_batch(
             )
         if representation == "embedding":
             layers.append(pool_tokens(last_hidden, weights))
-    return {representation: torch.stack(layers) for representation, layers in pooled.items()}
+    return pooled
 
 
 def _pool_into(layers: list[Tensor], weights: Tensor) -> Callable[[int, Tensor], None]:

@@ -80,7 +80,7 @@ class NeuronXAEvaluator:
         token_budget: int | None = None,
     ) -> None:
         self.pairs = load_all(pairs)
-        self.methods: tuple[Method, ...] = (methods,) if isinstance(methods, str) else tuple(methods)
+        self.methods: tuple[Method, ...] = tuple(methods)
         for method in self.methods:
             check_choice("method", method, Method)
         if not self.methods:
@@ -104,7 +104,7 @@ class NeuronXAEvaluator:
         token_ids = [ids for text in texts for ids in encoder.tokenize(tokenizer, text, limit)]
         shortest = min(token_ids, key=len)
         with encoder.undisturbed(model):
-            neurons.check_readable(model, lambda: encoder.run_decoder(model, [min(token_ids, key=len)]))
+            neurons.check_readable(model, lambda: encoder.run_decoder(model, [shortest]))
 
     def __call__(self, model: nn.Module, tokenizer: Any) -> AlignmentReport:
         """Score the model as it is now, leaving its mode, random state and configuration as they were."""
@@ -141,7 +141,6 @@ class NeuronXAEvaluator:
     def _encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> dict[Any, Tensor]:
         representations = [REPRESENTATION_OF[method] for method in self.methods]
         return encoder.encode_all(model, tokenizer, sentences, representations, self.token_pooling, self.token_budget)
-
 
 
 def load_all(pairs: PairsLike) -> list[ParallelPairs]:

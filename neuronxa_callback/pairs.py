@@ -153,7 +153,7 @@ class ParallelPairs:
             one entry for each held-out sentence and text that holds it, in the order of the texts.
         """
         wanted = _by_prefix(enumerate(self.source), enumerate(self.target))
-        found = []
+        found: list[Overlap] = []
         for position, text in enumerate(texts):
             hits = {(pair, sentence) for pair, sentence in _sentences_in(text, wanted)}
             found.extend(Overlap(position, pair, sentence) for pair, sentence in sorted(hits))

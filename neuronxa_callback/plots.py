@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from neuronxa_callback.statistics import chance_level
@@ -78,6 +79,6 @@ def _styles() -> Any:
 def _finish(figure: Figure, axes: Axes, n: int) -> Figure:
     axes.axhline(chance_level(n), color="0.4", linestyle="--", linewidth=1, label="chance level")
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize="small")
     return figure

@@ -70,12 +70,12 @@ def cosine_similarity(source: Tensor, target: Tensor) -> Tensor:
 
 def _unit(vectors: Tensor) -> Tensor:
     vectors = vectors.double()
-    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / norms.masked_fill(norms == 0, 1)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return torch.div(vectors, norms.masked_fill(norms == 0, 1))
 
 
 def _weakly_aligned(similarity: Tensor) -> Tensor:
-    own = similarity.diagonal()
+    own: Tensor = similarity.diagonal()
     others = similarity.clone().fill_diagonal_(-torch.inf)
     best_other = torch.maximum(others.amax(dim=0), others.amax(dim=1))
-    return own > best_other + TIE
+    return torch.gt(own, best_other + TIE)

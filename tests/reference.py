@@ -59,18 +59,17 @@ def token_representations(model: Any, tokenizer: Any, sentence: str, representat
 def pool(tokens: Floats, token_pooling: str) -> Floats:
     """N_l of Eq. 3, one token after the other."""
     count = len(tokens)
+    pooled: Floats = np.zeros(tokens.shape[1])
     if token_pooling == "last":
-        return tokens[-1]
-    pooled = np.zeros(tokens.shape[1])
+        pooled[:] = tokens[-1]
+        return pooled
     for t in range(1, count + 1):
         w_t = t / sum(range(1, count + 1)) if token_pooling == "weighted" else 1 / count
         pooled = pooled + w_t * tokens[t - 1]
     return pooled
 
 
-def encode(
-    model: Any, tokenizer: Any, sentences: Any, representation: str, token_pooling: str = "weighted"
-) -> Floats:
+def encode(model: Any, tokenizer: Any, sentences: Any, representation: str, token_pooling: str = "weighted") -> Floats:
     """(layers, sentences, features)."""
     encoded = []
     for sentence in sentences:

@@ -69,9 +69,7 @@ class TestIn4Bit:
     def model(self, tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder: Path = tmp_path_factory.mktemp("llama")
         tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder)
-        config = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-        )
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
         return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config).eval()
 
     @staticmethod
@@ -112,9 +110,7 @@ class TestIn4Bit:
         assert "|dtype:float32/nf4|" in signature
 
 
-def test_a_replaced_forward_that_calls_its_projections_is_read(
-    llama: Any, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_replaced_forward_that_calls_its_projections_is_read(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """As kernel libraries do it: another function between the projections, the same modules."""
     expected = encode_all(llama, tokenizer, PAIRS.source, ("nas", "nav"))
 

@@ -72,7 +72,7 @@ class TestLoad:
         assert ParallelPairs.load(str(path)) == EXPECTED
 
     def test_tsv_keeps_quotation_marks(self, tmp_path: Path) -> None:
-        rows = [('"Yes" she said.', '„Já“ sagði hún.'), ('She said "no', "Hún sagði nei")]
+        rows = [('"Yes" she said.', "„Já“ sagði hún."), ('She said "no', "Hún sagði nei")]
         assert ParallelPairs.load(write(tmp_path / "q.tsv", delimited("\t", CODES, *rows))).source == (
             '"Yes" she said.',
             'She said "no',
@@ -108,7 +108,9 @@ class TestLoad:
     def test_a_dataset_by_column(self) -> None:
         dataset = datasets.Dataset.from_list([{"en": s, "is": t} for s, t in ROWS])
         assert ParallelPairs.load(dataset, *CODES, columns=("en", "is")) == EXPECTED
-        assert ParallelPairs.load(dataset.to_iterable_dataset(), *CODES, columns=("en", "is"), n=2).source == ENGLISH[:2]
+        assert (
+            ParallelPairs.load(dataset.to_iterable_dataset(), *CODES, columns=("en", "is"), n=2).source == ENGLISH[:2]
+        )
 
     def test_a_dataset_with_the_hubs_translation_column(self) -> None:
         dataset = datasets.Dataset.from_list([{"translation": {"en": s, "is": t}} for s, t in ROWS])
@@ -181,8 +183,12 @@ class TestBadInput:
         ("code", "hint"), [("isl_Ltn", "isl_Latn"), ("is", "isl_Latn"), ("icelandic", "FLORES-200"), ("", "FLORES-200")]
     )
     def test_an_unknown_language(self, code: str, hint: str) -> None:
-        self.refused(f"{code!r} is not a FLORES-200 language code.*{hint}" if hint != "FLORES-200" else hint,
-                     [{"source": "a", "target": "b"}], "eng_Latn", code)
+        self.refused(
+            f"{code!r} is not a FLORES-200 language code.*{hint}" if hint != "FLORES-200" else hint,
+            [{"source": "a", "target": "b"}],
+            "eng_Latn",
+            code,
+        )
 
     def test_one_language_twice(self) -> None:
         self.refused("both sides of the pairs are eng_Latn", "eng_Latn-eng_Latn")

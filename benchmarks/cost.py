@@ -1,0 +1,213 @@
+"""What an evaluation costs, as ratios measured in one run, interleaved, medians: `make bench`.
+
+Each row says what is compared, the ratio, its target and whether that is met. Results go to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.encoder import CPU_TOKEN_BUDGET, batches, run_decoder, tokenize, undisturbed
+from neuronxa_callback.pairs import embedded
+
+RESULTS = Path(__file__).parent / "results"
+STEP_TOKENS = 8192
+
+
+class Row(NamedTuple):
+    """One comparison."""
+
+    name: str
+    numerator: str
+    denominator: str
+    ratio: float
+    target: float
+    unit: str
+    values: tuple[float, float]
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio is within its target."""
+        return self.ratio <= self.target
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each work; a round runs each once, so that a slow minute hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()  # warm-up
+    for _ in track(range(rounds), description=f"timing {', '.join(works)}"):
+        for name, work in works.items():
+            seconds[name].append(timed(work))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def forward(model: Any, token_ids: list[list[int]], rows: list[list[int]]) -> None:
+    """The decoder over the batches, without hooks or LM head."""
+    with undisturbed(model):
+        for batch in rows:
+            run_decoder(model, [token_ids[row] for row in batch])
+
+
+def file_order(count: int, size: int = 32) -> list[list[int]]:
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def peak_memory(work: Callable[[], object]) -> int:
+    """Bytes that tensors take at the most while `work` runs, beyond those that were there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
+    """One LoRA fine-tuning step on 16 sequences of 512 tokens of the demo's training text."""
+    text = " ".join(sentence for column in embedded("demo_train.tsv").values() for sentence in column)
+    ids = tokenizer(text)["input_ids"]
+    input_ids = torch.tensor((ids * (1 + STEP_TOKENS // len(ids)))[:STEP_TOKENS]).view(16, 512)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
+
+    def step() -> None:
+        model.train()
+        model(input_ids=input_ids, labels=input_ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure(path: Path, rounds: int) -> list[Row]:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    pairs = ParallelPairs.load("eng_Latn-isl_Latn")
+    sides = [tokenize(tokenizer, side) for side in (pairs.source, pairs.target)]
+    nasca = NeuronXAEvaluator(pairs)
+    together = NeuronXAEvaluator(pairs, methods=("nasca", "navca", "mexa"))
+
+    def bare() -> None:
+        for token_ids in sides:
+            forward(model, token_ids, batches(token_ids, CPU_TOKEN_BUDGET))
+
+    def naive() -> None:
+        for token_ids in sides:
+            forward(model, token_ids, file_order(len(token_ids)))
+
+    seconds = interleaved(
+        {
+            "bare forward": bare,
+            "file order": naive,
+            "NASCA": lambda: nasca(model, tokenizer),
+            "all three": lambda: together(model, tokenizer),
+        },
+        rounds,
+    )
+    pooled = 2 * len(pairs) * model.config.num_hidden_layers * model.config.intermediate_size * 4
+    activations = peak_memory(bare)
+    extra = peak_memory(lambda: nasca(model, tokenizer))
+
+    adapted = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+    step = interleaved(
+        {"evaluation": lambda: nasca(adapted, tokenizer), "SFT step": sft_step(adapted, tokenizer)}, max(1, rounds // 3)
+    )
+    return [
+        _row("hooks and scores", "NASCA", "bare forward", seconds, 1.05),
+        _row("batching", "NASCA", "file order", seconds, 0.45),
+        _row("NAVCA and MEXA beside NASCA", "all three", "NASCA", seconds, 1.15),
+        _row(f"an evaluation, against {STEP_TOKENS:,} tokens of training", "evaluation", "SFT step", step, 1.0),
+        Row(
+            "peak extra memory",
+            "NASCA",
+            "pooled representations + bare forward",
+            extra / (pooled + activations),
+            1.2,
+            "bytes",
+            (extra, pooled + activations),
+        ),
+    ]
+
+
+def _row(name: str, numerator: str, denominator: str, seconds: dict[str, float], target: float) -> Row:
+    values = (seconds[numerator], seconds[denominator])
+    return Row(name, numerator, denominator, values[0] / values[1], target, "seconds", values)
+
+
+def report(rows: list[Row], console: Console) -> None:
+    table = Table(title="Cost of an evaluation: 100 English-Icelandic pairs", title_justify="left")
+    for column in ("what", "compared", "with", "values", "ratio", "target", "met"):
+        table.add_column(column)
+    for row in rows:
+        values = [f"{value:.2f} s" if row.unit == "seconds" else f"{value / 2**20:.1f} MiB" for value in row.values]
+        table.add_row(
+            row.name,
+            row.numerator,
+            row.denominator,
+            " / ".join(values),
+            f"{row.ratio:.3f}",
+            f"<= {row.target}",
+            "yes" if row.met else "NO",
+        )
+    console.print(table)
+
+
+def save(rows: list[Row], rounds: int) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    content = {
+        "command": f"python benchmarks/cost.py --rounds {rounds}",
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {name: version(name) for name in ("neuronxa-callback", "torch", "transformers", "peft")}
+        | {"python": platform.python_version()},
+        "rows": [row._asdict() | {"met": row.met} for row in rows],
+    }
+    path = RESULTS / "cost.json"
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path(".models/smollm2-135m-instruct"))
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved timings")
+    options = parser.parse_args()
+    console = Console(width=150)
+    rows = measure(options.model, options.rounds)
+    report(rows, console)
+    console.print(f"written to {save(rows, options.rounds)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Two processes under torchrun: the Trainer's DDP on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from neuronxa_callback import NeuronXACallback
+from tests.integration.test_trainer import ICELANDIC, sft
+
+output_dir, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
+callbacks = [NeuronXACallback(ICELANDIC, eval_steps=3)] if watched else []
+trainer = sft(output_dir, callbacks, report_to="tensorboard", use_cpu=True)
+assert trainer.args.world_size == 2
+trainer.train()
+rank = trainer.args.process_index
+torch.save(trainer.model.state_dict(), output_dir / f"weights-{rank}.pt")
+steps = [entry["step"] for entry in trainer.state.log_history if "eval_nasca" in entry]
+(output_dir / f"steps-{rank}.txt").write_text(repr(steps))
+"""
+
+
+def run(folder: Path, mode: str) -> Path:
+    script = folder / "run.py"
+    script.write_text(SCRIPT)
+    output_dir = folder / mode
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(script), str(output_dir), mode],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output_dir
+
+
+def test_each_process_scores_one_writes_and_the_weights_are_unchanged(tmp_path: Path) -> None:
+    watched, bare = run(tmp_path, "watched"), run(tmp_path, "bare")
+    assert [(watched / f"steps-{rank}.txt").read_text() for rank in (0, 1)] == ["[0, 3, 6]"] * 2
+    lines = (watched / "neuronxa" / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 3, 6]
+    assert len(list(watched.rglob("events.out.tfevents.*"))) == 1
+    for rank in (0, 1):
+        expected, got = (torch.load(folder / f"weights-{rank}.pt") for folder in (bare, watched))
+        assert all(torch.equal(expected[name], got[name]) for name in expected)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from neuronxa_callback import ParallelPairs, demo
+from neuronxa_callback.cli import app
+from neuronxa_callback.history import History
+from neuronxa_callback.pairs import embedded
+from tests.conftest import make_tokenizer, tiny_llama
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("tiny")
+    tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path) -> None:
+    """The whole demo on a model that is small enough for a test; the real one is `make demo`."""
+    arguments = ["demo", "--model", str(model_path), "--output-dir", str(tmp_path), "--steps", "3", "--eval-steps", "2"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "1440 training examples; none of the 100 held-out sentences" in result.output
+    assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 3]
+    for language in ("Icelandic", "French", "Spanish"):
+        assert language in result.output
+    assert "The chance level is 0.0050." in result.output
+    assert f"tensorboard --logdir {tmp_path}" in result.output
+    assert (tmp_path / "alignment.png").stat().st_size > 10_000
+    assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
+
+
+def test_a_missing_model_is_explained(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["demo", "--model", str(tmp_path / "none"), "--output-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "make model" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_examples_go_both_ways() -> None:
+    examples = demo.translation_examples(embedded("demo_train.tsv"))
+    assert len(examples) == 240 * 3 * 2
+    english, icelandic = (embedded("demo_train.tsv")[code][0] for code in ("eng_Latn", "isl_Latn"))
+    assert {"prompt": f"English: {english}\nIcelandic:", "completion": f" {icelandic}"} in examples
+    assert {"prompt": f"Icelandic: {icelandic}\nEnglish:", "completion": f" {english}"} in examples
+
+
+def test_a_leak_would_be_found() -> None:
+    pairs = ParallelPairs.load("eng_Latn-isl_Latn")
+    leak = {"prompt": f"English: {pairs.source[7].upper()}\nFrench:", "completion": " ..."}
+    with pytest.raises(demo.DemoError, match="1 held-out sentences stand in the training text"):
+        demo.check_held_out([pairs], [leak])
+
+
+def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -> None:
+    def record(step: int, scores: dict[str, tuple[float, float]]) -> dict[str, object]:
+        languages = {
+            f"eng_Latn-{code}": {
+                "score": {"nasca": score},
+                "p_value": {"nasca": p_value},
+                "ci": {"nasca": [0.0, 0.1]},
+                "per_pair": {"nasca": [0.0] * 100},
+            }
+            for code, (score, p_value) in scores.items()
+        }
+        return {"step": step, "languages": languages}
+
+    history = [
+        record(0, {"isl_Latn": (0.01, 0.6), "fra_Latn": (0.05, 0.0001)}),
+        record(9, {"isl_Latn": (0.0123, 0.4), "fra_Latn": (0.0789, 1e-9)}),
+    ]
+    console = Console(file=io.StringIO(), width=200)
+    demo.summarise(demo.DemoRun(tmp_path, tmp_path / "a.png", history, 1.0), console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "At the end French is above it. Icelandic is not." in text
+    assert "knows next to no Icelandic" in text
+    assert "Llama-3.1-8B" in text
+    assert "0.0789" in text

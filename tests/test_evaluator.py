@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode, encoder
+from neuronxa_callback.scores import REPRESENTATION_OF, Method
+from neuronxa_callback.statistics import bootstrap_interval, chance_p_value
+from tests import reference
+
+ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=20)
+FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=20)
+GERMAN_FRENCH = ParallelPairs.load("deu_Latn-fra_Latn", n=12)
+METHODS: tuple[Method, ...] = ("nasca", "navca", "mexa")
+
+
+def test_a_report_says_what_the_parts_say(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    report = NeuronXAEvaluator(FRENCH, methods=METHODS)(llama, tokenizer)
+    for method, representation in REPRESENTATION_OF.items():
+        source, target = (encode(llama, tokenizer, side, representation) for side in (FRENCH.source, FRENCH.target))
+        per_layer = alignment_score(source, target, method)
+        assert torch.equal(report.per_layer[method], per_layer)
+        assert report.score[method] == pytest.approx(per_layer.mean().item())
+        assert report.per_pair[method].shape == (20,)
+        assert report.score[method] == pytest.approx(report.per_pair[method].mean().item())
+        assert report.p_value[method] == chance_p_value(report.score[method], 20)
+        low, high = report.ci[method]
+        assert low <= report.score[method] <= high
+
+
+def test_the_real_models_scores_equal_the_reference(smollm: Any, smollm_tokenizer: Any) -> None:
+    pairs = ParallelPairs.load("eng_Latn-spa_Latn", n=25)
+    report = NeuronXAEvaluator(pairs)(smollm, smollm_tokenizer)
+    slow = [reference.encode(smollm, smollm_tokenizer, side, "nas") for side in (pairs.source, pairs.target)]
+    assert report.per_layer["nasca"].tolist() == pytest.approx(reference.alignment(*slow), abs=1e-7)
+    assert 0.05 < report.score["nasca"] < 1
+
+
+def test_several_languages(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    report = NeuronXAEvaluator([FRENCH, ICELANDIC])(llama, tokenizer)
+    assert list(report.by_language) == ["eng_Latn-fra_Latn", "eng_Latn-isl_Latn"]
+    parts = [NeuronXAEvaluator(pair)(llama, tokenizer) for pair in (FRENCH, ICELANDIC)]
+    assert report.score["nasca"] == sum(part.score["nasca"] for part in parts) / 2
+    assert torch.equal(report.per_layer["nasca"], (parts[0].per_layer["nasca"] + parts[1].per_layer["nasca"]) / 2)
+    assert report.signature == f"{parts[0].signature} {parts[1].signature}"
+    # One English side: a sentence's translations are resampled together.
+    per_sentence = (parts[0].per_pair["nasca"] + parts[1].per_pair["nasca"]) / 2
+    assert torch.equal(report.per_pair["nasca"], per_sentence)
+    assert report.ci["nasca"] == bootstrap_interval(per_sentence.numpy())
+
+
+def test_several_languages_with_different_pivots(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    report = NeuronXAEvaluator([FRENCH, GERMAN_FRENCH])(llama, tokenizer)
+    assert report.per_pair["nasca"].shape == (32,)
+    assert report.score["nasca"] == pytest.approx(sum(part.score["nasca"] for part in report.by_language.values()) / 2)
+
+
+def test_the_pivot_is_encoded_once(
+    llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[tuple[str, ...]] = []
+    encode_all = encoder.encode_all
+
+    def counted(model: Any, tokenizer: Any, sentences: Any, *rest: Any) -> Any:
+        texts.append(sentences)
+        return encode_all(model, tokenizer, sentences, *rest)
+
+    monkeypatch.setattr(encoder, "encode_all", counted)
+    NeuronXAEvaluator([FRENCH, GERMAN_FRENCH, ICELANDIC], methods=METHODS)(llama, tokenizer)
+    assert sorted(texts) == sorted(
+        [FRENCH.source, FRENCH.target, ICELANDIC.target, GERMAN_FRENCH.source, GERMAN_FRENCH.target]
+    )
+
+
+def test_the_signature_holds_every_choice(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    evaluator = NeuronXAEvaluator(FRENCH, token_pooling="last", methods=("nasca", "mexa"))
+    fields = dict(field.split(":", 1) for field in evaluator.signature(FRENCH, llama, tokenizer).split("|"))
+    assert fields == {
+        "method": "nasca+mexa",
+        "n": "20",
+        "pair": "eng_Latn-fra_Latn",
+        "data": FRENCH.fingerprint,
+        "tokens": "last",
+        "layers": "mean",
+        "special": "bos",
+        "neurons": "sigma(gate)>0",
+        "dtype": "float32",
+        "version": "0.1.0",
+    }
+
+
+def test_the_signature_says_autocast(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "|dtype:float32/autocast-bfloat16|" in NeuronXAEvaluator(FRENCH).signature(FRENCH, llama, tokenizer)
+
+
+def test_pooling_is_in_float32_under_autocast(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """States are 0 or 1 and their weights whole numbers: under autocast too, each value times T(T+1)/2 is whole."""
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = encode(llama, tokenizer, FRENCH.source[:1])
+    tokens = len(tokenizer(FRENCH.source[0])["input_ids"])
+    sums = encoded.double() * tokens * (tokens + 1) / 2
+    torch.testing.assert_close(sums, sums.round(), atol=1e-4, rtol=0)

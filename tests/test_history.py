@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.history import History, record_of
+
+PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=9)
+
+
+def test_a_record_is_self_contained(llama: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    report = NeuronXAEvaluator(PAIRS)(llama, tokenizer)
+    history = History(tmp_path)
+    history.append(record_of(report, 5, 0.5, 1.25))
+    (line,) = (tmp_path / "neuronxa" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
+    assert record == history.read()[0]
+    assert (record["step"], record["epoch"], record["runtime"]) == (5, 0.5, 1.25)
+    language = record["languages"]["eng_Latn-isl_Latn"]
+    assert language["score"] == report.score == record["score"]
+    assert language["ci"]["nasca"] == list(report.ci["nasca"])
+    assert language["signature"] == report.signature
+    assert len(language["per_layer"]["nasca"]) == 3
+    assert len(language["per_pair"]["nasca"]) == 9
+
+
+def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    assert history.read() == []
+    for step, mark in [(0, "a"), (20, "b"), (10, "c"), (20, "d")]:
+        history.append({"step": step, "mark": mark})
+    assert [(record["step"], record["mark"]) for record in history.read()] == [(0, "a"), (10, "c"), (20, "d")]
+
+
+def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.begin()
+    for mark in "ab":
+        history.append({"step": 0, "mark": mark})
+        history.begin()
+    assert history.read() == []
+    assert '"a"' in (tmp_path / "neuronxa" / "scores.1.jsonl").read_text()
+    assert '"b"' in (tmp_path / "neuronxa" / "scores.2.jsonl").read_text()
