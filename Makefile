@@ -24,7 +24,8 @@ lint: $(VENV)/.ready
 model: $(MODEL)/model.safetensors
 
 bench: $(VENV)/.ready $(MODEL)/model.safetensors
-	$(VENV)/bin/python benchmarks/cost.py --model $(MODEL)
+	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
+	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
 
 clean:
 	rm -rf $(VENV) $(COMPAT) .models runs

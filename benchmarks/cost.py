@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +21,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.machine import describe
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.encoder import CPU_TOKEN_BUDGET, batches, run_decoder, tokenize, undisturbed
 from neuronxa_callback.pairs import embedded
@@ -105,10 +103,9 @@ def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
     return step
 
 
-def measure(path: Path, rounds: int) -> list[Row]:
+def measure(path: Path, pairs: ParallelPairs, rounds: int) -> list[Row]:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    pairs = ParallelPairs.load("eng_Latn-isl_Latn")
     sides = [tokenize(tokenizer, side) for side in (pairs.source, pairs.target)]
     nasca = NeuronXAEvaluator(pairs)
     together = NeuronXAEvaluator(pairs, methods=("nasca", "navca", "mexa"))
@@ -160,8 +157,8 @@ def _row(name: str, numerator: str, denominator: str, seconds: dict[str, float],
     return Row(name, numerator, denominator, values[0] / values[1], target, "seconds", values)
 
 
-def report(rows: list[Row], console: Console) -> None:
-    table = Table(title="Cost of an evaluation: 100 English-Icelandic pairs", title_justify="left")
+def report(rows: list[Row], pairs: ParallelPairs, console: Console) -> None:
+    table = Table(title=f"Cost of an evaluation: {len(pairs)} pairs {pairs.name}", title_justify="left")
     for column in ("what", "compared", "with", "values", "ratio", "target", "met"):
         table.add_column(column)
     for row in rows:
@@ -178,35 +175,33 @@ def report(rows: list[Row], console: Console) -> None:
     console.print(table)
 
 
-def save(rows: list[Row], rounds: int) -> Path:
+def save(rows: list[Row], pairs: ParallelPairs, name: str, rounds: int) -> Path:
     RESULTS.mkdir(exist_ok=True)
     content = {
-        "command": f"python benchmarks/cost.py --rounds {rounds}",
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "versions": {name: version(name) for name in ("neuronxa-callback", "torch", "transformers", "peft")}
-        | {"python": platform.python_version()},
+        "command": f"python -m benchmarks.cost --rounds {rounds} --name {name}",
+        "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
+        **describe(),
         "rows": [row._asdict() | {"met": row.met} for row in rows],
     }
-    path = RESULTS / "cost.json"
+    path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(".models/smollm2-135m-instruct"))
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved timings")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the interleaved timings")
+    parser.add_argument("--files", nargs=2, metavar="FILE", help="aligned text files instead of the embedded pairs")
+    parser.add_argument("--languages", nargs=2, metavar="CODE", default=(None, None), help="their FLORES-200 codes")
+    parser.add_argument("--name", default="cost", help="name of the result file")
     options = parser.parse_args()
+    spec = tuple(options.files) if options.files else "eng_Latn-isl_Latn"
+    pairs = ParallelPairs.load(spec, *options.languages)
     console = Console(width=150)
-    rows = measure(options.model, options.rounds)
-    report(rows, console)
-    console.print(f"written to {save(rows, options.rounds)}")
+    rows = measure(options.model, pairs, options.rounds)
+    report(rows, pairs, console)
+    console.print(f"written to {save(rows, pairs, options.name, options.rounds)}")
 
 
 if __name__ == "__main__":

@@ -298,6 +298,7 @@ def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
     Returns:
         float32 (batch, features).
     """
+    weights = weights.to(values.device)  # layers of a model split over devices
     chunk = CPU_POOLING_CHUNK if values.device.type == "cpu" else ACCELERATOR_POOLING_CHUNK
     rows = max(1, chunk // (values.shape[1] * values.shape[2]))
     # Multiply (which promotes to float32) and sum rather than a matrix product, which autocast and TF32 would run in

@@ -91,7 +91,9 @@ def decoder(model: nn.Module) -> nn.Module:
             f"{type(base).__name__} is not a transformers model: it has no get_decoder(). "
             "Pass the model that AutoModelForCausalLM.from_pretrained returned, or a PEFT model around it."
         )
-    return base.get_decoder()  # type: ignore[operator, no-any-return]
+    stack: nn.Module = base.get_decoder()  # type: ignore[operator]
+    # transformers 4.57 gives the whole model back where its decoder is not named "model" (GPT-2, ...).
+    return stack if stack is not base else base.base_model  # type: ignore[return-value]
 
 
 def text_config(model: nn.Module) -> Any:

@@ -70,7 +70,7 @@ class TestIn4Bit:
         folder: Path = tmp_path_factory.mktemp("llama")
         tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder)
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config).eval()
+        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.float32).eval()
 
     @staticmethod
     def dequantised(model: Any) -> Any:
