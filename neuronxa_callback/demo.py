@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,14 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, console
         f"{len(examples)} training examples; none of the {len(pairs[0])} held-out sentences is among them, "
         "in any of the four languages."
     )
-    trainer = _trainer(model_path, output_dir, examples, steps, NeuronXACallback(pairs, eval_steps=eval_steps))
-    trainer.train()
+    # Without its scores a demo has nothing to show: it fails with the reason instead of going on.
+    callback = NeuronXACallback(pairs, eval_steps=eval_steps, on_error="raise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would bury the progress bar
+        _trainer(model_path, output_dir, examples, steps, callback).train()
     history = History(output_dir).read()
     figure = output_dir / "alignment.png"
-    title = f"SmolLM2-135M, 4-bit LoRA, {steps} steps" if "smollm2" in model_path.name.lower() else model_path.name
+    title = f"{model_path.name}, 4-bit LoRA, {steps} steps"
     plots.curve_figure(history, "nasca", len(pairs[0]), title).savefig(figure)
     return DemoRun(output_dir, figure, history, (time.perf_counter() - start) / 60)
 
@@ -121,6 +125,7 @@ def _trainer(
         max_length=128,
         logging_steps=5,
         save_strategy="no",
+        dataloader_pin_memory=on_gpu,
         report_to="tensorboard",
         seed=1,
     )
@@ -138,7 +143,14 @@ def summarise(run: DemoRun, console: Console) -> None:
     """Print what happened: a table, a sentence on what it means, and where everything is."""
     first, last = run.history[0], run.history[-1]
     table = Table(title=f"NASCA on {_pairs_in(last)} held-out pairs, English with", title_justify="left")
-    for column in ("", f"step {first['step']}", f"step {last['step']}", "95 % interval", "p by chance", "above chance"):
+    for column in (
+        "",
+        f"step {first['step']}",
+        f"step {last['step']}",
+        "95 % interval",
+        "p by chance",
+        f"above (p < {SIGNIFICANCE})",
+    ):
         table.add_column(column, justify="left" if not column else "right")
     above: list[str] = []
     below: list[str] = []
@@ -162,8 +174,11 @@ def summarise(run: DemoRun, console: Console) -> None:
         "This is a small English model, which knows next to no Icelandic. For Icelandic take a multilingual model on "
         "a GPU, Llama-3.1-8B for example, with the same callback."
     )
-    console.print(f"\n{run.minutes:.1f} minutes. Scores: {History(run.output_dir).path}   Figure: {run.figure}")
-    console.print(f"Curves: tensorboard --logdir {run.output_dir}")
+    console.print(f"\nThis took {run.minutes:.1f} minutes.")
+    # Paths and commands stay on one line, so that they can be copied.
+    console.print(f"Scores: {History(run.output_dir).path}", soft_wrap=True)
+    console.print(f"Figure: {run.figure}", soft_wrap=True)
+    console.print(f"Curves: tensorboard --logdir {run.output_dir}", soft_wrap=True)
 
 
 def _pairs_in(record: Mapping[str, Any]) -> int:

@@ -8,8 +8,9 @@ puts sentences into batches of other shapes, whose matrix products round differe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -86,13 +87,8 @@ def encode_all(
     encoded: dict[Representation, Tensor] = {}
     with undisturbed(model):
         for rows in batches(token_ids, token_budget):
-            pooled = _encode_batch(model, ffns, [token_ids[row] for row in rows], representations, token_pooling)
-            for representation, layers in pooled.items():
-                if representation not in encoded:
-                    encoded[representation] = torch.empty(len(layers), len(token_ids), layers[0].shape[1])
-                for layer, values in enumerate(layers):
-                    encoded[representation][layer, rows] = values.cpu()
-    return encoded
+            _encode_batch(model, ffns, token_ids, rows, representations, token_pooling, encoded)
+    return {representation: values.cpu() for representation, values in encoded.items()}
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
@@ -221,47 +217,55 @@ def _encode_batch(
     model: nn.Module,
     ffns: list[neurons.GatedFFN],
     token_ids: Sequence[Sequence[int]],
+    rows: Sequence[int],
     representations: Sequence[Representation],
     token_pooling: TokenPooling,
-) -> dict[Representation, list[Tensor]]:
-    """Pooled representations of one batch, (batch, features) for each layer, on the model's device."""
-    lengths = torch.tensor([len(ids) for ids in token_ids], device=device_of(model))
-    weights = token_weights(lengths, token_pooling)
-    pooled: dict[Representation, list[Tensor]] = {representation: [] for representation in representations}
+    encoded: dict[Representation, Tensor],
+) -> None:
+    """Fill the batch's rows of `encoded`, (layers, sentences, features) on the model's device, made when first needed.
+
+    Each layer's pooled rows go to their place inside the hook: nothing of a batch is kept beside the result.
+    """
+    batch = [token_ids[row] for row in rows]
+    device = device_of(model)
+    weights = token_weights(torch.tensor([len(ids) for ids in batch], device=device), token_pooling)
+    places = torch.tensor(rows, device=device)
+    layers_read: dict[Representation, int] = dict.fromkeys(representations, 0)
+
+    def keep(representation: Representation, layer: int, values: Tensor) -> None:
+        if layer != layers_read[representation]:
+            raise neurons.UnreadableFFNError(
+                f"layer {layer} was read when layer {layers_read[representation]} was due: a module was replaced and "
+                "no longer calls its projections once in a forward pass. Restore its forward."
+            )
+        layers_read[representation] += 1
+        pooled = pool_tokens(values, weights).to(device)
+        if representation not in encoded:
+            depth = len(ffns) + (representation == "embedding")
+            encoded[representation] = torch.empty(depth, len(token_ids), pooled.shape[1], device=device)
+        encoded[representation][layer].index_copy_(0, places, pooled)
+
     with ExitStack() as hooks:
-        for representation, layers in pooled.items():
-            receive = _pool_into(layers, weights)
+        for representation in representations:
+            receive = partial(keep, representation)
             if representation == "embedding":
                 hooks.enter_context(neurons.watch_inputs(neurons.decoder_layers(model), receive))
             else:
                 hooks.enter_context(neurons.watch(ffns, representation, receive))
-        last_hidden = run_decoder(model, token_ids)
+        last_hidden = run_decoder(model, batch)
     if not bool(torch.isfinite(last_hidden).all()):
         raise NonFiniteActivationError(
             "the model's activations are NaN or infinite, so its neurons' states mean nothing. Its weights have "
             "probably diverged, or its dtype overflows: look at the training loss, or use bfloat16 or float32."
         )
-    for representation, layers in pooled.items():
-        if len(layers) != len(ffns):
+    for read in layers_read.values():
+        if read != len(ffns):
             raise neurons.UnreadableFFNError(
-                f"only {len(layers)} of {len(ffns)} layers were read in a forward pass: a module such as "
-                f"{ffns[-1].name} was replaced and no longer calls its projections. Restore its forward."
+                f"only {read} of {len(ffns)} layers were read in a forward pass: a module such as {ffns[-1].name} was "
+                "replaced and no longer calls its projections. Restore its forward."
             )
-        if representation == "embedding":
-            layers.append(pool_tokens(last_hidden, weights))
-    return pooled
-
-
-def _pool_into(layers: list[Tensor], weights: Tensor) -> Callable[[int, Tensor], None]:
-    def receive(layer: int, values: Tensor) -> None:
-        if layer != len(layers):
-            raise neurons.UnreadableFFNError(
-                f"layer {layer} was read when layer {len(layers)} was due: a module was replaced and no longer calls "
-                "its projections once in a forward pass. Restore its forward."
-            )
-        layers.append(pool_tokens(values, weights))
-
-    return receive
+    if "embedding" in representations:
+        keep("embedding", len(ffns), last_hidden)
 
 
 def token_weights(lengths: Tensor, token_pooling: TokenPooling) -> Tensor:

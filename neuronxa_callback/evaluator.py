@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from statistics import fmean
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from neuronxa_callback import encoder, neurons, statistics
 from neuronxa_callback.encoder import TokenPooling, check_choice
-from neuronxa_callback.pairs import ParallelPairs
+from neuronxa_callback.pairs import ParallelPairs, is_language_pair
 from neuronxa_callback.scores import REPRESENTATION_OF, Method, aligned_pairs
 
 DEFAULT_PAIRS = "eng_Latn-isl_Latn"
 
-PairsLike: TypeAlias = str | tuple[Any, Any] | ParallelPairs | Sequence[str | tuple[Any, Any] | ParallelPairs]
+# What `ParallelPairs.load` takes (a dataset among it), or several of these in a list.
+PairsLike: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class AlignmentReport:
         p_value: probability of such a score by chance (Eq. 5), conservative for means over layers and languages: see
             `statistics.chance_p_value`.
         ci: 95 % bootstrap interval of the score over sentence pairs.
-        signature: every choice that the numbers depend on.
+        signature: the choices behind the numbers.
         by_language: suffix such as "eng_Latn-isl_Latn" -> that language pair's own report; empty in such a report.
     """
 
@@ -62,7 +63,7 @@ class NeuronXAEvaluator:
     Args:
         pairs: what `ParallelPairs.load` takes, or a list of such for several language pairs. Default: the embedded
             100 English-Icelandic pairs.
-        methods: "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), any of them, from one
+        methods: one or several of "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), from one
             forward pass per sentence together.
         token_pooling: "weighted" (Eq. 3), "average" or "last".
         token_budget: padded tokens in a batch at most; see `encode`.
@@ -75,17 +76,19 @@ class NeuronXAEvaluator:
     def __init__(
         self,
         pairs: PairsLike = DEFAULT_PAIRS,
-        methods: Sequence[Method] = ("nasca",),
+        methods: Method | Sequence[Method] = ("nasca",),
         token_pooling: TokenPooling = "weighted",
         token_budget: int | None = None,
     ) -> None:
         self.pairs = load_all(pairs)
-        self.methods: tuple[Method, ...] = tuple(methods)
+        self.methods: tuple[Method, ...] = (methods,) if isinstance(methods, str) else tuple(methods)
         for method in self.methods:
             check_choice("method", method, Method)
         if not self.methods:
             raise ValueError("methods is empty; choose nasca, navca or mexa.")
         check_choice("token_pooling", token_pooling, TokenPooling)
+        if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
+            raise ValueError(f"token_budget={token_budget!r} must be a number of tokens, such as 512.")
         self.token_pooling = token_pooling
         self.token_budget = token_budget
 
@@ -123,7 +126,10 @@ class NeuronXAEvaluator:
         return _report_of_all({pair.name: by_language[pair.name] for pair in self.pairs}, shared_source)
 
     def signature(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> str:
-        """Every choice that a pair's numbers depend on, as sacreBLEU signs its scores."""
+        """The choices behind a pair's numbers, as sacreBLEU signs its scores.
+
+        The device and the token budget are not among them: they only round differently (docs/method.md).
+        """
         fields = {
             "method": "+".join(self.methods),
             "n": len(pair),
@@ -150,7 +156,7 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
         PairsError: pairs that cannot be used.
         ValueError: none, or one language pair twice.
     """
-    several = pairs if isinstance(pairs, list) else [pairs]
+    several = pairs if _is_several(pairs) else [pairs]
     loaded = [ParallelPairs.load(pair) for pair in several]
     names = [pair.name for pair in loaded]
     if not names:
@@ -159,6 +165,13 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} was given twice, and its scores would share one name.")
     return loaded
+
+
+def _is_several(pairs: PairsLike) -> bool:
+    """A list of language pairs, as against one pair: two files in a tuple, or a dataset in a list of dicts."""
+    if isinstance(pairs, tuple):
+        return len(pairs) > 0 and all(isinstance(pair, ParallelPairs) or is_language_pair(pair) for pair in pairs)
+    return isinstance(pairs, list) and not any(isinstance(pair, Mapping) for pair in pairs)
 
 
 def _report_of_pair(aligned: dict[Method, Tensor], signature: str) -> AlignmentReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ class History:
         """Start a new run: an earlier run's file is kept under another name, so that two runs never mix."""
         if not self.path.exists():
             return
-        earlier = len(list(self.path.parent.glob("scores.*.jsonl")))
-        self.path.rename(self.path.with_name(f"scores.{earlier + 1}.jsonl"))
+        names = (self.path.with_name(f"scores.{number}.jsonl") for number in count(1))
+        self.path.rename(next(name for name in names if not name.exists()))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one evaluation and see it onto the disk."""

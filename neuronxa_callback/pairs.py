@@ -55,6 +55,8 @@ class ParallelPairs:
     target_lang: str
 
     def __post_init__(self) -> None:
+        if isinstance(self.source, str) or isinstance(self.target, str):
+            raise PairsError("source and target must be sequences of sentences, not one string each.")
         object.__setattr__(self, "source", tuple(self.source))
         object.__setattr__(self, "target", tuple(self.target))
         _check_languages(self.source_lang, self.target_lang)
@@ -103,35 +105,41 @@ class ParallelPairs:
             target_lang: FLORES-200 code.
             columns: names of the source and target column (or keys of a "translation" column, as the datasets of
                 the hub have them). Without it, columns named by the codes, or "source" and "target".
-            n: how many pairs to keep, 100 as in the paper; None for all.
+            n: how many pairs to keep, 100 as in the paper; None for all. Pairs that are loaded already
+                stay as they are.
 
         Raises:
             PairsError: what is wrong, the file and line where it is, and what to do.
         """
-        if n is not None and n < 2:
-            raise PairsError(f"n={n} leaves nothing to tell a pair apart from; use two pairs at least.")
-        if isinstance(spec, ParallelPairs):
-            return spec
+        if n is not None and (not isinstance(n, int) or n < 2):
+            raise PairsError(f"n={n!r} is no number of pairs to tell apart; use two at least, or None for all.")
+        if isinstance(spec, ParallelPairs) or is_language_pair(spec):
+            if source_lang or target_lang or columns:
+                raise PairsError(
+                    f"{spec!s:.60} names its languages itself; leave out source_lang, target_lang and columns."
+                )
+            return spec if isinstance(spec, ParallelPairs) else cls._embedded(spec, n)
         if isinstance(spec, tuple):
+            if len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec):
+                raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
             source_lang = source_lang or _code_in_name(spec[0])
             target_lang = target_lang or _code_in_name(spec[1])
-            located = _read_two_files(Path(spec[0]), Path(spec[1]), n)
+            located = _read_two_files(Path(spec[0]).expanduser(), Path(spec[1]).expanduser(), n)
             return located.checked(source_lang, target_lang, f"{spec[0]} and {spec[1]}")
-        if isinstance(spec, str) and _is_language_pair(spec):
-            source_lang, _, target_lang = spec.partition("-")
-            return cls._embedded(source_lang, target_lang, n)
         rows, place, origin = _open_rows(spec, n)
         first = next(rows, None)
         if first is None:
             raise PairsError(f"{origin} holds no pairs; give at least two, 100 as in the paper.")
         chosen = _choose_columns(first, columns, source_lang, target_lang, origin)
+        _check_columns(chosen, source_lang, target_lang, origin)
         kept = [_cells(row, chosen) for row in islice(_chain_first(first, rows), n)]
         located = _Located([s for s, _ in kept], [t for _, t in kept], place)
         source_lang, target_lang = _languages_of(chosen, source_lang, target_lang)
         return located.checked(source_lang, target_lang, origin)
 
     @classmethod
-    def _embedded(cls, source_lang: str, target_lang: str, n: int | None) -> ParallelPairs:
+    def _embedded(cls, name: str, n: int | None) -> ParallelPairs:
+        source_lang, target_lang = name.split("-")
         columns = embedded("heldout.tsv")
         _check_languages(source_lang, target_lang)
         for code in (source_lang, target_lang):
@@ -168,12 +176,14 @@ def language_codes() -> frozenset[str]:
 
 def check_language(code: str) -> None:
     """Raise PairsError for a code that is not one of FLORES-200's, with the nearest ones."""
+    if not isinstance(code, str):
+        raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn.")
     if code in language_codes():
         return
     near = difflib.get_close_matches(code, sorted(language_codes()), n=3, cutoff=0.5)
     near = near or sorted(known for known in language_codes() if code and known.startswith(code[:2].lower()))[:3]
-    hint = f"; did you mean {' or '.join(near)}" if near else ""
-    raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn{hint}?")
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn{hint}.")
 
 
 @cache
@@ -227,6 +237,10 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
         if not isinstance(sentence, str):
             raise PairsError(f"{place(pair)} holds {sentence!r} where the {code} sentence should be; mend it.")
         sentence = sentence.strip()
+        if not sentence.isprintable() and any("\ud800" <= character <= "\udfff" for character in sentence):
+            raise PairsError(
+                f"{place(pair)} has half a surrogate pair in its {code} sentence; write that character anew."
+            )
         if not sentence:
             raise PairsError(f"{place(pair)} has an empty {code} sentence; fill it in or remove the pair.")
         if sentence in first_seen:
@@ -240,8 +254,9 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def _is_language_pair(spec: str) -> bool:
-    codes = spec.split("-")
+def is_language_pair(spec: Any) -> bool:
+    """Whether this is two language codes, such as "eng_Latn-isl_Latn", known or not."""
+    codes = spec.split("-") if isinstance(spec, str) else []
     return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
 
 
@@ -284,29 +299,30 @@ def _open_rows(spec: Any, n: int | None) -> tuple[Iterator[Row], Callable[[int],
     """Rows as dicts, how to name the place of the i-th, and how to name the whole."""
     if not isinstance(spec, str | Path):
         return _dataset_rows(spec)
-    path = Path(spec)
+    path = Path(spec).expanduser()
+    suffix = path.suffix.lower()
     readers = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix == ".parquet":
-        return _parquet_rows(path)
-    if path.suffix not in readers:
+    if suffix == ".parquet":
+        return _parquet_rows(path, n)
+    if suffix not in readers:
         raise PairsError(
             f"{spec!s} is neither a pair of FLORES-200 codes (eng_Latn-isl_Latn) nor a .tsv, .csv, .jsonl or .parquet "
             "file; for two aligned text files pass a tuple of two paths."
         )
-    numbered = list(islice(readers[path.suffix](path, _read_text(path)), n))
+    numbered = list(islice(readers[suffix](path, _read_text(path)), n))
     rows = iter([row for _, row in numbered])
     return rows, lambda pair: f"{path}, line {numbered[pair][0]},", str(path)
 
 
 def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    header, *lines = _lines(text) or [""]
+    header, *lines = _lines(text.rstrip()) or [""]
     names = header.split("\t")
     for number, line in enumerate(lines, start=2):
-        yield number, _row(path, number, names, line.split("\t"))
+        yield number, _row(path, number, names, line.split("\t") if line.strip() else [])
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
     names = next(reader, [])
     number = reader.line_num + 1
     try:
@@ -314,19 +330,23 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
             yield number, _row(path, number, names, cells)
             number = reader.line_num + 1
     except csv.Error as error:
-        raise PairsError(f"{path}, line {number}, is not valid CSV ({error}); mend its quotes.") from None
+        raise PairsError(f"{path}, line {number}, is not valid CSV ({error}); mend that line.") from None
 
 
 def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:
+    if not cells:
+        raise PairsError(f"{path}, line {number}, is empty; fill it in or remove it.")
     if len(cells) != len(names):
         raise PairsError(
             f"{path}, line {number}, has {len(cells)} columns where the header has {len(names)}; mend that line."
         )
-    return dict(zip(names, cells, strict=True))
+    return dict(zip((name.strip() for name in names), cells, strict=True))
 
 
 def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_lines(text), start=1):
+    for number, line in enumerate(_lines(text.rstrip()), start=1):
+        if not line.strip():
+            raise PairsError(f"{path}, line {number}, is empty; fill it in or remove it.")
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -336,24 +356,28 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def _parquet_rows(path: Path) -> tuple[Iterator[Row], Callable[[int], str], str]:
-    if not path.exists():
+def _parquet_rows(path: Path, n: int | None) -> tuple[Iterator[Row], Callable[[int], str], str]:
+    if not path.is_file():
         raise PairsError(f"{path} does not exist; check the path of the held-out pairs.")
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise PairsError(
             f"reading {path} needs pyarrow; install it with: pip install 'neuronxa-callback[train]'."
         ) from None
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except ArrowInvalid as error:
-        raise PairsError(f"{path} is not a Parquet file ({error}); write it anew.") from None
+        batches = parquet.ParquetFile(path).iter_batches(batch_size=n or 65_536)
+        rows = list(islice((row for batch in batches for row in batch.to_pylist()), n))
+    except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise PairsError(f"{path} is not a Parquet file ({reason}); write it anew.") from None
     return iter(rows), lambda pair: f"{path}, row {pair + 1},", str(path)
 
 
 def _dataset_rows(dataset: Any) -> tuple[Iterator[Row], Callable[[int], str], str]:
     origin = f"the {type(dataset).__name__}"
+    if not isinstance(dataset, Iterable):
+        raise PairsError(f"{dataset!r} holds no pairs; give two language codes, a path, two paths or a dataset.")
     rows = iter(dataset)
     first = next(rows, None)
     if first is not None and not isinstance(first, Mapping):
@@ -377,18 +401,28 @@ def _choose_columns(
     codes = [name for name in names if name in language_codes()]
     if columns is None and source_lang in codes and target_lang in codes:
         columns = (str(source_lang), str(target_lang))
-    if columns is None and len(codes) == 2 and not (source_lang or target_lang):
-        columns = (codes[0], codes[1])
+    if columns is None and len(codes) == 2 and not (source_lang and target_lang):
+        first, second = codes if source_lang != codes[1] and target_lang != codes[0] else reversed(codes)
+        columns = (first, second)
     if columns is None and {"source", "target"} <= set(names):
         columns = ("source", "target")
     if columns is None and len(codes) > 2:
         raise PairsError(f"{origin} holds {len(codes)} languages; choose two with source_lang and target_lang.")
     if columns is None or not set(columns) <= set(names):
         raise PairsError(
-            f"{origin} has the columns {', '.join(names)}; name two of them by FLORES-200 codes, "
-            "or pass columns=(source, target)."
+            f"{origin} has the columns {', '.join(names)}; name two of them by FLORES-200 codes "
+            "(in the first line of a TSV or CSV file), or pass columns=(source, target)."
         )
     return columns
+
+
+def _check_columns(columns: tuple[str, str], source_lang: str | None, target_lang: str | None, origin: str) -> None:
+    """Refuse columns that would compare a text with itself or call it by another language's name."""
+    if columns[0] == columns[1]:
+        raise PairsError(f"columns={columns} of {origin} is one column twice; a pair needs two.")
+    for column, code in zip(columns, (source_lang, target_lang), strict=True):
+        if column in language_codes() and code is not None and code != column:
+            raise PairsError(f"the column {column} of {origin} would be called {code}; give it its own code.")
 
 
 def _languages_of(

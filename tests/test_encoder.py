@@ -55,7 +55,7 @@ def test_every_pooling_equals_the_reference(
 class TestOnTheRealModel:
     """SmolLM2-135M-Instruct on the embedded English and French sentences."""
 
-    pairs = ParallelPairs.load("eng_Latn-fra_Latn", n=40)
+    pairs = ParallelPairs.load("eng_Latn-fra_Latn", n=30)
 
     def test_float64_equals_the_reference_exactly(self, smollm: Any, smollm_tokenizer: Any) -> None:
         model = smollm.double()
@@ -82,15 +82,16 @@ class TestOnTheRealModel:
             assert (np.abs(one.numpy() - other) > 1e-5).mean() <= 2e-5
         assert alignment_score(fast[0], fast[1]).tolist() == pytest.approx(reference.alignment(*slow), abs=1e-7)
 
-    def test_the_token_budget_changes_no_score(self, smollm: Any, smollm_tokenizer: Any) -> None:
-        scores = []
+    def test_the_token_budget_changes_at_most_a_pair_at_a_layer(self, smollm: Any, smollm_tokenizer: Any) -> None:
+        """Other batches round otherwise; benchmarks/arithmetic.py measures how many states that flips."""
+        scores: list[torch.Tensor] = []
         for budget in (1, 300, 100_000):
             source, target = (
                 encode(smollm, smollm_tokenizer, side, token_budget=budget)
                 for side in (self.pairs.source, self.pairs.target)
             )
-            scores.append(alignment_score(source, target).tolist())
-        assert scores[0] == scores[1] == scores[2]
+            scores.append(alignment_score(source, target))
+        assert all((other - scores[0]).abs().max() <= 1.001 / len(self.pairs) for other in scores[1:])
 
     def test_sentence_order_and_padding_side_change_no_bit(self, smollm: Any, smollm_tokenizer: Any) -> None:
         sentences = list(self.pairs.target)
@@ -105,7 +106,8 @@ class TestOnTheRealModel:
         assert torch.equal(shuffled, encoded[:, order])
 
 
-def test_a_sentence_does_not_depend_on_its_company(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_in_exact_arithmetic_a_sentence_does_not_depend_on_its_company(tokenizer: PreTrainedTokenizerFast) -> None:
+    """In float64 no state is close enough to zero to be flipped by a batch of another shape."""
     model = tiny_llama().double()
     alone = encode(model, tokenizer, [PAIRS.target[3]])
     together = encode(model, tokenizer, PAIRS.target)
@@ -120,7 +122,6 @@ def test_a_tokenizer_without_a_pad_token_is_enough(llama: Any) -> None:
 
 
 def test_bfloat16_stays_close_to_float32(smollm: Any, smollm_tokenizer: Any) -> None:
-    """The arithmetic of bfloat16 flips states; the docs give the share measured here as an upper bound."""
     sentences = PAIRS.source[:4]
     exact = encode(smollm, smollm_tokenizer, sentences)
     try:
@@ -159,11 +160,16 @@ def test_no_tensor_of_tokens_outlives_its_layer(llama: Any, tokenizer: PreTraine
     """What one layer's hook received is gone when the next layer runs."""
     received: list[weakref.ref[torch.Tensor]] = []  # tensors are freed by reference count, without a collection
     alive: list[int] = []
+
+    def remember(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        received.append(weakref.ref(args[0]))
+
     for layer in llama.model.layers:
         layer.register_forward_pre_hook(lambda module, args: alive.append(sum(ref() is not None for ref in received)))
+        layer.mlp.down_proj.register_forward_pre_hook(remember)
         layer.mlp.gate_proj.register_forward_hook(lambda module, args, output: received.append(weakref.ref(output)))
-    encode(llama, tokenizer, PAIRS.source[:4])
-    assert len(received) == 3
+    encode_all(llama, tokenizer, PAIRS.source[:4], REPRESENTATIONS)
+    assert len(received) == 6
     assert alive == [0, 0, 0]
 
 
@@ -174,10 +180,8 @@ def test_everything_is_as_before(tokenizer: PreTrainedTokenizerFast) -> None:
     modes = [module.training for module in model.modules()]
     config, hooks = model.config.to_dict(), hooks_of(model)
     backend = tokenizer.backend_tokenizer.to_str()
-    state = torch.get_rng_state()
     first = encode(model, tokenizer, PAIRS.source)
     assert torch.equal(encode(model, tokenizer, PAIRS.source), first)
-    assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert model.is_gradient_checkpointing
     assert model.config.to_dict() == config
@@ -185,6 +189,13 @@ def test_everything_is_as_before(tokenizer: PreTrainedTokenizerFast) -> None:
     assert torch.is_grad_enabled()
     assert hooks_of(model) == hooks
     assert torch.equal(encode(model.eval(), tokenizer, PAIRS.source), first)
+
+
+def test_the_random_state_is_as_before_even_if_the_model_draws(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    llama.model.norm.register_forward_hook(lambda *_: torch.rand(1) and None)
+    state = torch.get_rng_state()
+    encode(llama, tokenizer, PAIRS.source)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def hooks_of(model: torch.nn.Module) -> list[Any]:

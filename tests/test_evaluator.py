@@ -58,6 +58,20 @@ def test_several_languages_with_different_pivots(llama: Any, tokenizer: PreTrain
     assert report.score["nasca"] == pytest.approx(sum(part.score["nasca"] for part in report.by_language.values()) / 2)
 
 
+def test_a_tuple_of_pairs_and_a_list_of_rows_are_what_they_look_like() -> None:
+    names = ("eng_Latn-isl_Latn", "eng_Latn-fra_Latn")
+    assert [pair.name for pair in NeuronXAEvaluator(names).pairs] == list(names)
+    rows = [{"eng_Latn": "One.", "isl_Latn": "Einn."}, {"eng_Latn": "Two.", "isl_Latn": "Tveir."}]
+    assert [len(pair) for pair in NeuronXAEvaluator(rows).pairs] == [2]
+    assert NeuronXAEvaluator(names, methods="mexa").methods == ("mexa",)
+
+
+@pytest.mark.parametrize("budget", [0, -1, "x", 2.5])
+def test_a_token_budget_that_is_none_is_refused(budget: Any) -> None:
+    with pytest.raises(ValueError, match="must be a number of tokens"):
+        NeuronXAEvaluator(FRENCH, token_budget=budget)
+
+
 def test_the_pivot_is_encoded_once(
     llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,3 +45,17 @@ def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
     assert history.read() == []
     assert '"a"' in (tmp_path / "neuronxa" / "scores.1.jsonl").read_text()
     assert '"b"' in (tmp_path / "neuronxa" / "scores.2.jsonl").read_text()
+
+
+def test_beginning_anew_overwrites_nothing(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.append({"step": 0, "mark": "new"})
+    for number in (2, 3):
+        history.path.with_name(f"scores.{number}.jsonl").write_text("old")
+    history.begin()
+    history.append({"step": 0, "mark": "newer"})
+    history.begin()
+    texts = {path.name: path.read_text() for path in history.path.parent.iterdir()}
+    assert texts["scores.2.jsonl"] == texts["scores.3.jsonl"] == "old"
+    assert '"new"' in texts["scores.1.jsonl"]
+    assert '"newer"' in texts["scores.4.jsonl"]

@@ -96,6 +96,20 @@ class TestIn4Bit:
         else:
             np.testing.assert_allclose(encoded, expected, atol=1e-4, rtol=1e-4)
 
+    def test_a_pass_leaves_the_quantised_weights_alone(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Some CPUs' kernels would repack them in evaluation mode, with coarser scales and without a gradient."""
+
+        def snapshot() -> list[tuple[Tensor, Tensor]]:
+            layers = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+            return [(layer.weight.data.clone(), layer.weight.quant_state.absmax.clone()) for layer in layers]
+
+        before = snapshot()
+        check(model.eval(), tokenizer)
+        encode(model, tokenizer, PAIRS.target)
+        assert len(before) == 21
+        for old, new in zip(before, snapshot(), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+
     def test_with_lora_and_gradient_checkpointing(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         adapted = lora(model)
         expected = encode(adapted, tokenizer, PAIRS.target)

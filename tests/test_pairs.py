@@ -180,15 +180,15 @@ class TestBadInput:
         )
 
     @pytest.mark.parametrize(
-        ("code", "hint"), [("isl_Ltn", "isl_Latn"), ("is", "isl_Latn"), ("icelandic", "FLORES-200"), ("", "FLORES-200")]
+        ("code", "hint"),
+        [
+            ("isl_Ltn", "; the nearest are isl_Latn"),
+            ("is", "; the nearest are isl_Latn"),
+            ("qqq", r" language code such as isl_Latn\."),
+        ],
     )
     def test_an_unknown_language(self, code: str, hint: str) -> None:
-        self.refused(
-            f"{code!r} is not a FLORES-200 language code.*{hint}" if hint != "FLORES-200" else hint,
-            [{"source": "a", "target": "b"}],
-            "eng_Latn",
-            code,
-        )
+        self.refused(f"{code!r} is not a FLORES-200.*{hint}", [{"source": "a", "target": "b"}] * 2, "eng_Latn", code)
 
     def test_one_language_twice(self) -> None:
         self.refused("both sides of the pairs are eng_Latn", "eng_Latn-eng_Latn")
@@ -214,7 +214,7 @@ class TestBadInput:
 
     def test_unknown_columns(self) -> None:
         rows = [{"en": "a", "is": "b"}]
-        self.refused(r"columns en, is; name two of them by FLORES-200 codes, or pass columns", rows, *CODES)
+        self.refused(r"columns en, is; name two of them by FLORES-200 codes .*or pass columns", rows, *CODES)
         self.refused(r"columns en, is; name two", rows, *CODES, columns=("en", "xx"))
 
     def test_unknown_languages(self) -> None:
@@ -227,14 +227,68 @@ class TestBadInput:
     def test_an_unknown_kind_of_file(self, tmp_path: Path) -> None:
         self.refused(r"pairs\.xml is neither a pair of FLORES-200 codes", tmp_path / "pairs.xml")
 
-    def test_too_small_n(self) -> None:
-        self.refused("n=1 leaves nothing", "eng_Latn-isl_Latn", n=1)
+    @pytest.mark.parametrize("n", [1, 0, "5", 2.5])
+    def test_too_small_n(self, n: Any) -> None:
+        self.refused(f"n={n!r} is no number of pairs", "eng_Latn-isl_Latn", n=n)
+
+    @pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
+    def test_a_blank_line(self, suffix: str, tmp_path: Path) -> None:
+        separator = {"tsv": "\t", "csv": ","}.get(suffix)
+        lines = [json.dumps(dict(zip(CODES, row, strict=True))) for row in (ROWS[0], *ROWS)]
+        if separator:
+            lines = [separator.join(row) for row in (CODES, *ROWS)]
+        path = write(tmp_path / f"blank.{suffix}", "\n".join([*lines[:2], "", *lines[2:]]))
+        self.refused(rf"blank\.{suffix}, line 3, is empty; fill it in or remove it", path)
+
+    @pytest.mark.parametrize("suffix", ["tsv", "csv"])
+    def test_blank_lines_at_the_end_and_space_in_the_header_do_no_harm(self, suffix: str, tmp_path: Path) -> None:
+        separator = {"tsv": "\t", "csv": ","}[suffix]
+        text = delimited(separator, ("eng_Latn", " isl_Latn "), *ROWS) + "\n \n"
+        assert ParallelPairs.load(write(tmp_path / f"PAIRS.{suffix.upper()}", text)) == EXPECTED
+
+    def test_a_tuple_that_is_not_two_paths(self) -> None:
+        for spec in (("a.txt",), (), (None, "x"), ("a", "b", "c")):
+            self.refused("is not a tuple of two paths", spec)
+
+    def test_something_that_holds_no_pairs(self) -> None:
+        self.refused("None holds no pairs; give two language codes", None)
+        self.refused("5 holds no pairs", 5)
+
+    def test_languages_that_contradict_the_text(self) -> None:
+        self.refused("names its languages itself", "eng_Latn-isl_Latn", "eng_Latn", "fra_Latn")
+        self.refused("names its languages itself", EXPECTED, columns=("a", "b"))
+        rows = [dict(zip(CODES, row, strict=True)) for row in ROWS]
+        self.refused("the column eng_Latn of the list would be called isl_Latn", rows, *CODES[::-1], columns=CODES)
+        self.refused("one column twice", rows, columns=("eng_Latn", "eng_Latn"))
+
+    def test_one_language_follows_from_the_other(self) -> None:
+        rows = [dict(zip(CODES, row, strict=True)) for row in ROWS]
+        assert ParallelPairs.load(rows, source_lang="isl_Latn").target == ENGLISH
+        assert ParallelPairs.load(rows, target_lang="isl_Latn") == EXPECTED
+
+    def test_half_a_surrogate_pair(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path / "s.jsonl", '{"eng_Latn": "A \\ud83d.", "isl_Latn": "B."}\n{"eng_Latn": "C", "isl_Latn": "D"}'
+        )
+        self.refused(r"s\.jsonl, line 1, has half a surrogate pair", path)
+
+    def test_a_truncated_parquet_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.parquet"
+        datasets.Dataset.from_list([dict(zip(CODES, row, strict=True)) for row in ROWS]).to_parquet(path)
+        content = bytearray(path.read_bytes())
+        content[-60:-20] = b"x" * 40
+        path.write_bytes(content)
+        self.refused(r"t\.parquet is not a Parquet file", path)
 
     def test_the_constructor_checks_too(self) -> None:
         with pytest.raises(PairsError, match="3 source and 2 target"):
             ParallelPairs(ENGLISH, ICELANDIC[:2], *CODES)
         with pytest.raises(PairsError, match="pair 2 of eng_Latn-isl_Latn repeats the eng_Latn sentence of pair 1"):
             ParallelPairs(("a", "a"), ("b", "c"), *CODES)
+        with pytest.raises(PairsError, match="sequences of sentences, not one string"):
+            ParallelPairs("abc", "def", *CODES)  # type: ignore[arg-type]
+        with pytest.raises(PairsError, match="None is not a FLORES-200"):
+            ParallelPairs(ENGLISH, ICELANDIC, None, "isl_Latn")  # type: ignore[arg-type]
 
 
 class TestFingerprint:

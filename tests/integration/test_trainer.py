@@ -93,6 +93,12 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
+class Interrupt(StopAt):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
 class TestWhenItScores:
     def test_every_eval_steps_where_the_trainer_never_evaluates(self, tmp_path: Path) -> None:
         trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=4)], max_steps=10)
@@ -129,6 +135,19 @@ class TestWhenItScores:
         trainer.train()
         assert scored_steps(trainer) == [0, 3, 6]
 
+    def test_a_share_of_the_steps_is_rounded_up_as_the_trainer_does(self, tmp_path: Path) -> None:
+        trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=0.25)], max_steps=6)
+        trainer.train()
+        assert scored_steps(trainer) == [0, 2, 4, 6]
+
+    def test_a_resumed_run_goes_on_in_the_same_file(self, tmp_path: Path) -> None:
+        settings = {"save_strategy": "steps", "save_steps": 2}
+        sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2), StopAt(4)], **settings).train()
+        trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2)], **settings)
+        trainer.train(resume_from_checkpoint=True)
+        assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4, 6]
+        assert scored_steps(trainer) == [0, 2, 4, 6]
+
     def test_added_after_the_trainer_was_made(self, tmp_path: Path) -> None:
         trainer = sft(tmp_path, [])
         trainer.add_callback(NeuronXACallback(ICELANDIC, eval_steps=3))
@@ -140,6 +159,26 @@ class TestWhenItScores:
         metrics = trainer.evaluate()
         expected = NeuronXAEvaluator(ICELANDIC)(trainer.model, trainer.processing_class)
         assert metrics["eval_nasca"] == expected.score["nasca"]
+
+    def test_evaluate_after_training_scores_the_model_as_it_is(self, tmp_path: Path) -> None:
+        trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=6)])
+        trainer.train()
+        history = History(tmp_path).read()
+        for weight in trainer.model.parameters():
+            torch.nn.init.normal_(weight.data, std=0.2)
+        metrics = trainer.evaluate()
+        expected = NeuronXAEvaluator(FRENCH)(trainer.model, trainer.processing_class)
+        assert metrics["eval_nasca"] == expected.score["nasca"] != scores(trainer)[-2]
+        assert History(tmp_path).read() == history
+
+    def test_evaluate_after_an_interrupted_run_too(self, tmp_path: Path) -> None:
+        trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=2), Interrupt(2)])
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        for weight in trainer.model.parameters():
+            torch.nn.init.normal_(weight.data, std=0.2)
+        expected = NeuronXAEvaluator(FRENCH)(trainer.model, trainer.processing_class)
+        assert trainer.evaluate()["eval_nasca"] == expected.score["nasca"]
 
     def test_the_loaded_best_model_is_not_logged_as_the_last_step(self, tmp_path: Path) -> None:
         settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
@@ -210,6 +249,17 @@ class TestWhereTheScoresGo:
         assert not hooks_of(run.model)
 
 
+def test_all_methods_reach_the_log_and_tensorboard(tmp_path: Path) -> None:
+    callback = NeuronXACallback(ICELANDIC, methods=("nasca", "navca", "mexa"), eval_steps=6)
+    trainer = sft(tmp_path, [callback], report_to="tensorboard")
+    trainer.train()
+    names = {f"eval_{method}{suffix}" for method in callback.evaluator.methods for suffix in ("", f"_{ICELANDIC.name}")}
+    assert trainer.state.log_history[0].keys() >= names
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file.parent)).Reload()
+    assert set(events.Tags()["images"]) == {f"neuronxa/{m}_per_layer" for m in ("nasca", "navca", "mexa")}
+
+
 def test_an_earlier_run_in_the_same_folder_is_kept_apart(tmp_path: Path) -> None:
     for _ in range(3):
         sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=6)]).train()
@@ -250,6 +300,55 @@ def test_best_model_and_early_stopping_follow_nasca(first: bool, tmp_path: Path)
     assert trainer.state.global_step == 6
     assert trainer.state.best_global_step == 2
     assert trainer.state.best_metric == reader.seen[0] == scores(trainer)[1]
+
+
+def test_the_step_with_the_highest_score_is_the_best_and_is_loaded(tmp_path: Path) -> None:
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = sft(
+        tmp_path,
+        [NeuronXACallback(ParallelPairs.load("eng_Latn-fra_Latn", n=40))],
+        max_steps=12,
+        learning_rate=3e-2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_nasca",
+        greater_is_better=True,
+        **settings,
+    )
+    trainer.train()
+    watched = scores(trainer)[1:]
+    assert len(set(watched)) > 2
+    assert trainer.state.best_metric == max(watched)
+    assert trainer.state.best_global_step == 2 + 2 * watched.index(max(watched))
+    assert trainer.evaluate()["eval_nasca"] == max(watched)
+
+
+def test_several_evaluation_sets_cost_patience_once_a_step(tmp_path: Path) -> None:
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = sft(
+        tmp_path,
+        [EarlyStoppingCallback(early_stopping_patience=4), NeuronXACallback(ICELANDIC)],
+        max_steps=20,
+        learning_rate=0.0,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_nasca",
+        **settings,
+    )
+    trainer.eval_dataset = {"one": trainer.eval_dataset, "two": trainer.eval_dataset}
+    trainer.train()
+    assert trainer.state.global_step == 5
+
+
+def test_a_model_that_needs_autocast_is_scored_in_it(tmp_path: Path) -> None:
+    """bfloat16 weights with float32 norms run in mixed precision only."""
+    model = tiny_llama().bfloat16()
+    for name, module in model.named_modules():
+        if "norm" in name:
+            module.float()
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=3)], model, bf16=True, use_cpu=True)
+    trainer.train()
+    assert scored_steps(trainer) == [0, 3, 6]
+    signature = History(tmp_path).read()[0]["languages"]["eng_Latn-isl_Latn"]["signature"]
+    assert "autocast-bfloat16" in signature
 
 
 def scores(trainer: Trainer) -> list[float]:
@@ -363,6 +462,21 @@ class TestAFailingEvaluation:
         assert trainer.state.best_model_checkpoint is None
         assert math.isnan(trainer.evaluate()["eval_nasca"])
 
+    def test_does_not_cost_patience(self, tmp_path: Path) -> None:
+        trainer = sft(
+            tmp_path,
+            [EarlyStoppingCallback(early_stopping_patience=2), failing()],
+            max_steps=10,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_nasca",
+        )
+        trainer.train()
+        assert trainer.state.global_step == 10
+
     def test_is_raised_on_request(self, tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             sft(tmp_path, [failing(on_error="raise")]).train()
@@ -381,7 +495,7 @@ class TestAFailingEvaluation:
         with caplog.at_level(logging.WARNING):
             trainer.train()
         assert scored_steps(trainer) == [0, 3, 6]
-        assert "FileExistsError" in caplog.text
+        assert caplog.text.count("logged but not written to scores.jsonl. FileExistsError") == 3
 
 
 class TestRefusedBeforeTraining:
@@ -415,7 +529,12 @@ class TestRefusedBeforeTraining:
             ({"pairs": [ICELANDIC, ICELANDIC]}, "eng_Latn-isl_Latn was given twice"),
             ({"methods": ["comet"]}, "method 'comet' is unknown"),
             ({"methods": []}, "methods is empty"),
-            ({"eval_steps": 0}, "eval_steps=0 must be positive"),
+            ({"eval_steps": 0}, "eval_steps=0 must be a whole number"),
+            ({"eval_steps": 2.5}, "eval_steps=2.5 must be a whole number"),
+            ({"eval_steps": math.nan}, "eval_steps=nan must be"),
+            ({"eval_steps": math.inf}, "eval_steps=inf must be"),
+            ({"eval_steps": "10"}, "eval_steps='10' must be"),
+            ({"token_budget": 0}, "token_budget=0 must be"),
             ({"on_error": "ignore"}, "choose warn or raise"),
             ({"token_pooling": "first"}, "token_pooling 'first' is unknown"),
         ],
