@@ -101,15 +101,9 @@ class NeuronXACallback(TrainerCallback):
         """Refuse what cannot be measured before training starts."""
         self._move_to_front()
         self._scored_step = None
-        tokenizer = self._tokenizer_of(kwargs)
-        refused: ValueError | None = None
-        with self._guarded("the check before training failed"), _calling_trainer(self).accelerator.autocast():
-            try:
-                self.evaluator.check(kwargs["model"], tokenizer)
-            except ValueError as error:
-                refused = error
-        if refused is not None:
-            raise refused
+        autocast = _calling_trainer(self).accelerator.autocast
+        with self._guarded("the check before training failed", let_through=ValueError), autocast():
+            self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
         if state.is_world_process_zero and state.global_step == 0:
             with self._guarded("an earlier run's scores could not be put aside"):
                 History(args.output_dir).begin()
@@ -188,12 +182,12 @@ class NeuronXACallback(TrainerCallback):
         return metrics
 
     @contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
+    def _guarded(self, what: str, let_through: type[Exception] | tuple[()] = ()) -> Iterator[None]:
         """Make a failure a warning that says what did not work, unless the user wants it raised."""
         try:
             yield
         except Exception as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" or isinstance(error, let_through):
                 raise
             logger.warning(
                 "NeuronXA: %s. %s: %s",
@@ -228,7 +222,7 @@ class NeuronXACallback(TrainerCallback):
         training we log before the trackers close their files.
         """
         handler = _calling_trainer(self).callback_handler
-        others = [c for c in handler.callbacks if c is not self and not isinstance(c, _MissingScores)]
+        others = [c for c in handler.callbacks if c is not self and getattr(c, "callback", None) is not self]
         flow = sum(isinstance(callback, DefaultFlowCallback) for callback in others[:1])
         # A new list: the Trainer is walking along the old one.
         handler.callbacks = [*others[:flow], self, *others[flow:], _MissingScores(self)]

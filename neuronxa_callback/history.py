@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from neuronxa_callback.evaluator import AlignmentReport
+
+logger = logging.getLogger(__name__)
 
 
 class History:
@@ -31,18 +34,39 @@ class History:
     def append(self, record: dict[str, Any]) -> None:
         """Write one evaluation and see it onto the disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+        with self.path.open("ab+") as file:
+            if not _ends_with_newline(file):  # a crash cut the last line short: keep it from swallowing this one
+                line = b"\n" + line
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """All evaluations in step order; of two at one step (a resumed run repeats some) the later written."""
+        """All evaluations in step order; of two at one step (a resumed run repeats some) the later written.
+
+        A line that a crash cut short is left out with a warning.
+        """
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8") as file:
-            by_step = {record["step"]: record for record in map(json.loads, file)}
+        by_step: dict[int, dict[str, Any]] = {}
+        for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1):
+            try:
+                record = json.loads(line) if line else None
+            except ValueError:
+                logger.warning("NeuronXA: %s, line %d, is cut short and left out.", self.path, number)
+                continue
+            if record is not None:
+                by_step[record["step"]] = record
         return [by_step[step] for step in sorted(by_step)]
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    """Whether the file is empty or its last line is complete; leaves the position at the end."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> dict[str, Any]:

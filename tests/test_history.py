@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
@@ -34,6 +37,21 @@ def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) 
     for step, mark in [(0, "a"), (20, "b"), (10, "c"), (20, "d")]:
         history.append({"step": step, "mark": mark})
     assert [(record["step"], record["mark"]) for record in history.read()] == [(0, "a"), (10, "c"), (20, "d")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 60))
+def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(folder)
+        for step in (0, 10, 20):
+            history.append({"step": step, "text": "þæð"})
+        content = history.path.read_bytes()
+        history.path.write_bytes(content[: len(content) - cut])
+        whole = [record["step"] for record in history.read()]
+        history.append({"step": 30})
+        assert [record["step"] for record in history.read()] == [*whole, 30]
+        assert whole == [0, 10, 20][: len(whole)]
 
 
 def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
