@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuronxa_callback import plots
 from neuronxa_callback.callback import NeuronXACallback
@@ -40,7 +41,30 @@ class DemoRun:
     minutes: float
 
 
-def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, console: Console) -> DemoRun:
+class InTime(TrainerCallback):
+    """Stop after the last evaluation whose successor would end too late, so that a slow machine gets a shorter run.
+
+    Args:
+        start: `time.perf_counter()` of the beginning.
+        seconds: how long all may take.
+        eval_steps: steps between two evaluations.
+    """
+
+    def __init__(self, start: float, seconds: float, eval_steps: int) -> None:
+        self.start, self.seconds, self.eval_steps = start, seconds, eval_steps
+        self.last = start
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Compare the time left with what the last round of steps and evaluation took."""
+        if state.global_step % self.eval_steps:
+            return
+        now = time.perf_counter()
+        if now + (now - self.last) > self.start + self.seconds:
+            control.should_training_stop = True
+        self.last = now
+
+
+def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes: float, console: Console) -> DemoRun:
     """Fine-tune the model in NF4 with LoRA on the embedded training set and watch three languages.
 
     Args:
@@ -48,6 +72,7 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, console
         output_dir: where TensorBoard events, scores.jsonl and the figure go.
         steps: training steps of 8 sentence pairs.
         eval_steps: steps between two evaluations.
+        minutes: how long it may take; a slow machine makes fewer steps.
         console: where the story is told.
 
     Raises:
@@ -62,13 +87,19 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, console
         "in any of the four languages."
     )
     # Without its scores a demo has nothing to show: it fails with the reason instead of going on.
-    callback = NeuronXACallback(pairs, eval_steps=eval_steps, on_error="raise")
+    callbacks = [
+        NeuronXACallback(pairs, eval_steps=eval_steps, on_error="raise"),
+        InTime(start, 60 * minutes, eval_steps),
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would bury the progress bar
-        _trainer(model_path, output_dir, examples, steps, callback).train()
+        _trainer(model_path, output_dir, examples, steps, callbacks).train()
     history = History(output_dir).read()
     figure = output_dir / "alignment.png"
-    title = f"{model_path.name}, 4-bit LoRA, {steps} steps"
+    made = history[-1]["step"]
+    if made < steps:
+        console.print(f"Stopped at step {made} of {steps}, to end within {minutes:g} minutes (--minutes).")
+    title = f"{model_path.name}, 4-bit LoRA, {made} steps"
     plots.curve_figure(history, "nasca", len(pairs[0]), title).savefig(figure)
     return DemoRun(output_dir, figure, history, (time.perf_counter() - start) / 60)
 
@@ -97,7 +128,7 @@ def check_held_out(pairs: Sequence[ParallelPairs], examples: Sequence[Mapping[st
 
 
 def _trainer(
-    model_path: Path, output_dir: Path, examples: list[dict[str, str]], steps: int, callback: NeuronXACallback
+    model_path: Path, output_dir: Path, examples: list[dict[str, str]], steps: int, callbacks: list[TrainerCallback]
 ) -> Any:
     try:
         from datasets import Dataset
@@ -135,7 +166,7 @@ def _trainer(
         train_dataset=Dataset.from_list(examples),
         processing_class=AutoTokenizer.from_pretrained(model_path),
         peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"),
-        callbacks=[callback],
+        callbacks=callbacks,
     )
 
 
@@ -149,7 +180,7 @@ def summarise(run: DemoRun, console: Console) -> None:
         f"step {last['step']}",
         "95 % interval",
         "p by chance",
-        f"above (p < {SIGNIFICANCE})",
+        "above chance",
     ):
         table.add_column(column, justify="left" if not column else "right")
     above: list[str] = []
@@ -188,7 +219,8 @@ def _pairs_in(record: Mapping[str, Any]) -> int:
 def _verdict(above: Sequence[str], below: Sequence[str]) -> str:
     sentences = []
     if above:
-        sentences.append(f"At the end {' and '.join(above)} {'is' if len(above) == 1 else 'are'} above it.")
+        verb = "is" if len(above) == 1 else "are"
+        sentences.append(f"At the end {' and '.join(above)} {verb} above it (p < {SIGNIFICANCE} each).")
     if below:
         sentences.append(f"{' and '.join(below)} {'is' if len(below) == 1 else 'are'} not.")
     return " ".join(sentences)

@@ -305,10 +305,10 @@ def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
     weights = weights.to(values.device)  # layers of a model split over devices
     chunk = CPU_POOLING_CHUNK if values.device.type == "cpu" else ACCELERATOR_POOLING_CHUNK
     rows = max(1, chunk // (values.shape[1] * values.shape[2]))
+    dtype = torch.promote_types(values.dtype, weights.dtype)
+    sums = torch.empty(values.shape[0], values.shape[2], dtype=dtype, device=values.device)
     # Multiply (which promotes to float32) and sum rather than a matrix product, which autocast and TF32 would run in
     # lower precision.
-    sums = [
-        (value * weight.unsqueeze(-1)).sum(dim=1)
-        for value, weight in zip(values.split(rows), weights.split(rows), strict=True)
-    ]
-    return (torch.cat(sums) / weights.sum(dim=1, keepdim=True)).float()
+    for value, weight, place in zip(values.split(rows), weights.split(rows), sums.split(rows), strict=True):
+        torch.sum(value * weight.unsqueeze(-1), dim=1, out=place)
+    return (sums / weights.sum(dim=1, keepdim=True)).float()

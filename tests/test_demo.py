@@ -37,6 +37,16 @@ def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path
     assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
 
 
+def test_a_slow_machine_gets_a_shorter_run(model_path: Path, tmp_path: Path) -> None:
+    options = ["--steps", "9", "--eval-steps", "2", "--minutes", "0"]
+    result = CliRunner().invoke(
+        app, ["demo", "--model", str(model_path), "--output-dir", str(tmp_path), *options], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, result.output
+    assert [record["step"] for record in History(tmp_path).read()] == [0, 2]
+    assert "Stopped at step 2 of 9, to end within 0 minutes" in result.output
+
+
 def test_a_missing_model_is_explained(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--model", str(tmp_path / "none"), "--output-dir", str(tmp_path)])
     assert result.exit_code == 1
@@ -79,7 +89,7 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
     console = Console(file=io.StringIO(), width=200)
     demo.summarise(demo.DemoRun(tmp_path, tmp_path / "a.png", history, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "At the end French is above it. Icelandic is not." in text
+    assert "At the end French is above it (p < 0.05 each). Icelandic is not." in text
     assert "knows next to no Icelandic" in text
     assert "Llama-3.1-8B" in text
     assert "0.0789" in text
