@@ -185,15 +185,17 @@ def report(rows: list[Row], pairs: ParallelPairs, console: Console) -> None:
     console.print(table)
 
 
-def save(rows: list[Row], pairs: ParallelPairs, name: str, rounds: int) -> Path:
+def save(rows: list[Row], pairs: ParallelPairs, options: argparse.Namespace) -> Path:
     RESULTS.mkdir(exist_ok=True)
     content = {
-        "command": f"python -m benchmarks.cost --rounds {rounds} --name {name}",
+        "command": f"python -m benchmarks.cost --rounds {options.rounds} --name {options.name}"
+        + (f" --files {' '.join(Path(file).name for file in options.files)}" if options.files else "")
+        + (f" --languages {' '.join(options.languages)}" if all(options.languages) else ""),
         "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
         **describe(),
         "rows": [row._asdict() | {"met": row.met} for row in rows],
     }
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{options.name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
@@ -213,7 +215,7 @@ def main() -> None:
     report(rows, pairs, console)
     least = least_batching_ratio(AutoTokenizer.from_pretrained(options.model), pairs)
     console.print(f"Without a single token of padding the batching row would be {least:.3f} on this text.")
-    console.print(f"written to {save(rows, pairs, options.name, options.rounds)}")
+    console.print(f"written to {save(rows, pairs, options)}")
 
 
 if __name__ == "__main__":
