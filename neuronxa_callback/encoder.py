@@ -1,9 +1,9 @@
 """Sentences to pooled representations: batches by token budget, one forward pass, pooling inside the hooks.
 
-A sentence's representation depends on that sentence alone. Batches are padded on the right, where a causal decoder
-cannot see the padding, whatever the tokenizer's padding side, and batches are cut from the sentences sorted by
-length and token ids, so that the order of the sentences cannot change a single bit. Another token budget
-puts sentences into batches of other shapes, whose matrix products round differently: see docs/method.md for how much.
+Batches are padded on the right, where a causal decoder cannot see the padding, whatever the tokenizer's padding side,
+and they are cut from the sentences sorted by length and token ids, so that the order of the sentences cannot change a
+single bit. Another token budget, or other sentences beside one, make batches of other shapes, whose matrix products
+round differently: see docs/method.md for how much.
 """
 
 from __future__ import annotations
