@@ -171,7 +171,17 @@ class ParallelPairs:
 @cache
 def language_codes() -> frozenset[str]:
     """The language codes of FLORES-200."""
-    return frozenset(_data_file("flores200.txt").split())
+    return frozenset(_language_names())
+
+
+def language_name(code: str) -> str:
+    """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn"."""
+    return _language_names()[code]
+
+
+@cache
+def _language_names() -> dict[str, str]:
+    return dict(line.split("\t") for line in _data_file("flores200.txt").splitlines())
 
 
 def check_language(code: str) -> None:

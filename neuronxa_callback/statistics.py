@@ -1,11 +1,15 @@
-"""How sure an alignment score is: chance level, p-value (paper, appendix E, Eq. 5) and bootstrap interval."""
+"""How sure a number is: chance level and p-value (paper, appendix E, Eq. 5), bootstrap interval, Pearson's r."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+FEWEST_POINTS = 3  # for a correlation; two points always lie on a line
 RESAMPLES = 9999
 SEED = 0
 
@@ -55,3 +59,53 @@ def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[f
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r of n points, its two-sided p-value and 95 % bootstrap interval."""
+
+    r: float
+    p_value: float
+    ci: tuple[float, float]
+    n: int
+
+
+def pearson(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation | None:
+    """Pearson correlation of two scores over the evaluations of a run (paper, appendix B, Fig. 4).
+
+    The p-value takes the points as independent draws of a normal distribution. Successive evaluations of one run are
+    neither, so that it is optimistic, and the interval too narrow: they tell how tightly the two curves follow each
+    other, not what another run would show.
+
+    Args:
+        x: one value an evaluation.
+        y: as many values of the other score.
+        confidence: coverage of the percentile bootstrap interval, which resamples evaluations. Resamples in which a
+            score does not vary have no r and are left out.
+
+    Returns:
+        the correlation, or None with fewer than three points or a score that does not vary.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(x) < FEWEST_POINTS or _is_constant(x) or _is_constant(y):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's, about resamples that do not vary
+        result = stats.pearsonr(x, y)
+        drawn = stats.bootstrap(
+            (x, y),
+            lambda x, y, axis: stats.pearsonr(x, y, axis=axis).statistic,
+            paired=True,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(SEED),
+        ).bootstrap_distribution
+    kept = drawn[np.isfinite(drawn)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(kept, [tail, 1 - tail])
+    return Correlation(float(result.statistic), float(result.pvalue), (float(low), float(high)), len(x))
+
+
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) == 0)

@@ -1,0 +1,248 @@
+"""COMET in a process of its own, asked from a thread of its own, so that training goes on while it scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuronxa_callback import comet_environment
+from neuronxa_callback.comet_environment import CometEnvironmentError
+
+# Set by launchers for the training processes; the worker is none of them, and Lightning would believe them.
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR")
+LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PMI_", "PMIX_", "OMPI_", "ACCELERATE_", "JSM_", "LSB_")
+
+
+WORKER = Path(__file__).with_name("comet_worker.py")
+
+
+@dataclass(frozen=True)
+class QualityScore:
+    """A metric's judgement of one direction's translations.
+
+    Attributes:
+        system: the score of all; 0 to 100 for chrF and BLEU, mostly 0 to 1 for COMET and CometKiwi.
+        segments: the score of each translation, where the metric gives one.
+        signature: the choices behind the numbers.
+    """
+
+    system: float
+    segments: tuple[float, ...] | None
+    signature: str
+
+
+class QualityError(RuntimeError):
+    """A metric gave no score; the message says why, and what to do."""
+
+
+def checked(score: QualityScore, expected: int) -> QualityScore:
+    """The score, if it is finite and has one segment for each translation.
+
+    Raises:
+        QualityError: it is not, or has not.
+    """
+    if score.segments is not None and len(score.segments) != expected:
+        raise QualityError(f"{len(score.segments)} scores came back for {expected} translations.")
+    if not all(math.isfinite(value) for value in (score.system, *(score.segments or ()))):
+        raise QualityError("the scores are NaN or infinite.")
+    return score
+
+
+class CometWorker:
+    """A process that scores with COMET, started when needed.
+
+    The process starts at the first request. It is ended and started anew at the next request after a failure:
+    a crash, a missed time limit, anything on its output that is no answer.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N".
+        batch_size: segments judged at once.
+        timeout: seconds that one request may take, its model's loading included.
+        idle: seconds without a request after which the process ends by itself.
+    """
+
+    def __init__(self, device: str = "cpu", batch_size: int = 8, timeout: float = 1200, idle: float = 600) -> None:
+        if device != "cpu" and device.partition(":")[0] != "cuda":
+            raise ValueError(f"comet_device={device!r} is unknown; use cpu, cuda or cuda:N.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"comet_batch_size={batch_size!r} must be a number of segments, such as 8.")
+        if not timeout > 0:
+            raise ValueError(f"comet_timeout={timeout!r} must be a number of seconds.")
+        self.device, self.batch_size, self.timeout, self.idle = device, batch_size, timeout, idle
+        self.process: subprocess.Popen[str] | None = None
+        self._stderr: Any = None
+        self._requests: queue.Queue[Any] = queue.Queue()
+        self._thread: threading.Thread | None = None
+
+    def submit(
+        self, model: str, samples: Sequence[Mapping[str, str]], local_only: bool = False
+    ) -> Future[QualityScore]:
+        """Have samples judged by a model, after those that were handed in before.
+
+        Args:
+            model: hub name, or path of a checkpoint.
+            samples: one dict a segment, with "src", "mt" and, for models that use it, "ref".
+            local_only: whether to look for the model in the local cache alone.
+
+        Returns:
+            a future of the score, or of a QualityError.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="neuronxa-comet", daemon=True)
+            self._thread.start()
+        future: Future[QualityScore] = Future()
+        self._requests.put(({"model": model, "samples": list(samples), "local_only": local_only}, future))
+        return future
+
+    def close(self) -> None:
+        """End the process and the thread; requests that are not done fail."""
+        if self._thread is None:
+            return
+        while not self._requests.empty():
+            _, future = self._requests.get()
+            future.set_exception(QualityError("COMET was ended before it came to this."))
+        self._requests.put(None)
+        while self._thread.is_alive():
+            if self.process is not None:
+                _kill(self.process)
+            self._thread.join(0.05)
+        self._thread = None
+
+    def _work(self) -> None:
+        while (item := self._requests.get()) is not None:
+            request, future = item
+            try:
+                future.set_result(self._ask(request))
+            except Exception as error:
+                future.set_exception(error)
+        self._end()
+
+    def _ask(self, request: Mapping[str, Any]) -> QualityScore:
+        line, late = self._exchange(json.dumps(request) + "\n")
+        if not late and not line and self._exit_code() == 0:  # it went idle at this very moment
+            line, late = self._exchange(json.dumps(request) + "\n")
+        if late:
+            raise self._failed(
+                f"COMET gave no answer within {self.timeout:g} s and was stopped; raise comet_timeout, give it a GPU "
+                "with comet_device, or score fewer pairs."
+            )
+        if not line:
+            raise self._failed(f"the COMET process ended with exit code {self._exit_code()} ({self._last_words()}).")
+        try:
+            answer = json.loads(line)
+            if "refused" in answer:  # the process is well, and may serve another model
+                raise QualityError(answer["refused"])
+            if "error" in answer:
+                raise self._failed(f"COMET failed ({answer['error']}).")
+            signature = f"model:{request['model']}|comet:{answer['version']}"
+            score = QualityScore(float(answer["system"]), tuple(map(float, answer["scores"])), signature)
+        except (ValueError, TypeError, KeyError):
+            raise self._failed(f"the COMET process wrote {line[:60]!r} where an answer was due.") from None
+        return checked(score, len(request["samples"]))
+
+    def _exchange(self, request: str) -> tuple[str, bool]:
+        """The answering line ("" if the process ended), and whether it was late."""
+        process = self._running()
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            _kill(process)
+
+        timer = threading.Timer(self.timeout, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            process.stdin.write(request)  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            line = process.stdout.readline()  # type: ignore[union-attr]
+        except OSError:  # it ended before it took the request
+            line = ""
+        finally:
+            timer.cancel()
+        return line, late.is_set()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is not None and self.process.poll() is None:
+            return self.process
+        self._end()
+        try:
+            python = comet_environment.find_python()
+        except CometEnvironmentError as error:
+            raise QualityError(str(error)) from None
+        options = {"--device": self.device, "--batch-size": self.batch_size, "--idle": self.idle}
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _end
+        self.process = subprocess.Popen(
+            [str(python), str(WORKER), *(str(part) for option in options.items() for part in option)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            encoding="utf-8",
+            errors="replace",
+            env=_environment(python, self.device),
+            start_new_session=True,  # Ctrl-C is the training's alone
+        )
+        weakref.finalize(self, _kill, self.process)  # at the interpreter's end
+        return self.process
+
+    def _failed(self, message: str) -> QualityError:
+        """The error to raise, with the process ended: the next request gets a new one."""
+        self._end()
+        return QualityError(message)
+
+    def _end(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        _kill(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, self._stderr):
+            with suppress(OSError):  # what is still in the buffer has nowhere to go
+                pipe.close()  # type: ignore[union-attr]
+
+    def _exit_code(self) -> int:
+        """Of a process that has closed its output."""
+        try:
+            return self.process.wait(5)  # type: ignore[union-attr]
+        except subprocess.TimeoutExpired:
+            _kill(self.process)  # type: ignore[arg-type]
+            return self.process.wait()  # type: ignore[union-attr]
+
+    def _last_words(self) -> str:
+        """The last line that the process wrote on stderr."""
+        self._stderr.seek(0)
+        lines = self._stderr.read()[-4000:].decode("utf-8", "replace").splitlines()
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
+
+
+def _environment(python: Path, device: str) -> dict[str, str]:
+    """The environment variables for the worker: those of the training, less what is meant for the training alone."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
+    }
+    if python != Path(sys.executable):
+        for name in ("PYTHONPATH", "PYTHONHOME"):  # they point at packages for another interpreter
+            kept.pop(name, None)
+    if device == "cpu":
+        kept["CUDA_VISIBLE_DEVICES"] = ""  # or it would take memory on the GPU that trains
+    return kept

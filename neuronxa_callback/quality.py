@@ -1,0 +1,291 @@
+"""How good the model's translations are: chrF and BLEU (sacrebleu), COMET and CometKiwi (in their own process)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+from huggingface_hub import try_to_load_from_cache
+from sacrebleu.metrics import BLEU, CHRF
+from torch import nn
+
+from neuronxa_callback import comet_environment, translation
+from neuronxa_callback.comet_environment import CometEnvironmentError
+from neuronxa_callback.comet_process import CometWorker, QualityError, QualityScore, checked
+from neuronxa_callback.encoder import check_choice, compute_dtype
+from neuronxa_callback.pairs import ParallelPairs
+from neuronxa_callback.translation import Prompt, Translations
+
+MetricName = Literal["comet", "cometkiwi", "chrf", "bleu"]
+Direction = Literal["source->target", "target->source", "both"]
+
+COMET_MODEL = "Unbabel/wmt22-comet-da"
+COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
+DEFAULT_MODELS: dict[MetricName, str] = {"comet": COMET_MODEL, "cometkiwi": COMETKIWI_MODEL}
+
+# Scripts that put no space between words: sacrebleu's default tokenizer would take a sentence for one word.
+TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
+    ("jpn", "tha", "lao", "khm", "mya", "shn", "bod", "dzo"), "char"
+)
+
+
+@runtime_checkable
+class QualityMetric(Protocol):
+    """A metric of the user's own; its `name` attribute, or its class's name in lower case, names it in the log."""
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
+        """Return one number, or one number for each translation."""
+
+
+Metric: TypeAlias = MetricName | QualityMetric
+
+
+@dataclass(frozen=True)
+class DirectionScores:
+    """One direction's translations and their scores, some of which may still be on their way.
+
+    Attributes:
+        translations: what the model made of the sources.
+        signature: how they were made.
+        scores: metric name -> its QualityScore, or QualityError where it gives none, when it is done.
+    """
+
+    translations: Translations
+    signature: str
+    scores: dict[str, Future[QualityScore]]
+
+    def finished(self) -> dict[str, QualityScore | QualityError]:
+        """What is done by now."""
+        return {name: _outcome(future) for name, future in self.scores.items() if future.done()}
+
+
+def _outcome(future: Future[QualityScore]) -> QualityScore | QualityError:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return error if isinstance(error, QualityError) else QualityError(f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """All directions' scores; `by_direction` is keyed by the suffix, "eng_Latn-isl_Latn"."""
+
+    by_direction: dict[str, DirectionScores]
+
+    def wait(self) -> None:
+        """Wait until every metric is done; each has a time limit of its own."""
+        wait([future for direction in self.by_direction.values() for future in direction.scores.values()])
+
+    def done(self, metric: str) -> bool:
+        """Whether a metric has judged every direction, or failed to."""
+        return all(direction.scores[metric].done() for direction in self.by_direction.values())
+
+    def system(self, metric: str) -> dict[str, float]:
+        """A finished metric's scores by direction, without those that failed."""
+        outcomes = {name: direction.finished()[metric] for name, direction in self.by_direction.items()}
+        return {name: outcome.system for name, outcome in outcomes.items() if isinstance(outcome, QualityScore)}
+
+    def mean(self, metric: str) -> float | None:
+        """A finished metric's mean over directions; None where one of them has no score."""
+        system = self.system(metric)
+        return fmean(system.values()) if len(system) == len(self.by_direction) else None
+
+    def errors(self, metric: str) -> list[str]:
+        """Why a finished metric gave no score, each reason once."""
+        outcomes = (direction.finished()[metric] for direction in self.by_direction.values())
+        return list(dict.fromkeys(str(outcome) for outcome in outcomes if isinstance(outcome, QualityError)))
+
+
+class QualityEvaluator:
+    """Translate the held-out sources with a model and have the translations judged.
+
+    Usage:
+        ```python
+        with QualityEvaluator("chrf", [ParallelPairs.load("eng_Latn-isl_Latn")]) as quality:
+            report = quality.score(quality.translate(model, tokenizer))
+            report.wait()
+            print(report.mean("chrf"))
+        ```
+
+    Args:
+        metrics: one or several of "comet", "cometkiwi", "chrf", "bleu" and objects with a
+            `score(sources, translations, references)` method.
+        pairs: the held-out pairs, loaded.
+        direction: "source->target", "target->source" or "both".
+        prompt: see `translation.translate`.
+        comet_model: COMET model that sees source, translation and reference: a hub name or a checkpoint's path.
+        cometkiwi_model: COMET model that sees no reference.
+        comet_device: where COMET runs: "cpu", "cuda" or "cuda:N".
+        comet_batch_size: segments that COMET judges at once.
+        comet_timeout: seconds that COMET may take for one direction with one model, its loading included.
+        local_only: use only COMET models that are in the local cache or on disk.
+
+    Raises:
+        ValueError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        metrics: Metric | Sequence[Metric],
+        pairs: Sequence[ParallelPairs],
+        direction: Direction = "source->target",
+        prompt: Prompt | None = None,
+        comet_model: str = COMET_MODEL,
+        cometkiwi_model: str = COMETKIWI_MODEL,
+        comet_device: str = "cpu",
+        comet_batch_size: int = 8,
+        comet_timeout: float = 1200,
+        local_only: bool = False,
+    ) -> None:
+        several = metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
+        self.metrics: dict[str, Metric] = {}
+        for metric in several:
+            name = _name_of(metric)
+            if name in self.metrics:
+                raise ValueError(f"the quality metric {name} was given twice; give one of them another `name`.")
+            self.metrics[name] = metric
+        check_choice("direction", direction, Direction)
+        if isinstance(prompt, str):
+            translation.check_template(prompt)
+        elif prompt is not None and not callable(prompt):
+            raise ValueError(
+                f"prompt={prompt!r:.60} must be a template text or a function of a sentence and two codes."
+            )
+        self.jobs = _directions(pairs, direction)
+        self.prompt = prompt
+        self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
+        self.local_only = local_only
+        self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
+
+    @property
+    def slow(self) -> list[str]:
+        """The metrics that are scored in the background."""
+        return [name for name in self.metrics if name in self.models]
+
+    def check(self, model: nn.Module, tokenizer: Any) -> None:
+        """Find out before training whether every held-out source can be made a prompt.
+
+        Raises:
+            ValueError: which sentence cannot, and why.
+        """
+        for pair in self.jobs.values():
+            translation.check(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+
+    def translate(self, model: nn.Module, tokenizer: Any) -> dict[str, tuple[Translations, str]]:
+        """Translate in every direction; the suffix -> the translations and their signature."""
+        translated = {}
+        for name, pair in self.jobs.items():
+            made = translation.translate(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+            fields = (
+                f"pair:{name}|n:{len(pair)}|data:{pair.fingerprint}|{translation.signature(tokenizer, self.prompt)}"
+            )
+            translated[name] = (made, f"{fields}|dtype:{compute_dtype(model)}")
+        return translated
+
+    def score(self, translated: Mapping[str, tuple[Translations, str]]) -> QualityReport:
+        """Judge translations; COMET's scores come later, the others are done."""
+        return QualityReport(
+            {
+                direction: DirectionScores(
+                    made,
+                    signature,
+                    {name: self._score(name, self.jobs[direction], made.texts) for name in self.metrics},
+                )
+                for direction, (made, signature) in translated.items()
+            }
+        )
+
+    def _score(self, name: str, pair: ParallelPairs, texts: Sequence[str]) -> Future[QualityScore]:
+        if name in self.models:
+            samples = [{"src": source, "mt": text} for source, text in zip(pair.source, texts, strict=True)]
+            if name == "comet":
+                samples = [sample | {"ref": ref} for sample, ref in zip(samples, pair.target, strict=True)]
+            return self.worker.submit(self.models[name], samples, self.local_only)
+        future: Future[QualityScore] = Future()
+        try:
+            future.set_result(_score_here(self.metrics[name], name, pair, texts))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        """End COMET's process."""
+        self.worker.close()
+
+    def __enter__(self) -> QualityEvaluator:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def default_metrics() -> tuple[list[MetricName], str | None]:
+    """What can be logged without a download: COMET and CometKiwi, if their environment and models are there.
+
+    Returns:
+        the metrics, and a sentence that says what is missing and the command that adds it (None if nothing is).
+    """
+    try:
+        comet_environment.find_python()
+    except CometEnvironmentError as error:
+        return [], f"COMET and CometKiwi are not logged: {error}"
+    missing = [model for model in DEFAULT_MODELS.values() if not _is_cached(model)]
+    if not missing:
+        return list(DEFAULT_MODELS), None
+    commands = " and ".join(f"`neuronxa comet check {model}`" for model in missing)
+    metrics = [name for name, model in DEFAULT_MODELS.items() if model not in missing]
+    return metrics, f"{' and '.join(missing)} is not in the local cache, and not logged: {commands} fetches it."
+
+
+def _is_cached(model: str) -> bool:
+    return isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
+
+
+def _name_of(metric: Any) -> str:
+    if isinstance(metric, str):
+        check_choice("quality metric", metric, MetricName)
+        return metric
+    if not isinstance(metric, QualityMetric):
+        raise ValueError(
+            f"the quality metric {metric!r:.60} is none of {', '.join(get_args(MetricName))} and has no method "
+            "score(sources, translations, references)."
+        )
+    return str(getattr(metric, "name", type(metric).__name__.lower()))
+
+
+def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:
+    """The suffix of each direction -> its sources and references."""
+    forward = list(pairs) if direction != "target->source" else []
+    back = (
+        [ParallelPairs(p.target, p.source, p.target_lang, p.source_lang) for p in pairs]
+        if direction != "source->target"
+        else []
+    )
+    return {pair.name: pair for pair in (*forward, *back)}
+
+
+def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[str]) -> QualityScore:
+    """The score of a metric that runs in this process."""
+    references = list(pair.target)
+    if metric == "chrf":
+        chrf = CHRF()
+        system = chrf.corpus_score(list(texts), [references])
+        segments = [chrf.sentence_score(text, [ref]).score for text, ref in zip(texts, references, strict=True)]
+        return QualityScore(system.score, tuple(segments), str(chrf.get_signature()))
+    if metric == "bleu":
+        bleu = BLEU(tokenize=TOKENIZER_OF.get(pair.target_lang[:3], "13a"))
+        system = bleu.corpus_score(list(texts), [references])
+        one = BLEU(tokenize=TOKENIZER_OF.get(pair.target_lang[:3], "13a"), effective_order=True)
+        segments = [one.sentence_score(text, [ref]).score for text, ref in zip(texts, references, strict=True)]
+        return QualityScore(system.score, tuple(segments), str(bleu.get_signature()))
+    given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
+    segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
+    system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
+    return checked(QualityScore(system_score, segments_or_none, f"metric:{name}"), len(texts))
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) or getattr(given, "ndim", None) == 0
