@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from tqdm.auto import tqdm
 from transformers import (
     DefaultFlowCallback,
     ProcessorMixin,
@@ -22,13 +24,25 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback
 
-from neuronxa_callback import plots
+from neuronxa_callback import plots, report
+from neuronxa_callback.comet_process import QualityError
 from neuronxa_callback.encoder import TokenPooling
 from neuronxa_callback.evaluator import DEFAULT_PAIRS, AlignmentReport, NeuronXAEvaluator, PairsLike
 from neuronxa_callback.history import History, record_of
+from neuronxa_callback.quality import (
+    COMET_MODEL,
+    COMETKIWI_MODEL,
+    Direction,
+    Metric,
+    QualityEvaluator,
+    QualityReport,
+)
 from neuronxa_callback.scores import Method
+from neuronxa_callback.translation import Prompt
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class NeuronXACallback(TrainerCallback):
@@ -48,6 +62,12 @@ class NeuronXACallback(TrainerCallback):
     `load_best_model_at_end` and `EarlyStoppingCallback` read, as `eval_nasca` (mean over the language pairs),
     `eval_nasca_eng_Latn-isl_Latn` (one of them) and `eval_neuronxa_runtime` (seconds).
 
+    With quality metrics the model also translates the held-out sources at each of these, and `eval_comet`,
+    `eval_cometkiwi`, `eval_chrf`, `eval_bleu` (with the same suffixes), `eval_translation_empty` and
+    `eval_translation_truncated` (translations) and, from three evaluations on, `eval_pearson_nasca_comet` and the like
+    join them. COMET scores in the background while training goes on; its scores are logged when they come, with the
+    step that they belong to.
+
     Training is not changed: weights are bit-identical with and without the callback.
 
     Args:
@@ -59,6 +79,19 @@ class NeuronXACallback(TrainerCallback):
         token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last".
         token_budget: padded tokens in a batch at most; smaller needs less memory. See `encode`.
         tokenizer: needed only where the Trainer was given no `processing_class`.
+        quality: one or several of "comet", "cometkiwi", "chrf" and "bleu", and objects with a method
+            `score(sources, translations, references)`; `()` for none. Default "auto": COMET and CometKiwi where
+            their environment (`neuronxa comet setup`) and models (`neuronxa comet check MODEL`) are on this machine.
+        direction: what to translate: "source->target", "target->source" or "both".
+        prompt: the prompt that the model is trained on, as a template with `{source}` in it or a
+            function; see `translation.translate`. Default: the chat template where there is one, else a plain prompt.
+        comet_model: hub name or checkpoint of the COMET model that sees references.
+        cometkiwi_model: hub name or checkpoint of the COMET model that sees none.
+        comet_device: where COMET runs: "cpu", "cuda" or "cuda:1".
+        comet_batch_size: segments that COMET judges at once.
+        comet_timeout: seconds that COMET may take for one language pair with one model.
+        wait: have training wait for COMET at every evaluation. It waits anyway where `metric_for_best_model` is one of
+            COMET's, and in an `evaluate()` outside training.
         on_error: "warn" logs an evaluation that failed and goes on training; "raise" ends the run with the error.
 
     Raises:
@@ -76,6 +109,15 @@ class NeuronXACallback(TrainerCallback):
         token_pooling: TokenPooling = "weighted",
         token_budget: int | None = None,
         tokenizer: Any = None,
+        quality: Literal["auto"] | Metric | Sequence[Metric] = "auto",
+        direction: Direction = "source->target",
+        prompt: Prompt | None = None,
+        comet_model: str = COMET_MODEL,
+        cometkiwi_model: str = COMETKIWI_MODEL,
+        comet_device: str = "cpu",
+        comet_batch_size: int = 8,
+        comet_timeout: float = 1200,
+        wait: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         if not _is_interval(eval_steps):
@@ -83,9 +125,24 @@ class NeuronXACallback(TrainerCallback):
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r} is unknown; choose warn or raise.")
         self.evaluator = NeuronXAEvaluator(pairs, methods, token_pooling, token_budget)
+        self.quality = QualityEvaluator(
+            ("comet", "cometkiwi") if quality == "auto" else quality,  # type: ignore[arg-type]
+            self.evaluator.pairs,
+            direction,
+            prompt,
+            comet_model,
+            cometkiwi_model,
+            comet_device,
+            comet_batch_size,
+            comet_timeout,
+        )
         self.eval_steps = eval_steps
         self.tokenizer = tokenizer
+        self.wait = wait
         self.on_error = on_error
+        self._may_download = quality != "auto"
+        self._pending: list[_Pending] = []  # evaluations that COMET has not scored to the end, in step order
+        self._warned: set[str] = set()
         self._scored_step: int | None = None  # the last step of this training run that was scored, or tried to be
         self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
 
@@ -101,9 +158,12 @@ class NeuronXACallback(TrainerCallback):
         """Refuse what cannot be measured before training starts."""
         self._move_to_front()
         self._scored_step = None
-        autocast = _calling_trainer(self).accelerator.autocast
-        with self._guarded("the check before training failed", let_through=ValueError), autocast():
+        self._end_quality()  # of a run that was interrupted
+        trainer = _calling_trainer(self)
+        self._choose_quality(trainer)
+        with self._guarded("the check before training failed", let_through=ValueError), trainer.accelerator.autocast():
             self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
+            self.quality.check(kwargs["model"], self._tokenizer_of(kwargs))
         if state.is_world_process_zero and state.global_step == 0:
             with self._guarded("an earlier run's scores could not be put aside"):
                 History(args.output_dir).begin()
@@ -116,7 +176,8 @@ class NeuronXACallback(TrainerCallback):
             self._score(args, state, control, kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Score every `eval_steps` where the Trainer never evaluates."""
+        """Log what COMET has finished, and score every `eval_steps` where the Trainer never evaluates."""
+        self._log_finished(args, control)
         if args.eval_strategy == "no" and state.global_step % self._interval(state.max_steps) == 0:
             self._score(args, state, control, kwargs)
 
@@ -134,45 +195,61 @@ class NeuronXACallback(TrainerCallback):
         and an EarlyStoppingCallback that read them with each set would count one step several times.
         """
         self.missing = ()
-        if _is_training(_calling_trainer(self)) and self._scored_step == state.global_step:
+        trainer = _calling_trainer(self)
+        in_training = _is_training(trainer)
+        if in_training and self._scored_step == state.global_step:
             return
         scores = self._score(args, state, control, kwargs)
-        if scores is None:
-            self.missing = self._metric_names()
-        elif metrics is not None:
+        self.missing = tuple(name for name in self._metric_names(self._waits(trainer)) if name not in scores)
+        if metrics is not None:
             metrics.update(scores)
+        if not in_training:
+            self._end_quality()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Score the last step, unless it has its score or the model in memory is an earlier checkpoint by now."""
+        """Score the last step, unless it has its score or the model in memory is an earlier checkpoint by now.
+
+        Then wait for COMET, sum up, and end its process.
+        """
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if self._scored_step != state.global_step and not replaced:
             self._score(args, state, control, kwargs)
+        for pending in tqdm(self._pending, "waiting for COMET", disable=args.disable_tqdm or not self._pending):
+            pending.report.wait()
+        try:
+            self._log_finished(args, control)
+            if self.quality.metrics and state.is_world_process_zero:
+                with self._guarded("the scores could not be summed up"):
+                    report.summarise(History(args.output_dir).read())
+        finally:
+            self._end_quality()
 
     # ------------------------------------------------------------------------------------------ scoring
 
     def _score(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, kwargs: dict[str, Any]
-    ) -> dict[str, float] | None:
-        """Evaluate and log; the metrics, or None where the evaluation failed."""
+    ) -> dict[str, float]:
+        """Evaluate and log; the metrics, those left out whose evaluation failed or is not done yet."""
         self._scored_step = state.global_step
         trainer = _calling_trainer(self)
+        metrics = self._score_alignment(trainer, control, kwargs)
+        return metrics | self._score_quality(trainer, control, kwargs)
+
+    def _score_alignment(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
+        args, state = trainer.args, trainer.state
         report: AlignmentReport | None = None
         start = time.perf_counter()
         failed = "an evaluation failed, and training goes on without its scores"
         with self._guarded(failed), trainer.accelerator.autocast():  # in the mixed precision that training runs in
             report = self.evaluator(kwargs["model"], self._tokenizer_of(kwargs))
         runtime = time.perf_counter() - start
-        metrics = None if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
-        if args.world_size > 1:
-            # One process may fail or round differently; all of them must choose and stop alike.
-            from accelerate.utils import broadcast_object_list  # there wherever a Trainer trains
-
-            (metrics,) = broadcast_object_list([metrics])
-        if metrics is None:
-            return None
-        _log(trainer, control, metrics)
+        metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
+        # One process may fail or round differently; all of them must choose and stop alike.
+        metrics = _of_first_process(args, metrics)
+        if metrics:
+            _log(trainer, control, metrics)
         if report is not None and state.is_world_process_zero:
             if _is_training(trainer):
                 with self._guarded("the scores were logged but not written to scores.jsonl"):
@@ -180,6 +257,83 @@ class NeuronXACallback(TrainerCallback):
             with self._guarded("the scores were logged but not drawn"):
                 _show_layers(trainer, report, state.global_step)
         return metrics
+
+    def _score_quality(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
+        """Translate on every process, score on the first; what is not done by now is logged later."""
+        args, state = trainer.args, trainer.state
+        self._choose_quality(trainer)
+        if not self.quality.metrics:
+            return {}
+        translated = None
+        start = time.perf_counter()
+        with self._guarded("the held-out sources could not be translated"), trainer.accelerator.autocast():
+            translated = self.quality.translate(kwargs["model"], self._tokenizer_of(kwargs))
+        runtime = time.perf_counter() - start
+        metrics: dict[str, float] = {}
+        if translated is not None and state.is_world_process_zero:
+            report = self.quality.score(translated)
+            pending = _Pending(state.global_step, state.epoch, report, _is_training(trainer))
+            self._pending.append(pending)
+            if self._waits(trainer):
+                report.wait()
+            metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
+            metrics |= self._finished(args, pending)
+        metrics = _of_first_process(args, metrics)
+        if metrics:
+            _log(trainer, control, metrics)
+        return metrics
+
+    def _choose_quality(self, trainer: Trainer) -> None:
+        """Settle, once, on the metrics that can be had without a download, unless the user named some."""
+        if self._may_download:
+            return
+        self._may_download = True
+        left_out = self.quality.leave_out_downloads()
+        names = _of_first_process(trainer.args, list(self.quality.metrics))  # alike, although caches may differ
+        self.quality.metrics = {name: metric for name, metric in self.quality.metrics.items() if name in names}
+        if left_out and trainer.is_world_process_zero():
+            logger.warning("NeuronXA: %s Alignment is logged all the same; quality=() leaves this out.", left_out)
+
+    def _waits(self, trainer: Trainer) -> bool:
+        """Whether an evaluation must have COMET's scores before it ends."""
+        read = (trainer.args.metric_for_best_model or "").removeprefix("eval_").split("_")[0]
+        return self.wait or not _is_training(trainer) or read in self.quality.slow
+
+    def _log_finished(self, args: TrainingArguments, control: TrainerControl) -> None:
+        """Log what COMET has finished since the last time, with the step it belongs to."""
+        for pending in list(self._pending):
+            if pending.has_news():
+                metrics = self._finished(args, pending)
+                if metrics:
+                    _log(_calling_trainer(self), control, metrics, pending.step, pending.epoch)
+
+    def _finished(self, args: TrainingArguments, pending: _Pending) -> dict[str, float]:
+        """The metrics that are done by now and were not told before, on their way written to scores.jsonl."""
+        news = pending.take_news()
+        metrics = quality_metrics(pending.report, news)
+        if pending.in_training:
+            with self._guarded("the quality scores were logged but not written to scores.jsonl"):
+                found = History(args.output_dir).add_quality(pending.step, pending.report)
+                fresh = {name: c.r for name, c in found.items() if name.partition("_")[2] in news}
+                metrics |= {f"eval_pearson_{name}": r for name, r in fresh.items()}
+        if not pending.report_is_open():
+            self._pending.remove(pending)
+        for name in news:
+            for error in pending.report.errors(name):
+                self._tell(f"no {name} at step {pending.step}: {error}", f"{name}: {error}")
+        return metrics
+
+    def _tell(self, message: str, what: str) -> None:
+        """Raise where the user wants it, else warn, once for what may come at every evaluation."""
+        if self.on_error == "raise":
+            raise QualityError(message)
+        if what not in self._warned:
+            logger.warning("NeuronXA: %s", message)
+        self._warned.add(what)
+
+    def _end_quality(self) -> None:
+        self._pending = []
+        self.quality.close()
 
     @contextmanager
     def _guarded(self, what: str, let_through: type[Exception] | tuple[()] = ()) -> Iterator[None]:
@@ -197,10 +351,14 @@ class NeuronXACallback(TrainerCallback):
                 exc_info=logger.isEnabledFor(logging.DEBUG),
             )
 
-    def _metric_names(self) -> tuple[str, ...]:
-        suffixes = ["", *(f"_{pair.name}" for pair in self.evaluator.pairs)]
-        names = (f"eval_{method}{suffix}" for method in self.evaluator.methods for suffix in suffixes)
-        return (*names, "eval_neuronxa_runtime")
+    def _metric_names(self, waits: bool) -> list[str]:
+        """What an evaluation should give by its end."""
+        metrics = [name for name in self.quality.metrics if waits or name not in self.quality.slow]
+        names = [f"eval_{method}" for method in self.evaluator.methods]
+        names += [f"eval_{method}_{pair.name}" for method in self.evaluator.methods for pair in self.evaluator.pairs]
+        names += [f"eval_{metric}" for metric in metrics]
+        names += [f"eval_{metric}_{direction}" for metric in metrics for direction in self.quality.jobs]
+        return [*names, "eval_neuronxa_runtime"]
 
     def _interval(self, max_steps: int) -> int:
         """Steps between two scores, a share of all rounded up as the Trainer rounds its own."""
@@ -226,6 +384,31 @@ class NeuronXACallback(TrainerCallback):
         flow = sum(isinstance(callback, DefaultFlowCallback) for callback in others[:1])
         # A new list: the Trainer is walking along the old one.
         handler.callbacks = [*others[:flow], self, *others[flow:], _MissingScores(self)]
+
+
+@dataclass
+class _Pending:
+    """An evaluation whose translations are being scored."""
+
+    step: int
+    epoch: float | None
+    report: QualityReport
+    in_training: bool
+    told: set[str] = field(default_factory=set)  # metrics that were logged, or reported missing
+
+    def _done(self) -> list[str]:
+        return [name for name in self.report.metrics if self.report.done(name)]
+
+    def has_news(self) -> bool:
+        return len(self._done()) > len(self.told)
+
+    def take_news(self) -> list[str]:
+        news = [name for name in self._done() if name not in self.told]
+        self.told.update(news)
+        return news
+
+    def report_is_open(self) -> bool:
+        return len(self.told) < len(self.report.metrics)
 
 
 class _MissingScores(TrainerCallback):
@@ -258,6 +441,35 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
     for name, language in report.by_language.items():
         metrics |= {f"eval_{method}_{name}": score for method, score in language.score.items()}
     return metrics
+
+
+def translation_metrics(report: QualityReport) -> dict[str, float]:
+    """How many translations are empty or were cut at their limit, over all directions."""
+    made = [direction.translations for direction in report.by_direction.values()]
+    return {
+        "eval_translation_empty": sum(translations.empty for translations in made),
+        "eval_translation_truncated": sum(translations.truncated for translations in made),
+    }
+
+
+def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, float]:
+    """Of finished metrics: `eval_comet` over all directions, where each has a score, and that of each."""
+    metrics: dict[str, float] = {}
+    for name in names:
+        mean = report.mean(name)
+        if mean is not None:
+            metrics[f"eval_{name}"] = mean
+        metrics |= {f"eval_{name}_{direction}": score for direction, score in report.system(name).items()}
+    return metrics
+
+
+def _of_first_process(args: TrainingArguments, value: T) -> T:
+    """The first process's value, on every process."""
+    if args.world_size == 1:
+        return value
+    from accelerate.utils import broadcast_object_list  # there wherever a Trainer trains
+
+    return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
 
 
 def _is_interval(eval_steps: Any) -> bool:
@@ -296,14 +508,26 @@ def _is_training(trainer: Trainer) -> bool:
     return any(frame.f_code.co_name == "train" and frame.f_locals.get("self") is trainer for frame in _callers())
 
 
-def _log(trainer: Trainer, control: TrainerControl, metrics: dict[str, float]) -> None:
-    """Log as the Trainer itself does.
+def _log(
+    trainer: Trainer,
+    control: TrainerControl,
+    metrics: dict[str, float],
+    step: int | None = None,
+    epoch: float | None = None,
+) -> None:
+    """Log as the Trainer itself does, with an earlier step if one is given.
 
     The base class's log is called, past a subclass's own: SFTTrainer's would average and clear the training metrics it
     has gathered so far. Logging takes back the request to log, which stands for the training loss of this very step.
     """
-    should_log = control.should_log
-    Trainer.log(trainer, dict(metrics))
+    should_log, state = control.should_log, trainer.state
+    now = state.global_step, state.epoch
+    if step is not None:
+        state.global_step, state.epoch = step, epoch
+    try:
+        Trainer.log(trainer, dict(metrics))
+    finally:
+        state.global_step, state.epoch = now
     control.should_log = trainer.control.should_log = should_log
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from neuronxa_callback import comet_environment
+from neuronxa_callback.comet_environment import CometEnvironmentError
 
 app = typer.Typer(help="Cross-lingual alignment (NeuronXA) of language models.", no_args_is_help=True)
+
+
+comet_app = typer.Typer(help="The environment that COMET runs in.", no_args_is_help=True)
+app.add_typer(comet_app, name="comet")
 
 
 @app.callback()
@@ -33,6 +43,61 @@ def demo(
     try:
         finished = demo_run.run(model, output_dir, steps, eval_steps, minutes, console)
     except demo_run.DemoError as error:
-        console.print(f"[red]Error:[/red] {error}")
-        raise typer.Exit(1) from None
+        _give_up(console, error)
     demo_run.summarise(finished, console)
+
+
+@comet_app.command()
+def setup(
+    path: Annotated[
+        Path | None, typer.Option(help="Where the environment goes.", show_default="the user's cache directory")
+    ] = None,
+    python: Annotated[str, typer.Option(help="The Python, 3.11 or 3.12, to make it with.")] = sys.executable,
+) -> None:
+    """Make the environment that COMET runs in, beside the one that trains: a few minutes and, with CUDA, a few GB."""
+    console = Console()
+    place = (path or comet_environment.default_path()).expanduser().absolute()
+    try:
+        with console.status("") as status:
+            interpreter = comet_environment.setup(place, python, status.update)
+    except CometEnvironmentError as error:
+        _give_up(console, error)
+    console.print(f"COMET runs in {interpreter}", soft_wrap=True)
+    if path is not None:
+        console.print("So that it is found: ", end="")
+        console.print(f"export {comet_environment.VARIABLE}={interpreter}", soft_wrap=True, markup=False)
+    console.print("To fetch a model and try it: neuronxa comet check Unbabel/wmt22-comet-da", soft_wrap=True)
+
+
+@comet_app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="COMET model: its name on the hub, or a checkpoint's path.")] = (
+        "Unbabel/wmt22-comet-da"
+    ),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Load a COMET model, fetching it if need be, and score two sentences."""
+    from neuronxa_callback.comet_process import CometWorker, QualityError
+
+    console = Console()
+    samples = [
+        {"src": "The harbour is frozen.", "mt": "Höfnin er frosin.", "ref": "Höfnin er frosin."},
+        {"src": "The harbour is frozen.", "mt": "Hesturinn á bók.", "ref": "Höfnin er frosin."},
+    ]
+    worker = CometWorker(device)
+    try:
+        with console.status(f"Loading {model}"):
+            score = worker.submit(model, samples).result()
+    except (QualityError, ValueError) as error:
+        _give_up(console, error)
+    finally:
+        worker.close()
+    table = Table("source", "translation", "score", title=score.signature, title_justify="left")
+    for sample, segment in zip(samples, score.segments or (), strict=True):
+        table.add_row(sample["src"], sample["mt"], f"{segment:.4f}")
+    console.print(table)
+
+
+def _give_up(console: Console, error: Exception) -> NoReturn:
+    console.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
+    raise typer.Exit(1) from None

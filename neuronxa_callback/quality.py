@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -24,7 +25,6 @@ Direction = Literal["source->target", "target->source", "both"]
 
 COMET_MODEL = "Unbabel/wmt22-comet-da"
 COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
-DEFAULT_MODELS: dict[MetricName, str] = {"comet": COMET_MODEL, "cometkiwi": COMETKIWI_MODEL}
 
 # Scripts that put no space between words: sacrebleu's default tokenizer would take a sentence for one word.
 TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
@@ -74,6 +74,11 @@ class QualityReport:
     """All directions' scores; `by_direction` is keyed by the suffix, "eng_Latn-isl_Latn"."""
 
     by_direction: dict[str, DirectionScores]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics."""
+        return list(next(iter(self.by_direction.values())).scores)
 
     def wait(self) -> None:
         """Wait until every metric is done; each has a time limit of its own."""
@@ -140,7 +145,7 @@ class QualityEvaluator:
         comet_timeout: float = 1200,
         local_only: bool = False,
     ) -> None:
-        several = metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
+        several = list(metrics) if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
         self.metrics: dict[str, Metric] = {}
         for metric in several:
             name = _name_of(metric)
@@ -159,6 +164,26 @@ class QualityEvaluator:
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
         self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
+
+    def leave_out_downloads(self) -> str | None:
+        """Keep the COMET metrics that can be had as things are: their environment is there, their model in the cache.
+
+        Returns:
+            a sentence that says what is left out and the command that adds it; None if nothing is.
+        """
+        self.local_only = True
+        try:
+            comet_environment.find_python()
+        except CometEnvironmentError as error:
+            left_out = self.slow
+            reason = str(error)
+        else:
+            left_out = [name for name in self.slow if not _is_here(self.models[name])]
+            commands = " and ".join(f"`neuronxa comet check {self.models[name]}`" for name in left_out)
+            reason = f"the local cache does not have what {commands} would fetch."
+        self.metrics = {name: metric for name, metric in self.metrics.items() if name not in left_out}
+        names = " and ".join("CometKiwi" if name == "cometkiwi" else "COMET" for name in left_out)
+        return f"{names} will not be logged: {reason}" if left_out else None
 
     @property
     def slow(self) -> list[str]:
@@ -222,26 +247,9 @@ class QualityEvaluator:
         self.close()
 
 
-def default_metrics() -> tuple[list[MetricName], str | None]:
-    """What can be logged without a download: COMET and CometKiwi, if their environment and models are there.
-
-    Returns:
-        the metrics, and a sentence that says what is missing and the command that adds it (None if nothing is).
-    """
-    try:
-        comet_environment.find_python()
-    except CometEnvironmentError as error:
-        return [], f"COMET and CometKiwi are not logged: {error}"
-    missing = [model for model in DEFAULT_MODELS.values() if not _is_cached(model)]
-    if not missing:
-        return list(DEFAULT_MODELS), None
-    commands = " and ".join(f"`neuronxa comet check {model}`" for model in missing)
-    metrics = [name for name, model in DEFAULT_MODELS.items() if model not in missing]
-    return metrics, f"{' and '.join(missing)} is not in the local cache, and not logged: {commands} fetches it."
-
-
-def _is_cached(model: str) -> bool:
-    return isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
+def _is_here(model: str) -> bool:
+    """Whether a COMET model is on disk, or in the hub's local cache."""
+    return Path(model).exists() or isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
 
 
 def _name_of(metric: Any) -> str:

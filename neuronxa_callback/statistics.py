@@ -108,4 +108,4 @@ def pearson(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation
 
 
 def _is_constant(values: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(values) == 0)
+    return bool(np.ptp(values) <= 1e-12 * np.max(np.abs(values)))  # what rounding makes of equal values is no variation
