@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 COMPAT := .venv-compat
+COMET := .comet
 MODEL := .models/smollm2-135m-instruct
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat lint model bench clean
+.PHONY: demo test test-compat lint model comet bench clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
 
-test: lint $(MODEL)/model.safetensors
+test: lint $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready
 	$(VENV)/bin/python -m pytest
 
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors
@@ -21,6 +22,8 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+comet: $(COMET)/neuronxa-comet-ready
+
 model: $(MODEL)/model.safetensors
 
 bench: $(VENV)/.ready $(MODEL)/model.safetensors
@@ -28,7 +31,7 @@ bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
 
 clean:
-	rm -rf $(VENV) $(COMPAT) .models runs
+	rm -rf $(VENV) $(COMPAT) $(COMET) .models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -40,7 +43,12 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 $(COMPAT)/.ready: constraints-compat.txt pyproject.toml
 	$(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt torch
-	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,dev]'
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,comet,dev]'
+	touch $@
+
+# unbabel-comet cannot live beside transformers 5; in $(COMPAT) it does.
+$(COMET)/neuronxa-comet-ready: neuronxa_callback/data/comet-requirements.txt | $(VENV)/.ready
+	$(VENV)/bin/neuronxa comet setup --path $(COMET)
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready

@@ -171,6 +171,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.filterwarnings("ignore")
+    # Checkpoints of older Lightnings hold objects beside tensors, which torch reads only when told to.
+    os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=end_with_parent, daemon=True).start()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from neuronxa_callback import comet_environment
 from neuronxa_callback.pairs import embedded
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-SMOLLM = Path(__file__).parent.parent / ".models" / "smollm2-135m-instruct"
+ROOT = Path(__file__).parent.parent
+SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
+COMET = ROOT / ".comet"
 VOCABULARY = 600
 
 
@@ -85,3 +90,35 @@ def smollm_tokenizer(smollm_path: Path) -> Any:
 @pytest.fixture(scope="session")
 def smollm(smollm_path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(smollm_path, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def comet_python() -> Path:
+    """The interpreter with the real unbabel-comet: this one, or that of `neuronxa comet setup --path .comet`."""
+    if comet_environment.comet_works_here():
+        return Path(sys.executable)
+    if not (COMET / comet_environment.READY).exists():
+        pytest.fail("the COMET environment is missing: run `make comet`")
+    return comet_environment.python_in(COMET)
+
+
+@pytest.fixture(scope="session")
+def comet_models(comet_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny checkpoints "comet" and "cometkiwi" in COMET's format, and "expected.json"; see make_comet."""
+    folder: Path = tmp_path_factory.mktemp("comet")
+    command = [str(comet_python), str(ROOT / "tests" / "make_comet.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def with_comet(comet_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(comet_environment.VARIABLE, str(comet_python))
+
+
+@pytest.fixture(autouse=True)
+def no_environment_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user's own COMET environment must not change what the tests see."""
+    monkeypatch.delenv(comet_environment.VARIABLE, raising=False)
+    monkeypatch.setattr(comet_environment, "default_path", lambda: tmp_path / "no comet here")

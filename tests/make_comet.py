@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning
 import torch
@@ -70,7 +71,7 @@ def main(folder: Path) -> None:
             **settings, input_segments=["mt", "src"], layer_transformation="softmax", word_layer=1
         ),
     }
-    expected = {}
+    expected: dict[str, Any] = {"samples": SAMPLES}
     for name, model in made.items():
         save(model, folder / name)
         expected[name] = model.predict(SAMPLES, batch_size=2, gpus=0, num_workers=0, progress_bar=False)["scores"]
