@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback
 
-from neuronxa_callback import plots, report
+from neuronxa_callback import plots
 from neuronxa_callback.comet_process import QualityError
 from neuronxa_callback.encoder import TokenPooling
 from neuronxa_callback.evaluator import DEFAULT_PAIRS, AlignmentReport, NeuronXAEvaluator, PairsLike
@@ -37,6 +37,7 @@ from neuronxa_callback.quality import (
     QualityEvaluator,
     QualityReport,
 )
+from neuronxa_callback.report import summarise
 from neuronxa_callback.scores import Method
 from neuronxa_callback.translation import Prompt
 
@@ -222,7 +223,7 @@ class NeuronXACallback(TrainerCallback):
             self._log_finished(args, control)
             if self.quality.metrics and state.is_world_process_zero:
                 with self._guarded("the scores could not be summed up"):
-                    report.summarise(History(args.output_dir).read())
+                    summarise(History(args.output_dir).read())
         finally:
             self._end_quality()
 
@@ -326,6 +327,7 @@ class NeuronXACallback(TrainerCallback):
     def _tell(self, message: str, what: str) -> None:
         """Raise where the user wants it, else warn, once for what may come at every evaluation."""
         if self.on_error == "raise":
+            self._end_quality()
             raise QualityError(message)
         if what not in self._warned:
             logger.warning("NeuronXA: %s", message)

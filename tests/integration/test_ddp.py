@@ -19,7 +19,8 @@ from neuronxa_callback import NeuronXACallback
 from tests.integration.test_trainer import ICELANDIC, sft
 
 output_dir, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
-callback = NeuronXACallback(ICELANDIC, eval_steps=3)
+quality = {"quality": ("comet", "chrf"), "comet_model": sys.argv[3]}
+callback = NeuronXACallback(ICELANDIC, eval_steps=3, **quality)
 callbacks = [callback] if watched else []
 trainer = sft(output_dir, callbacks, report_to="tensorboard", use_cpu=True)
 assert trainer.args.world_size == 2
@@ -28,18 +29,19 @@ if rank == 1:  # a failure on one process alone must not let the processes part 
     callback.evaluator.methods = ("broken",)
 trainer.train()
 torch.save(trainer.model.state_dict(), output_dir / f"weights-{rank}.pt")
-scores = [(entry["step"], entry["eval_nasca"]) for entry in trainer.state.log_history if "eval_nasca" in entry]
-(output_dir / f"scores-{rank}.txt").write_text(repr(scores))
+for key in ("nasca", "chrf", "comet"):
+    scores = [(entry["step"], entry[f"eval_{key}"]) for entry in trainer.state.log_history if f"eval_{key}" in entry]
+    (output_dir / f"{key}-{rank}.txt").write_text(repr(scores))
 """
 
 
-def run(folder: Path, mode: str) -> Path:
+def run(folder: Path, mode: str, comet_model: Path) -> Path:
     script = folder / "run.py"
     script.write_text(SCRIPT)
     output_dir = folder / mode
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, str(script), str(output_dir), mode],
+        [*command, str(script), str(output_dir), mode, str(comet_model)],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -51,11 +53,16 @@ def run(folder: Path, mode: str) -> Path:
     return output_dir
 
 
-def test_processes_agree_one_writes_and_the_weights_are_unchanged(tmp_path: Path) -> None:
-    watched, bare = run(tmp_path, "watched"), run(tmp_path, "bare")
-    scores = [(watched / f"scores-{rank}.txt").read_text() for rank in (0, 1)]
-    assert scores[0] == scores[1]
-    assert [step for step, _ in ast.literal_eval(scores[0])] == [0, 3, 6]
+def test_processes_agree_one_writes_and_the_weights_are_unchanged(
+    tmp_path: Path, comet_models: Path, with_comet: None
+) -> None:
+    watched, bare = (run(tmp_path, mode, comet_models / "comet") for mode in ("watched", "bare"))
+    for key in ("nasca", "chrf"):
+        scores = [(watched / f"{key}-{rank}.txt").read_text() for rank in (0, 1)]
+        assert scores[0] == scores[1]
+        assert [step for step, _ in ast.literal_eval(scores[0])] == [0, 3, 6]
+    # COMET comes later, to the first process, whose log it is that is kept.
+    assert [step for step, _ in ast.literal_eval((watched / "comet-0.txt").read_text())] == [0, 3, 6]
     lines = (watched / "neuronxa" / "scores.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 3, 6]
     assert len(list(watched.rglob("events.out.tfevents.*"))) == 1

@@ -1,0 +1,374 @@
+"""Translation quality inside real training runs: what is logged when, that training is unchanged, and faults."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from trl import SFTTrainer
+
+from neuronxa_callback import NeuronXACallback, ParallelPairs, comet_environment
+from neuronxa_callback.comet_process import QualityError
+from neuronxa_callback.history import History
+from neuronxa_callback.quality import COMET_MODEL, COMETKIWI_MODEL
+from neuronxa_callback.statistics import pearson
+from neuronxa_callback.translation import translate
+from tests.conftest import make_tokenizer, tiny_llama
+from tests.integration.test_trainer import Interrupt, scored_steps, sft
+
+FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
+ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("base")
+    tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder)
+    return folder
+
+
+def lora_run(base: Path, output_dir: Path, callbacks: list[Any], **settings: Any) -> SFTTrainer:
+    """Six steps in NF4 with LoRA and dropout."""
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    trainer = sft(
+        output_dir,
+        callbacks,
+        AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, dtype=torch.float32),
+        peft_config=LoraConfig(r=4, lora_dropout=0.3, target_modules="all-linear"),
+        **settings,
+    )
+    trainer.train()
+    return trainer
+
+
+def tiny_comet(comet_models: Path) -> dict[str, Any]:
+    return {"comet_model": str(comet_models / "comet"), "cometkiwi_model": str(comet_models / "cometkiwi")}
+
+
+def entries(trainer: SFTTrainer, key: str) -> dict[int, float]:
+    found = [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]
+    assert len(dict(found)) == len(found)  # no step twice
+    return dict(found)
+
+
+def no_comet_is_left() -> bool:
+    return not [thread for thread in threading.enumerate() if thread.name == "neuronxa-comet"]
+
+
+class TestA4bitRun:
+    @pytest.fixture(scope="class")
+    def run(self, base: Path, comet_models: Path, comet_python: Path, tmp_path_factory: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(comet_environment.VARIABLE, str(comet_python))
+            callback = NeuronXACallback(
+                FRENCH, eval_steps=2, quality=("comet", "cometkiwi", "chrf"), **tiny_comet(comet_models)
+            )
+            settings = {"report_to": "tensorboard", "learning_rate": 0.1}  # high, so that NASCA moves within six steps
+            return lora_run(base, tmp_path_factory.mktemp("run"), [callback], **settings)
+
+    def test_every_score_is_logged_once_at_every_evaluation(self, run: SFTTrainer) -> None:
+        for name in ("nasca", "comet", "cometkiwi", "chrf"):
+            for suffix in ("", "_eng_Latn-fra_Latn"):
+                assert list(entries(run, f"eval_{name}{suffix}")) == [0, 2, 4, 6]
+        for key in ("eval_translation_empty", "eval_translation_truncated", "eval_translation_runtime"):
+            assert list(entries(run, key)) == [0, 2, 4, 6]
+
+    def test_comet_came_while_training_went_on(self, run: SFTTrainer) -> None:
+        steps = [entry["step"] for entry in run.state.log_history]
+        assert steps != sorted(steps)  # logged later than what followed, with the step that it belongs to
+        epochs = {entry["step"]: entry["epoch"] for entry in run.state.log_history if "eval_nasca" in entry}
+        assert all(entry["epoch"] == epochs[entry["step"]] for entry in run.state.log_history if "eval_comet" in entry)
+        assert run.state.global_step == 6
+
+    def test_tensorboard_has_each_at_its_step(self, run: SFTTrainer) -> None:
+        (file,) = Path(run.args.output_dir).rglob("events.out.tfevents.*")
+        events = EventAccumulator(str(file.parent), size_guidance={"scalars": 0}).Reload()
+        for name in ("nasca", "comet", "cometkiwi", "chrf", "comet_eng_Latn-fra_Latn", "translation_empty"):
+            scalars = {scalar.step: scalar.value for scalar in events.Scalars(f"eval/{name}")}
+            assert scalars == pytest.approx(entries(run, f"eval_{name}"))
+        assert [scalar.step for scalar in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+    def test_scores_jsonl_holds_translations_and_segments(self, run: SFTTrainer) -> None:
+        lines = (Path(run.args.output_dir) / "neuronxa" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        assert [record["step"] for record in records] == [0, 2, 4, 6]
+        for record in records:
+            french = record["quality"]["eng_Latn-fra_Latn"]
+            assert len(french["translations"]) == 10
+            for name in ("comet", "cometkiwi", "chrf"):
+                judged = french["metrics"][name]
+                assert len(judged["segments"]) == 10
+                assert judged["signature"]
+                assert judged["score"] == entries(run, f"eval_{name}")[record["step"]] == record["quality_score"][name]
+        last = records[-1]["quality"]["eng_Latn-fra_Latn"]["translations"]
+        assert tuple(last) == translate(run.model, run.processing_class, FRENCH.source, "eng_Latn", "fra_Latn").texts
+
+    def test_r_from_three_evaluations_on(self, run: SFTTrainer) -> None:
+        records = History(run.args.output_dir).read()
+        nasca = [record["score"]["nasca"] for record in records]
+        for name in ("comet", "cometkiwi", "chrf"):
+            scores = [record["quality_score"][name] for record in records]
+            logged = entries(run, f"eval_pearson_nasca_{name}")
+            assert logged
+            for n in (3, 4):
+                expected = pearson(nasca[:n], scores[:n])
+                if expected is None:  # nothing varied
+                    assert 2 * n - 2 not in logged
+                    continue
+                assert logged[2 * n - 2] == expected.r
+                kept = records[n - 1]["pearson"][f"nasca_{name}"]
+                assert kept == {"r": expected.r, "p_value": expected.p_value, "ci": list(expected.ci), "n": n}
+            assert set(logged) <= {4, 6}
+
+    def test_nothing_outlives_the_run(self, run: SFTTrainer) -> None:
+        assert no_comet_is_left()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"gradient_checkpointing": True}],
+    ids=["plain", "gradient checkpointing"],
+)
+def test_training_is_bit_identical(
+    settings: dict[str, Any], base: Path, comet_models: Path, with_comet: None, tmp_path: Path
+) -> None:
+    callback = NeuronXACallback(
+        FRENCH, eval_steps=3, quality=("comet", "cometkiwi", "chrf"), direction="both", **tiny_comet(comet_models)
+    )
+    without = lora_run(base, tmp_path / "without", [], max_steps=9, **settings)
+    watched = lora_run(base, tmp_path / "with", [callback], max_steps=9, **settings)
+    assert list(entries(watched, "eval_comet_fra_Latn-eng_Latn")) == [0, 3, 6, 9]
+    expected, got = (get_peft_model_state_dict(trainer.model) for trainer in (without, watched))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert any(bool(tensor.any()) for name, tensor in got.items() if "lora_B" in name)
+
+
+EVALUATING = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+
+
+class TestWaiting:
+    def test_comet_can_choose_the_best_model(self, comet_models: Path, with_comet: None, tmp_path: Path) -> None:
+        callback = NeuronXACallback(FRENCH, quality=("comet", "chrf"), **tiny_comet(comet_models))
+        trainer = sft(
+            tmp_path,
+            [callback],
+            metric_for_best_model="eval_comet",
+            greater_is_better=True,
+            load_best_model_at_end=True,
+            **EVALUATING,
+        )
+        trainer.train()
+        watched = {step: score for step, score in entries(trainer, "eval_comet").items() if step}
+        assert list(watched) == [2, 4, 6]
+        assert trainer.state.best_metric == max(watched.values())
+        assert trainer.state.best_global_step == max(watched, key=lambda step: watched[step])
+
+    def test_wait_puts_comet_into_the_metrics_of_the_evaluation(
+        self, comet_models: Path, with_comet: None, tmp_path: Path
+    ) -> None:
+        callback = NeuronXACallback(FRENCH, quality="comet", wait=True, **tiny_comet(comet_models))
+        trainer = sft(tmp_path, [callback], **EVALUATING)
+        trainer.train()
+        steps = [entry["step"] for entry in trainer.state.log_history]
+        assert steps == sorted(steps)
+
+    def test_an_evaluation_outside_training_waits_and_leaves_nothing(
+        self, comet_models: Path, with_comet: None, tmp_path: Path
+    ) -> None:
+        callback = NeuronXACallback(FRENCH, quality=("comet", "chrf"), **tiny_comet(comet_models))
+        metrics = sft(tmp_path, [callback]).evaluate()
+        assert {"eval_comet", "eval_chrf", "eval_nasca"} <= metrics.keys()
+        assert no_comet_is_left()
+        assert not (tmp_path / "neuronxa").exists()
+
+    def test_a_missing_score_does_not_end_a_run_that_chooses_by_it(self, tmp_path: Path) -> None:
+        callback = NeuronXACallback(FRENCH, quality="comet", comet_model="Some/model")
+        settings = {"metric_for_best_model": "comet", "load_best_model_at_end": True} | EVALUATING
+        trainer = sft(tmp_path, [callback], **settings)
+        trainer.train()
+        assert trainer.state.global_step == 6
+        assert scored_steps(trainer) == [0, 2, 4, 6]
+
+
+class TestFaults:
+    """Whatever happens to COMET, training ends normally, NASCA is logged, and the file says what is missing."""
+
+    @pytest.mark.parametrize(
+        ("script", "reason"),
+        [
+            ("kill -9 $$", "ended with exit code -9"),
+            ("exec sleep 600", "no answer within 1 s"),
+            ("echo rubbish; exec sleep 600", "wrote 'rubbish"),
+            ("echo 'no memory' >&2; exit 1", r"(no memory)"),
+        ],
+        ids=["killed", "hung", "rubbish", "crashed"],
+    )
+    def test_a_broken_process(
+        self, script: str, reason: str, tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv(comet_environment.VARIABLE, str(program))
+        self.assert_training_goes_on(tmp_path, {"comet_timeout": 1}, reason, caplog)
+
+    @pytest.mark.parametrize(
+        ("model", "reason"),
+        [("Some/misspelt-model", "Some/misspelt-model is no local path"), ("not a name", "is neither the path of")],
+    )
+    def test_a_wrong_model_name(
+        self, model: str, reason: str, with_comet: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.assert_training_goes_on(tmp_path, {"comet_model": model}, reason, caplog)
+
+    def test_no_environment(self, tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
+        monkeypatch.setattr(comet_environment, "comet_works_here", lambda: False)
+        self.assert_training_goes_on(tmp_path, {}, "`neuronxa comet setup` makes one", caplog)
+
+    def assert_training_goes_on(
+        self, folder: Path, options: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality=("comet", "chrf"), **options)
+        with caplog.at_level(logging.WARNING, "neuronxa_callback"):
+            trainer = sft(folder, [callback])
+            trainer.train()
+        assert trainer.state.global_step == 6
+        assert scored_steps(trainer) == [0, 3, 6]
+        assert list(entries(trainer, "eval_chrf")) == [0, 3, 6]
+        assert not entries(trainer, "eval_comet")
+        for record in History(folder).read():
+            metrics = record["quality"]["eng_Latn-fra_Latn"]["metrics"]
+            assert reason in metrics["comet"]["missing"]
+            assert metrics["chrf"]["score"] == record["quality_score"]["chrf"]
+        told = [record.message for record in caplog.records if reason in record.message]
+        assert len(told) == 1  # the same reason three times is told once
+        assert told[0].startswith("NeuronXA: no comet at step 0: ")
+        assert no_comet_is_left()
+
+    def test_raised_if_wanted(self, with_comet: None, tmp_path: Path) -> None:
+        callback = NeuronXACallback(FRENCH, quality="comet", comet_model="not a name", wait=True, on_error="raise")
+        with pytest.raises(QualityError, match="no comet at step 0: not a name is neither"):
+            sft(tmp_path, [callback]).train()
+        assert no_comet_is_left()
+
+    def test_a_translation_that_fails_leaves_alignment(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        calls: list[str] = []
+
+        def prompt(source: str, source_lang: str, target_lang: str) -> str:
+            calls.append(source)
+            return source if len(calls) <= 10 else 1 / 0  # type: ignore[return-value]
+
+        with caplog.at_level(logging.WARNING, "neuronxa_callback"):
+            trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=3, quality="chrf", prompt=prompt)])
+            trainer.train()
+        assert scored_steps(trainer) == [0, 3, 6]
+        assert "the held-out sources could not be translated. ZeroDivisionError" in caplog.text
+
+    def test_a_prompt_that_cannot_be_made_is_refused_before_training(self, tmp_path: Path) -> None:
+        callback = NeuronXACallback(FRENCH, quality="chrf", prompt=lambda *_: None)  # type: ignore[arg-type,return-value]
+        trainer = sft(tmp_path, [callback])
+        with pytest.raises(ValueError, match="the prompt function returned None"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+
+    def test_a_run_after_an_interrupted_one(self, comet_models: Path, with_comet: None, tmp_path: Path) -> None:
+        callback = NeuronXACallback(FRENCH, eval_steps=2, quality="comet", **tiny_comet(comet_models))
+        with pytest.raises(KeyboardInterrupt):
+            sft(tmp_path / "first", [callback, Interrupt(3)]).train()
+        trainer = sft(tmp_path / "second", [callback])
+        trainer.train()
+        assert list(entries(trainer, "eval_comet")) == [0, 2, 4, 6]
+        assert no_comet_is_left()
+
+
+class Letters:
+    name = "letters"
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> list[int]:
+        return [len(text) for text in translations]
+
+
+def test_a_metric_of_ones_own_and_several_languages(tmp_path: Path) -> None:
+    callback = NeuronXACallback(
+        [FRENCH, ICELANDIC], eval_steps=3, quality=[Letters(), "bleu"], methods=("nasca", "mexa")
+    )
+    trainer = sft(tmp_path, [callback])
+    trainer.train()
+    for step, mean in entries(trainer, "eval_letters").items():
+        each = [entries(trainer, f"eval_letters_{pair.name}")[step] for pair in (FRENCH, ICELANDIC)]
+        assert mean == pytest.approx(sum(each) / 2)
+    assert entries(trainer, "eval_pearson_mexa_letters")
+
+
+def test_the_summary_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=2, quality=Letters())])
+    trainer.train()
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Alignment and translation quality" in output
+    r = entries(trainer, "eval_pearson_nasca_letters")[6]
+    assert f"{r:.3f} (95 % interval" in output
+    assert "4 evaluations" in output
+
+
+DEFAULT_RUN = """
+import sys
+from pathlib import Path
+from neuronxa_callback import NeuronXACallback
+from tests.integration.test_trainer import sft
+
+trainer = sft(Path(sys.argv[1]), [NeuronXACallback(eval_steps=6)])
+trainer.train()
+print("logged", sorted({key for entry in trainer.state.log_history for key in entry if key.startswith("eval_comet")}))
+"""
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_default_logs_comet_where_it_is_there(
+    here: bool, comet_models: Path, comet_python: Path, tmp_path: Path
+) -> None:
+    """The models lie in the hub's local cache, as `neuronxa comet check` leaves them, or do not."""
+    if here:
+        for name, model in (("comet", COMET_MODEL), ("cometkiwi", COMETKIWI_MODEL)):
+            folder = tmp_path / "hub" / f"models--{model.replace('/', '--')}"
+            (folder / "snapshots").mkdir(parents=True)
+            (folder / "snapshots" / "0123").symlink_to(comet_models / name)
+            (folder / "refs").mkdir()
+            (folder / "refs" / "main").write_text("0123")
+    done = subprocess.run(
+        [sys.executable, "-c", DEFAULT_RUN, str(tmp_path / "out")],
+        env={**os.environ, "HF_HOME": str(tmp_path), comet_environment.VARIABLE: str(comet_python)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    keys = [f"eval_{name}{suffix}" for name in ("comet", "cometkiwi") for suffix in ("", "_eng_Latn-isl_Latn")]
+    assert f"logged {sorted(keys) if here else []}" in done.stdout
+    commands = f"`neuronxa comet check {COMET_MODEL}` and `neuronxa comet check {COMETKIWI_MODEL}`"
+    assert done.stderr.count(
+        f"COMET and CometKiwi will not be logged: the local cache does not have what {commands}"
+    ) == (0 if here else 1)
+
+
+def test_the_padding_side_and_the_cache_setting_are_left_alone(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = "right"
+    trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=3, quality="chrf")], tokenizer=tokenizer)
+    before = trainer.model.config.use_cache, trainer.model.generation_config.to_dict()
+    trainer.train()
+    assert tokenizer.padding_side == "right"
+    assert (trainer.model.config.use_cache, trainer.model.generation_config.to_dict()) == before
