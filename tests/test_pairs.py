@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.pairs import PairsError, embedded, language_codes
+from neuronxa_callback.pairs import PairsError, embedded, language_codes, language_name
 
 ENGLISH = ("The sea is calm.", "A red door opened.", "Nobody laughed.")
 ICELANDIC = ("Sjórinn er lygn.", "Rauð hurð opnaðist.", "Enginn hló.")
@@ -330,3 +330,10 @@ class TestOverlap:
 
 def test_flores_200_has_204_codes() -> None:
     assert len(language_codes()) == 204
+
+
+def test_every_language_has_a_name_of_its_own() -> None:
+    names = {language_name(code) for code in language_codes()}
+    assert len(names) == 204
+    assert language_name("isl_Latn") == "Icelandic"
+    assert language_name("zho_Hant") == "Chinese (Traditional)"

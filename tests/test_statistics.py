@@ -4,6 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from neuronxa_callback import statistics
 
@@ -65,3 +66,48 @@ def test_the_interval_is_the_same_each_time_and_leaves_the_global_generator_alon
 
 def test_a_constant_score_has_an_interval_of_width_zero() -> None:
     assert statistics.bootstrap_interval(np.zeros(100)) == (0.0, 0.0)
+
+
+class TestPearson:
+    def test_it_is_the_textbook_formula(self) -> None:
+        rng = np.random.default_rng(1)
+        x = rng.normal(size=12)
+        y = x + rng.normal(size=12)
+        found = statistics.pearson(x, y)
+        assert found is not None
+        dx, dy = x - x.mean(), y - y.mean()
+        r = (dx * dy).sum() / np.sqrt((dx**2).sum() * (dy**2).sum())
+        assert found.r == pytest.approx(r)
+        assert found.n == 12
+        # Under no correlation t = r sqrt(n - 2) / sqrt(1 - r^2) has Student's distribution.
+        t = r * np.sqrt(10) / np.sqrt(1 - r**2)
+        assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), 10))
+
+    def test_the_interval_is_that_of_resampled_evaluations(self) -> None:
+        rng = np.random.default_rng(2)
+        x = rng.normal(size=40)
+        y = x + rng.normal(size=40)
+        found = statistics.pearson(x, y)
+        assert found is not None
+        drawn = [np.corrcoef(x[rows], y[rows])[0, 1] for rows in rng.integers(0, 40, size=(4000, 40))]
+        assert found.ci == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
+        assert found == statistics.pearson(x, y)  # a seed of its own
+
+    def test_three_points_have_one(self) -> None:
+        found = statistics.pearson([1, 2, 3], [1, 2, 2.5])
+        assert found is not None
+        assert -1 <= found.ci[0] <= found.ci[1] <= 1
+
+    @pytest.mark.parametrize(
+        ("x", "y"),
+        [
+            ([], []),
+            ([1, 2], [1, 2]),
+            ([1, 1, 1], [1, 2, 3]),
+            ([1, 2, 3], [0.1, 0.1, 0.1 + 1e-17]),
+        ],
+        ids=["none", "two points", "constant", "constant but for rounding"],
+    )
+    def test_where_there_is_none(self, x: list[float], y: list[float]) -> None:
+        assert statistics.pearson(x, y) is None
+        assert statistics.pearson(y, x) is None
