@@ -160,7 +160,7 @@ class NeuronXACallback(TrainerCallback):
         self._move_to_front()
         self._scored_step = None
         self._end_quality()  # of a run that was interrupted
-        trainer = _calling_trainer(self)
+        trainer = calling_trainer(self)
         self._choose_quality(trainer)
         with self._guarded("the check before training failed", let_through=ValueError), trainer.accelerator.autocast():
             self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
@@ -196,7 +196,7 @@ class NeuronXACallback(TrainerCallback):
         and an EarlyStoppingCallback that read them with each set would count one step several times.
         """
         self.missing = ()
-        trainer = _calling_trainer(self)
+        trainer = calling_trainer(self)
         in_training = _is_training(trainer)
         if in_training and self._scored_step == state.global_step:
             return
@@ -234,7 +234,7 @@ class NeuronXACallback(TrainerCallback):
     ) -> dict[str, float]:
         """Evaluate and log; the metrics, those left out whose evaluation failed or is not done yet."""
         self._scored_step = state.global_step
-        trainer = _calling_trainer(self)
+        trainer = calling_trainer(self)
         metrics = self._score_alignment(trainer, control, kwargs)
         return metrics | self._score_quality(trainer, control, kwargs)
 
@@ -250,7 +250,7 @@ class NeuronXACallback(TrainerCallback):
         # One process may fail or round differently; all of them must choose and stop alike.
         metrics = _of_first_process(args, metrics)
         if metrics:
-            _log(trainer, control, metrics)
+            log_metrics(trainer, control, metrics)
         if report is not None and state.is_world_process_zero:
             if _is_training(trainer):
                 with self._guarded("the scores were logged but not written to scores.jsonl"):
@@ -281,7 +281,7 @@ class NeuronXACallback(TrainerCallback):
             metrics |= self._finished(args, pending)
         metrics = _of_first_process(args, metrics)
         if metrics:
-            _log(trainer, control, metrics)
+            log_metrics(trainer, control, metrics)
         return metrics
 
     def _choose_quality(self, trainer: Trainer) -> None:
@@ -306,7 +306,7 @@ class NeuronXACallback(TrainerCallback):
             if pending.has_news():
                 metrics = self._finished(args, pending)
                 if metrics:
-                    _log(_calling_trainer(self), control, metrics, pending.step, pending.epoch)
+                    log_metrics(calling_trainer(self), control, metrics, pending.step, pending.epoch)
 
     def _finished(self, args: TrainingArguments, pending: _Pending) -> dict[str, float]:
         """The metrics that are done by now and were not told before, on their way written to scores.jsonl."""
@@ -381,7 +381,7 @@ class NeuronXACallback(TrainerCallback):
         An EarlyStoppingCallback reads the metrics when its turn comes, so ours has to come first; and at the end of
         training we log before the trackers close their files.
         """
-        handler = _calling_trainer(self).callback_handler
+        handler = calling_trainer(self).callback_handler
         others = [c for c in handler.callbacks if c is not self and getattr(c, "callback", None) is not self]
         flow = sum(isinstance(callback, DefaultFlowCallback) for callback in others[:1])
         # A new list: the Trainer is walking along the old one.
@@ -489,7 +489,7 @@ def _callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _calling_trainer(callback: TrainerCallback) -> Trainer:
+def calling_trainer(callback: TrainerCallback) -> Trainer:
     """The Trainer whose event is being handled.
 
     A callback is handed everything but the Trainer, and only the Trainer's own log reaches `log_history` and every
@@ -510,7 +510,7 @@ def _is_training(trainer: Trainer) -> bool:
     return any(frame.f_code.co_name == "train" and frame.f_locals.get("self") is trainer for frame in _callers())
 
 
-def _log(
+def log_metrics(
     trainer: Trainer,
     control: TrainerControl,
     metrics: dict[str, float],

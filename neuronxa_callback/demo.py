@@ -11,18 +11,28 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuronxa_callback import plots
-from neuronxa_callback.callback import NeuronXACallback
+from neuronxa_callback.callback import (
+    NeuronXACallback,
+    calling_trainer,
+    log_metrics,
+    quality_metrics,
+    translation_metrics,
+)
 from neuronxa_callback.history import History
-from neuronxa_callback.pairs import ParallelPairs, embedded
+from neuronxa_callback.pairs import ParallelPairs, embedded, language_name
+from neuronxa_callback.quality import QualityEvaluator, QualityReport
 from neuronxa_callback.statistics import chance_level
+from neuronxa_callback.translation import PLAIN_PROMPT
 
-LANGUAGE_NAMES = {"eng_Latn": "English", "isl_Latn": "Icelandic", "fra_Latn": "French", "spa_Latn": "Spanish"}
 PIVOT = "eng_Latn"
 WATCHED = ("isl_Latn", "fra_Latn", "spa_Latn")
+TRANSLATED = "fra_Latn"
+TRANSLATIONS = 20
 SIGNIFICANCE = 0.05
 BATCH_SIZE = 8
 
@@ -38,7 +48,42 @@ class DemoRun:
     output_dir: Path
     figure: Path
     history: list[dict[str, Any]]
+    translations: list[tuple[int, QualityReport]]
     minutes: float
+
+
+class ChrF(TrainerCallback):
+    """Log chrF of a few translations at the start and at the end; each evaluation would take a CPU too long.
+
+    Args:
+        pairs: what is translated.
+    """
+
+    def __init__(self, pairs: ParallelPairs) -> None:
+        self.quality = QualityEvaluator("chrf", [pairs], prompt=PLAIN_PROMPT)
+        self.reports: list[tuple[int, QualityReport]] = []  # with the step of each
+        self.seconds = 0.0  # that the last of them took
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Translate with the model as it comes."""
+        if state.global_step == 0:
+            self._translate(state, control, kwargs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Translate after the last step, while the trackers are still open."""
+        if control.should_training_stop:
+            self._translate(state, control, kwargs)
+
+    def _translate(self, state: TrainerState, control: TrainerControl, kwargs: dict[str, Any]) -> None:
+        start = time.perf_counter()
+        trainer = calling_trainer(self)
+        with trainer.accelerator.autocast():
+            report = self.quality.score(self.quality.translate(kwargs["model"], kwargs["processing_class"]))
+        self.seconds = time.perf_counter() - start
+        self.reports.append((state.global_step, report))
+        log_metrics(trainer, control, quality_metrics(report, ["chrf"]) | translation_metrics(report))
 
 
 class InTime(TrainerCallback):
@@ -48,10 +93,11 @@ class InTime(TrainerCallback):
         start: `time.perf_counter()` of the beginning.
         seconds: how long all may take.
         eval_steps: steps between two evaluations.
+        chrf: translates at the end, about as long as it did at the start.
     """
 
-    def __init__(self, start: float, seconds: float, eval_steps: int) -> None:
-        self.start, self.seconds, self.eval_steps = start, seconds, eval_steps
+    def __init__(self, start: float, seconds: float, eval_steps: int, chrf: ChrF) -> None:
+        self.start, self.seconds, self.eval_steps, self.chrf = start, seconds, eval_steps, chrf
         self.last = start
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -59,7 +105,7 @@ class InTime(TrainerCallback):
         if state.global_step % self.eval_steps:
             return
         now = time.perf_counter()
-        if now + (now - self.last) > self.start + self.seconds:
+        if now + (now - self.last) + self.chrf.seconds > self.start + self.seconds:
             control.should_training_stop = True
         self.last = now
 
@@ -87,9 +133,11 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
         "in any of the four languages."
     )
     # Without its scores a demo has nothing to show: it fails with the reason instead of going on.
+    chrf = ChrF(shortest(pairs[WATCHED.index(TRANSLATED)], TRANSLATIONS))
     callbacks = [
-        NeuronXACallback(pairs, eval_steps=eval_steps, on_error="raise"),
-        InTime(start, 60 * minutes, eval_steps),
+        NeuronXACallback(pairs, eval_steps=eval_steps, quality=(), on_error="raise"),
+        InTime(start, 60 * minutes, eval_steps, chrf),
+        chrf,
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would bury the progress bar
@@ -101,7 +149,15 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
         console.print(f"Stopped at step {made} of {steps}, to end within {minutes:g} minutes (--minutes).")
     title = f"{model_path.name}, 4-bit LoRA, {made} steps"
     plots.curve_figure(history, "nasca", len(pairs[0]), title).savefig(figure)
-    return DemoRun(output_dir, figure, history, (time.perf_counter() - start) / 60)
+    return DemoRun(output_dir, figure, history, chrf.reports, (time.perf_counter() - start) / 60)
+
+
+def shortest(pairs: ParallelPairs, n: int) -> ParallelPairs:
+    """The n pairs with the shortest sources, which are translated soonest."""
+    source, target = zip(
+        *sorted(zip(pairs.source, pairs.target, strict=True), key=lambda p: len(p[0]))[:n], strict=True
+    )
+    return ParallelPairs(source, target, pairs.source_lang, pairs.target_lang)
 
 
 def translation_examples(columns: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
@@ -115,8 +171,8 @@ def translation_examples(columns: Mapping[str, Sequence[str]]) -> list[dict[str,
 
 
 def _example(source_lang: str, source: str, target_lang: str, target: str) -> dict[str, str]:
-    source_name, target_name = LANGUAGE_NAMES[source_lang], LANGUAGE_NAMES[target_lang]
-    return {"prompt": f"{source_name}: {source}\n{target_name}:", "completion": f" {target}"}
+    names = {"source_language": language_name(source_lang), "target_language": language_name(target_lang)}
+    return {"prompt": PLAIN_PROMPT.format(source=source, **names), "completion": f" {target}"}
 
 
 def check_held_out(pairs: Sequence[ParallelPairs], examples: Sequence[Mapping[str, str]]) -> None:
@@ -186,7 +242,7 @@ def summarise(run: DemoRun, console: Console) -> None:
     above: list[str] = []
     below: list[str] = []
     for name, entry in last["languages"].items():
-        language = LANGUAGE_NAMES[name.partition("-")[2]]
+        language = language_name(name.partition("-")[2])
         low, high = entry["ci"]["nasca"]
         p_value = entry["p_value"]["nasca"]
         (above if p_value < SIGNIFICANCE else below).append(language)
@@ -201,6 +257,7 @@ def summarise(run: DemoRun, console: Console) -> None:
     console.print()
     console.print(table)
     console.print(f"The chance level is {chance_level(_pairs_in(last)):.4f}.", _verdict(above, below))
+    _tell_translations(run.translations, console)
     console.print(
         "This is a small English model, which knows next to no Icelandic. For Icelandic take a multilingual model on "
         "a GPU, Llama-3.1-8B for example, with the same callback."
@@ -210,6 +267,15 @@ def summarise(run: DemoRun, console: Console) -> None:
     console.print(f"Scores: {History(run.output_dir).path}", soft_wrap=True)
     console.print(f"Figure: {run.figure}", soft_wrap=True)
     console.print(f"Curves: tensorboard --logdir {run.output_dir}", soft_wrap=True)
+
+
+def _tell_translations(reports: Sequence[tuple[int, QualityReport]], console: Console) -> None:
+    """Say the chrF at the start and at the end, and how the sentence was translated at each."""
+    scores = [f"{report.mean('chrf'):.1f} at step {step}" for step, report in reports]
+    console.print(f"chrF of {TRANSLATIONS} translations into {language_name(TRANSLATED)}: {', '.join(scores)}.")
+    for step, report in reports:
+        (direction,) = report.by_direction.values()
+        console.print(f"  step {step}: {escape(direction.translations.texts[0])}", highlight=False)
 
 
 def _pairs_in(record: Mapping[str, Any]) -> int:

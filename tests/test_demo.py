@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from neuronxa_callback import ParallelPairs, demo
 from neuronxa_callback.cli import app
 from neuronxa_callback.history import History
 from neuronxa_callback.pairs import embedded
+from neuronxa_callback.quality import QualityEvaluator
+from neuronxa_callback.translation import Translations
 from tests.conftest import make_tokenizer, tiny_llama
 
 
@@ -34,7 +37,12 @@ def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path
     assert "The chance level is 0.0050." in result.output
     assert f"tensorboard --logdir {tmp_path}" in result.output
     assert (tmp_path / "alignment.png").stat().st_size > 10_000
-    assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file.parent)).Reload()
+    logged = {scalar.step: scalar.value for scalar in events.Scalars("eval/chrf")}
+    assert list(logged) == [0, 3]
+    told = ", ".join(f"{score:.1f} at step {step}" for step, score in logged.items())
+    assert f"chrF of 20 translations into French: {told}." in result.output
 
 
 def test_a_slow_machine_gets_a_shorter_run(model_path: Path, tmp_path: Path) -> None:
@@ -86,10 +94,18 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
         record(0, {"isl_Latn": (0.01, 0.6), "fra_Latn": (0.05, 0.0001)}),
         record(9, {"isl_Latn": (0.0123, 0.4), "fra_Latn": (0.0789, 1e-9)}),
     ]
+    french = demo.shortest(ParallelPairs.load("eng_Latn-fra_Latn"), 2)
+    quality = QualityEvaluator("chrf", [french])
+    reports = [
+        (step, quality.score({french.name: (Translations(texts, 0, 0), "")}))
+        for step, texts in ((0, ("non", "[non]")), (9, french.target))
+    ]
     console = Console(file=io.StringIO(), width=200)
-    demo.summarise(demo.DemoRun(tmp_path, tmp_path / "a.png", history, 1.0), console)
+    demo.summarise(demo.DemoRun(tmp_path, tmp_path / "a.png", history, reports, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "At the end French is above it (p < 0.05 each). Icelandic is not." in text
     assert "knows next to no Icelandic" in text
     assert "Llama-3.1-8B" in text
+    assert f"{reports[0][1].mean('chrf'):.1f} at step 0, 100.0 at step 9." in text
+    assert f"step 9: {french.target[0]}" in text
     assert "0.0789" in text
