@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +126,34 @@ def no_environment_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """A user's own COMET environment must not change what the tests see."""
     monkeypatch.delenv(comet_environment.VARIABLE, raising=False)
     monkeypatch.setattr(comet_environment, "default_path", lambda: tmp_path / "no comet here")
+
+
+@pytest.fixture
+def hub_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Puts a server on this machine in the hub's place that answers every request with one of the hub's error codes."""
+    with ExitStack() as stack:
+
+        def say(code: str) -> None:
+            class Hub(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    self.send_response(403 if code == "GatedRepo" else 401)
+                    self.send_header("X-Error-Code", code)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+                do_HEAD = do_GET  # noqa: N815
+
+                def log_message(self, *arguments: Any) -> None:
+                    pass
+
+            server = stack.enter_context(HTTPServer(("127.0.0.1", 0), Hub))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            for name, value in {
+                "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+                "HF_HUB_OFFLINE": "0",
+                "HF_HOME": str(tmp_path / "hub"),
+            }.items():
+                monkeypatch.setenv(name, value)
+
+        yield say

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,34 +124,11 @@ class TestModelsThatCannotBeHad:
         ],
     )
     def test_gated_and_unknown_to_the_hub(
-        self, code: str, message: str, with_comet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, code: str, message: str, hub_says: Callable[[str], None], worker: CometWorker
     ) -> None:
-        """The real hub client, against a server on this machine that answers as the hub does."""
-
-        class Hub(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(403 if code == "GatedRepo" else 401)
-                self.send_header("X-Error-Code", code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_HEAD = do_GET  # noqa: N815
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        with HTTPServer(("127.0.0.1", 0), Hub) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-            monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-            monkeypatch.setenv("HF_HOME", str(tmp_path))
-            worker = CometWorker()
-            try:
-                with pytest.raises(QualityError, match=message):
-                    worker.submit("Some/model", SAMPLES).result()
-            finally:
-                worker.close()
-                server.shutdown()
+        hub_says(code)
+        with pytest.raises(QualityError, match=message):
+            worker.submit("Some/model", SAMPLES).result()
 
 
 class TestFailures:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, comet_environment
@@ -234,6 +235,24 @@ class TestFaults:
     ) -> None:
         self.assert_training_goes_on(tmp_path, {"comet_model": model}, reason, caplog)
 
+    def test_a_gated_model(
+        self, hub_says: Any, with_comet: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hub_says("GatedRepo")
+        reason = "Some/model is gated: accept its licence at https://huggingface.co/Some/model"
+        self.assert_training_goes_on(tmp_path, {"comet_model": "Some/model"}, reason, caplog)
+
+    def test_killed_once_it_serves_the_next_evaluation(
+        self, comet_models: Path, with_comet: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="comet", **tiny_comet(comet_models))
+        with caplog.at_level(logging.WARNING, "neuronxa_callback"):
+            trainer = sft(tmp_path, [callback, KillComet(callback)])
+            trainer.train()
+        assert list(entries(trainer, "eval_comet")) == [3, 6]
+        assert "no comet at step 0: the COMET process ended with exit code -9" in caplog.text
+        assert scored_steps(trainer) == [0, 3, 6]
+
     def test_no_environment(self, tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
         monkeypatch.setattr(comet_environment, "comet_works_here", lambda: False)
         self.assert_training_goes_on(tmp_path, {}, "`neuronxa comet setup` makes one", caplog)
@@ -292,6 +311,19 @@ class TestFaults:
         trainer.train()
         assert list(entries(trainer, "eval_comet")) == [0, 2, 4, 6]
         assert no_comet_is_left()
+
+
+class KillComet(TrainerCallback):
+    """Kills COMET's process as soon as it has begun on the first evaluation's translations."""
+
+    def __init__(self, callback: NeuronXACallback) -> None:
+        self.callback = callback
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            while self.callback.quality.worker.process is None:
+                time.sleep(0.01)
+            self.callback.quality.worker.process.kill()
 
 
 class Letters:
