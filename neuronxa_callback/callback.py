@@ -382,10 +382,13 @@ class NeuronXACallback(TrainerCallback):
         training we log before the trackers close their files.
         """
         handler = calling_trainer(self).callback_handler
-        others = [c for c in handler.callbacks if c is not self and getattr(c, "callback", None) is not self]
+        others = [c for c in handler.callbacks if c is not self and not self._is_our_tail(c)]
         flow = sum(isinstance(callback, DefaultFlowCallback) for callback in others[:1])
         # A new list: the Trainer is walking along the old one.
         handler.callbacks = [*others[:flow], self, *others[flow:], _MissingScores(self)]
+
+    def _is_our_tail(self, callback: TrainerCallback) -> bool:
+        return isinstance(callback, _MissingScores) and callback.callback is self
 
 
 @dataclass
