@@ -1,23 +1,36 @@
-"""The figures: alignment per layer (Fig. 2 of the paper) and over steps (Fig. 3)."""
+"""The figures: alignment per layer (Fig. 2 of the paper), over steps (Fig. 3) and against quality (Fig. 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import count
+from math import ceil
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from neuronxa_callback.statistics import chance_level
+from neuronxa_callback.statistics import FEWEST_POINTS, Correlation, chance_level
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+EVALUATION_LINES: tuple[dict[str, Any], ...] = ({"linestyle": ":"}, {"linestyle": "--"}, {"linestyle": "-"})
+CHANCE_LINE: dict[str, Any] = {"color": "0.4", "linestyle": "-.", "linewidth": 1, "label": "chance level"}
+STEP_COLOURS = "cividis"  # from dark to light for every kind of colour vision, and in grey print
+
+NAMES = {"comet": "COMET", "cometkiwi": "CometKiwi", "chrf": "chrF", "bleu": "BLEU"}
+NAMES |= {method: method.upper() for method in ("nasca", "navca", "mexa")}
+LONGEST_LABEL = 40  # characters; a metric of the user's own may have any name
+MOST_COLUMNS = 3
+MOST_INSIDE = 6  # entries of a legend that leave room for the lines
 
 
 def layer_figure(per_layer: Mapping[str, Sequence[float]], method: str, n: int, title: str) -> Figure:
@@ -29,30 +42,131 @@ def layer_figure(per_layer: Mapping[str, Sequence[float]], method: str, n: int, 
         n: number of sentence pairs, from which the chance level follows.
         title: what stands above.
     """
-    figure, axes = _axes(title, "Layer", f"{method.upper()} ({n} pairs)")
-    first = 0 if method == "mexa" else 1  # MEXA counts the embedding layer, as layer 0
+    figure, axes = _axes(title, "Layer", f"{score_name(method)} ({n} pairs)")
     for (name, scores), style in zip(per_layer.items(), _styles(), strict=False):
-        axes.plot(range(first, first + len(scores)), scores, label=name, markersize=3, **style)
+        axes.plot(_layers(method, scores), scores, label=_label(name), markersize=3, **style)
     return _finish(figure, axes, n)
 
 
-def curve_figure(history: Sequence[Mapping[str, Any]], method: str, n: int, title: str) -> Figure:
+def layer_change_figure(
+    evaluations: Mapping[str, Mapping[str, Sequence[float]]], method: str, pairs: Mapping[str, int], title: str
+) -> Figure:
+    """Score per layer at some evaluations, one panel a language pair and one style of line an evaluation (Fig. 2).
+
+    Args:
+        evaluations: what an evaluation is called -> name of a language pair -> its score at each layer; three
+            evaluations at most.
+        method: the score's name, for the axis.
+        pairs: name of a language pair -> its number of sentence pairs, from which its chance level follows.
+        title: what stands above.
+    """
+    figure, panels = _panels(len(pairs), title)
+    lines = dict(zip(evaluations, EVALUATION_LINES[-len(evaluations) :], strict=True))  # the last one's is solid
+    for (name, n), panel, style in zip(pairs.items(), panels, _styles(), strict=False):
+        for evaluation, per_layer in evaluations.items():
+            scores = per_layer.get(name, ())
+            panel.plot(_layers(method, scores), scores, label=evaluation, color=style["color"], **lines[evaluation])
+        panel.axhline(chance_level(n), **CHANCE_LINE)
+        panel.set_title(f"{_label(name)} ({n} pairs)", fontsize="medium")
+        panel.xaxis.set_major_locator(_whole_numbers())
+    top = max(panel.get_ylim()[1] for panel in panels)
+    for panel in panels:
+        panel.set_ylim(0, top)
+    keys = [Line2D([], [], color="black", label=evaluation, **line) for evaluation, line in lines.items()]
+    _legend_below(figure, [*keys, Line2D([], [], **CHANCE_LINE)], len(panels))
+    _name_x(panels, "Layer")
+    figure.supylabel(score_name(method), fontsize="medium")
+    return figure
+
+
+def curve_figure(history: Sequence[Mapping[str, Any]], method: str, n: int | Collection[int], title: str) -> Figure:
     """Score over training steps with 95 % intervals, one line a language pair (Fig. 3).
 
     Args:
         history: the lines of scores.jsonl, in step order.
         method: the score to draw.
-        n: number of sentence pairs, from which the chance level follows.
+        n: number of sentence pairs, from which the chance level follows; the numbers, where language pairs differ.
         title: what stands above.
     """
-    figure, axes = _axes(title, "Step", f"{method.upper()} ({n} pairs)")
-    steps = [record["step"] for record in history]
-    for name, style in zip(history[0]["languages"], _styles(), strict=False):
-        language = [record["languages"][name] for record in history]
-        axes.plot(steps, [entry["score"][method] for entry in language], label=name, markersize=5, **style)
-        low, high = zip(*(entry["ci"][method] for entry in language), strict=True)
-        axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    figure, axes = _axes(title, "Step", _with_pairs(method, n))
+    names = list(dict.fromkeys(name for record in history for name in record["languages"]))
+    alpha = min(0.15, 0.6 / len(names))  # the bands of many languages lie on each other
+    for name, style in zip(names, _styles(), strict=False):
+        measured = [(r["step"], r["languages"][name]) for r in history if _has(r, name, method)]
+        steps = [step for step, _ in measured]
+        scores = [language["score"][method] for _, language in measured]
+        low, high = np.array([language["ci"][method] for _, language in measured]).reshape(-1, 2).T
+        axes.plot(steps, scores, label=_label(name), markersize=5, **style)
+        if len(steps) > 1:
+            axes.fill_between(steps, low, high, color=style["color"], alpha=alpha, linewidth=0)
+        else:  # a band of one step has no width
+            axes.vlines(steps, low, high, color=style["color"], alpha=0.5)
     return _finish(figure, axes, n)
+
+
+def quality_figure(
+    points: Mapping[str, Sequence[tuple[int, float, float]]],
+    correlations: Mapping[str, Correlation | None],
+    method: str,
+    n: int | Collection[int],
+    title: str,
+) -> Figure:
+    """Translation quality against alignment, one panel a metric and one point an evaluation (Fig. 4).
+
+    Args:
+        points: metric -> (step, alignment, quality) of each evaluation, in step order.
+        correlations: metric -> their correlation, None where they have none.
+        method: the alignment score.
+        n: number of sentence pairs; the numbers, where language pairs differ.
+        title: what stands above.
+    """
+    figure, panels = _panels(len(points), title)
+    steps = [step for evaluations in points.values() for step, _, _ in evaluations]
+    colour_of = ScalarMappable(Normalize(min(steps), max(steps)), STEP_COLOURS)
+    for (metric, evaluations), panel in zip(points.items(), panels, strict=True):
+        step, x, y = np.array(evaluations).T
+        panel.plot(x, y, color="0.75", linewidth=1, zorder=1)  # the way that training took
+        if correlations[metric] is not None:
+            ends = np.array([x.min(), x.max()])
+            panel.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color="black", linestyle="--", zorder=2)
+        panel.scatter(x, y, s=36, color=colour_of.to_rgba(step), edgecolors="0.2", linewidths=0.6, zorder=3)
+        panel.set_title(_correlation_text(correlations[metric], len(x)), fontsize="small")
+        panel.set_ylabel(_label(score_name(metric)))
+    if min(steps) < max(steps):
+        figure.colorbar(colour_of, ax=panels, label="Step", ticks=_whole_numbers())
+    _name_x(panels, _with_pairs(method, n))
+    return figure
+
+
+def quality_curve_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], title: str) -> Figure:
+    """Translation quality over training steps, one panel a metric and one line a direction.
+
+    Args:
+        curves: metric -> direction -> (step, score) of each evaluation that has one.
+        title: what stands above.
+    """
+    figure, panels = _panels(len(curves), title)
+    directions = list(dict.fromkeys(direction for by_direction in curves.values() for direction in by_direction))
+    styles = dict(zip(directions, _styles(), strict=False))
+    for (metric, by_direction), panel in zip(curves.items(), panels, strict=True):
+        for direction, points in by_direction.items():
+            panel.plot(*zip(*points, strict=True), label=_label(direction), markersize=5, **styles[direction])
+        panel.set_ylabel(_label(score_name(metric)))
+        panel.xaxis.set_major_locator(_whole_numbers(4))  # a step may have six digits
+    keys = [Line2D([], [], label=_label(direction), **style) for direction, style in styles.items()]
+    _legend_below(figure, keys, len(panels))
+    _name_x(panels, "Step")
+    return figure
+
+
+def score_name(score: str) -> str:
+    """A method or metric as its authors write it; a metric of the user's own by the name it has."""
+    return NAMES.get(score, score)
+
+
+def why_no_correlation(n: int) -> str:
+    """Why n evaluations that have no correlation have none."""
+    return "fewer than three evaluations" if n < FEWEST_POINTS else "a score does not vary"
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
@@ -62,23 +176,101 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def _has(record: Mapping[str, Any], name: str, method: str) -> bool:
+    return name in record["languages"] and method in record["languages"][name]["score"]
+
+
+def _layers(method: str, scores: Sequence[float]) -> range:
+    first = 0 if method == "mexa" else 1  # MEXA counts the embedding layer, as layer 0
+    return range(first, first + len(scores))
+
+
+def _correlation_text(correlation: Correlation | None, n: int) -> str:
+    if correlation is None:
+        return f"no r: {why_no_correlation(n)}"
+    low, high = correlation.ci
+    numbers = f"r = {correlation.r:.2f} (n = {correlation.n}, p = {correlation.p_value:.2g})"
+    return f"{numbers}\n95 % interval {low:.2f} to {high:.2f}"
+
+
+def _with_pairs(method: str, n: int | Collection[int]) -> str:
+    fewest, *_, most = (*_counts(n), *_counts(n))
+    return f"{score_name(method)} ({fewest if fewest == most else f'{fewest} to {most}'} pairs)"
+
+
+def _counts(n: int | Collection[int]) -> list[int]:
+    return [n] if isinstance(n, int) else sorted(set(n))
+
+
+def _label(name: str) -> str:
+    """A name as text for a figure: one line, not too long, and its dollar signs no formula."""
+    line = " ".join(name.split())
+    return (line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…").replace("$", r"\$")
+
+
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     # A Figure of its own, not pyplot's: pyplot keeps every figure and may choose a display.
     figure = Figure(figsize=(7, 4.3), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _plain(axes)
     return figure, axes
 
 
-def _styles() -> Any:
-    return ({"color": colour, "marker": marker} for colour, marker in zip(cycle(COLOURS), cycle(MARKERS), strict=False))
+def _panels(number: int, title: str) -> tuple[Figure, list[Axes]]:
+    columns = _columns(number)
+    rows = ceil(number / columns)
+    figure = Figure(figsize=(max(5.5, 3.6 * columns), 1 + 3 * rows), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[number:]:
+        panel.remove()
+    for panel in panels[:number]:
+        _plain(panel)
+    return figure, panels[:number]
 
 
-def _finish(figure: Figure, axes: Axes, n: int) -> Figure:
-    axes.axhline(chance_level(n), color="0.4", linestyle="--", linewidth=1, label="chance level")
+def _columns(number: int) -> int:
+    return 2 if number == 4 else min(number, MOST_COLUMNS)
+
+
+def _name_x(panels: Sequence[Axes], name: str) -> None:
+    """Name the x-axis under the lowest panel of each column."""
+    for panel in panels[-_columns(len(panels)) :]:
+        panel.set_xlabel(name)
+
+
+def _legend_below(figure: Figure, keys: Sequence[Line2D], panels: int) -> None:
+    figure.legend(handles=keys, loc="outside lower center", ncols=2 * _columns(panels), fontsize="small")
+
+
+def _whole_numbers(most: int | Literal["auto"] = "auto") -> MaxNLocator:
+    """Round ticks for steps and layers, as many as there is room for; one evaluation has one."""
+    return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.ticklabel_format(useOffset=False)
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Pairs of colour and marker; when all colours are used, they come again with other markers."""
+    for i in count():
+        shift = i // len(COLOURS)
+        yield {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[(i + shift) % len(MARKERS)]}
+
+
+def _finish(figure: Figure, axes: Axes, n: int | Collection[int]) -> Figure:
+    counts = _counts(n)
+    for pairs in counts:
+        label = "chance level" if len(counts) == 1 else f"chance level, {pairs} pairs"
+        axes.axhline(chance_level(pairs), color="0.4", linestyle="--", linewidth=1, label=label)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize="small")
+    axes.xaxis.set_major_locator(_whole_numbers())
+    if len(axes.lines) <= MOST_INSIDE:
+        axes.legend(fontsize="small")
+    else:
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure

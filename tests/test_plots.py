@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy import stats
 
 from neuronxa_callback import plots
+from neuronxa_callback.statistics import pearson
 
 HISTORY = [
     {
@@ -55,3 +59,157 @@ def test_pixels_show_something_and_pyplot_keeps_nothing() -> None:
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50
     if "matplotlib.pyplot" in sys.modules:
         assert sys.modules["matplotlib.pyplot"].get_fignums() == []
+
+
+def test_an_interval_of_one_evaluation_can_be_seen() -> None:
+    (axes,) = plots.curve_figure(HISTORY[1:2], "nasca", 100, "t").axes
+    bars = [segment.tolist() for bar in axes.collections for segment in bar.get_segments()]  # type: ignore[attr-defined]
+    assert np.asarray(bars)[0] == pytest.approx(np.array([[10, 0.02], [10, 0.06]]))
+    assert len(bars) == 2
+    assert [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]] == [10]
+
+
+def test_a_language_that_joined_later_is_drawn_from_there() -> None:
+    joined = [HISTORY[0] | {"languages": {"eng_Latn-isl_Latn": HISTORY[0]["languages"]["eng_Latn-isl_Latn"]}}]  # type: ignore[index, operator]
+    (axes,) = plots.curve_figure([*joined, *HISTORY[1:]], "nasca", 100, "t").axes
+    assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines[:2]] == [[0, 10, 20], [10, 20]]
+
+
+def test_languages_with_other_numbers_of_pairs_have_other_chance_levels() -> None:
+    (axes,) = plots.curve_figure(HISTORY, "nasca", [100, 50, 100], "t").axes
+    chance = {line.get_label(): np.asarray(line.get_ydata())[0] for line in axes.lines[2:]}
+    assert chance == {"chance level, 50 pairs": 1 / 99, "chance level, 100 pairs": 1 / 199}
+    assert axes.get_ylabel() == "NASCA (50 to 100 pairs)"
+
+
+def test_more_languages_than_colours_are_still_told_apart() -> None:
+    (axes,) = plots.layer_figure({f"language {i}": [0.1] for i in range(20)}, "nasca", 50, "t").axes
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines[:20]}) == 20
+
+
+POINTS = [(0, 0.1, 0.50), (10, 0.2, 0.65), (20, 0.4, 0.70), (30, 0.3, 0.75)]
+
+
+def test_quality_stands_against_alignment_with_its_fit_and_its_correlation() -> None:
+    x, y = [0.1, 0.2, 0.4, 0.3], [0.50, 0.65, 0.70, 0.75]
+    figure = plots.quality_figure(
+        {"comet": POINTS, "my metric": POINTS[:2]}, {"comet": pearson(x, y), "my metric": None}, "nasca", 100, "title"
+    )
+    comet, mine, bar = figure.axes
+    path, fit = comet.lines
+    assert (np.asarray(path.get_xdata()).tolist(), np.asarray(path.get_ydata()).tolist()) == (x, y)
+    (dots,) = comet.collections
+    assert np.asarray(dots.get_offsets()).tolist() == [[a, b] for a, b in zip(x, y, strict=True)]
+    expected = stats.linregress(x, y)
+    assert np.asarray(fit.get_xdata()).tolist() == [0.1, 0.4]
+    assert np.asarray(fit.get_ydata()) == pytest.approx(expected.intercept + expected.slope * np.array([0.1, 0.4]))
+    first, second = comet.get_title().split("\n")
+    assert first == f"r = {stats.pearsonr(x, y).statistic:.2f} (n = 4, p = {stats.pearsonr(x, y).pvalue:.2g})"
+    correlation = pearson(x, y)
+    assert correlation is not None
+    assert second == f"95 % interval {correlation.ci[0]:.2f} to {correlation.ci[1]:.2f}"
+    assert (comet.get_ylabel(), mine.get_ylabel(), bar.get_ylabel()) == ("COMET", "my metric", "Step")
+    assert comet.get_xlabel() == mine.get_xlabel() == "NASCA (100 pairs)"
+    assert mine.get_title() == "no r: fewer than three evaluations"
+    assert len(mine.lines) == 1  # no fit without a correlation
+
+
+def test_a_points_colour_tells_its_step_alike_in_every_panel() -> None:
+    figure = plots.quality_figure(
+        {"comet": POINTS, "chrf": POINTS[1:]}, {"comet": None, "chrf": None}, "nasca", 100, "t"
+    )
+    comet, chrf, bar = figure.axes
+    colours = [np.asarray(axes.collections[0].get_facecolor()) for axes in (comet, chrf)]
+    assert np.array_equal(colours[0][1:], colours[1])
+    lightness = colours[0][:, :3] @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > 0.1).all()  # told apart without colour too
+    assert bar.get_ylim() == (0, 30)
+
+
+def test_one_evaluation_has_no_scale_of_steps() -> None:
+    figure = plots.quality_figure({"chrf": POINTS[:1]}, {"chrf": None}, "nasca", 100, "t")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["chrF"]
+
+
+def test_a_score_that_does_not_vary_is_told_from_too_few() -> None:
+    assert plots.why_no_correlation(2) == "fewer than three evaluations"
+    assert plots.why_no_correlation(3) == "a score does not vary"
+
+
+@pytest.mark.parametrize(("method", "first"), [("nasca", 1), ("mexa", 0)])
+def test_layers_of_evaluations_are_told_apart_by_line_and_languages_by_colour(method: str, first: int) -> None:
+    evaluations = {
+        "first, step 0": {"a": [0.1, 0.2], "b": [0.3, 0.4]},
+        "last, step 9": {"a": [0.5, 0.6], "b": [0.7, 0.9]},
+    }
+    figure = plots.layer_change_figure(evaluations, method, {"a": 100, "b": 50}, "t")
+    assert [panel.get_title() for panel in figure.axes] == ["a (100 pairs)", "b (50 pairs)"]
+    assert len({panel.lines[0].get_color() for panel in figure.axes}) == 2
+    for panel, name, n in zip(figure.axes, "ab", (100, 50), strict=True):
+        old, new, chance = panel.lines
+        assert (old.get_linestyle(), new.get_linestyle()) == ("--", "-")
+        assert old.get_color() == new.get_color()
+        assert np.asarray(new.get_xdata()).tolist() == [first, first + 1]
+        assert np.asarray(old.get_ydata()).tolist() == evaluations["first, step 0"][name]
+        assert np.asarray(new.get_ydata()).tolist() == evaluations["last, step 9"][name]
+        assert np.asarray(chance.get_ydata())[0] == 1 / (2 * n - 1)
+        assert panel.get_xlabel() == "Layer"
+    assert len({panel.get_ylim() for panel in figure.axes}) == 1
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["first, step 0", "last, step 9", "chance level"]
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_each_panel_has_its_place_and_each_column_its_name(number: int) -> None:
+    names = [f"language {i}" for i in range(number)]
+    figure = plots.layer_change_figure(
+        {"step 0": {name: [0.1] for name in names}}, "nasca", dict.fromkeys(names, 9), "t"
+    )
+    plots.pixels(figure)
+    boxes = [panel.get_position() for panel in figure.axes]
+    assert len(boxes) == number
+    lowest = {round(box.x0, 2): min(b.y0 for b in boxes if abs(b.x0 - box.x0) < 0.01) for box in boxes}
+    named = [panel.get_position() for panel in figure.axes if panel.get_xlabel() == "Layer"]
+    assert sorted((round(box.x0, 2), box.y0) for box in named) == sorted(lowest.items())
+
+
+def test_quality_over_steps_has_a_panel_a_metric_and_a_line_a_direction() -> None:
+    curves = {"chrf": {"a": [(0, 20.5), (5, 30.5)], "b": [(0, 10.5)]}, "comet": {"b": [(5, 0.7)]}}
+    figure = plots.quality_curve_figure(curves, "t")
+    chrf, comet = figure.axes
+    assert (chrf.get_ylabel(), comet.get_ylabel()) == ("chrF", "COMET")
+    drawn = [np.column_stack(line.get_data()).tolist() for line in (*chrf.lines, *comet.lines)]
+    assert drawn == [[[0, 20.5], [5, 30.5]], [[0, 10.5]], [[5, 0.7]]]
+    assert chrf.lines[1].get_color() == comet.lines[0].get_color() != chrf.lines[0].get_color()
+    assert chrf.get_xlabel() == comet.get_xlabel() == "Step"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_any_name_can_be_drawn() -> None:
+    name = "$\\frac{$ " + "long\n" * 50
+    figure = plots.quality_figure({name: POINTS}, {name: None}, "nasca", 100, "t")
+    plots.pixels(figure)  # a formula would be parsed here, and fail
+    label = figure.axes[0].get_ylabel()
+    assert len(label.replace("\\$", "$")) == plots.LONGEST_LABEL
+    assert "\n" not in label
+
+
+def test_no_text_of_a_figure_lies_on_another() -> None:
+    names = ["eng_Latn-isl_Latn", "eng_Latn-fra_Latn"]
+    layers = {name: [0.1] * 30 for name in names}
+    curves = {name: [(0, 1.5), (550000, 2.5)] for name in names}
+    for figure in (
+        plots.layer_change_figure(
+            dict.fromkeys(("first, step 0", "last, step 9000"), layers), "nasca", dict.fromkeys(names, 9), "t"
+        ),
+        plots.quality_curve_figure(dict.fromkeys(("chrf", "bleu", "comet"), curves), "t"),
+    ):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        for panel in figure.axes:
+            shown = [tick.label1.get_window_extent(renderer) for tick in panel.xaxis.get_major_ticks()]
+            assert not any(a.overlaps(b) for a, b in combinations(shown, 2))
+        boxes = [panel.get_tightbbox(renderer) for panel in figure.axes]
+        boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))  # type: ignore[union-attr, arg-type]
