@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +33,7 @@ from neuronxa_callback.quality import (
     COMETKIWI_MODEL,
     Direction,
     Metric,
+    PendingQuality,
     QualityEvaluator,
     QualityReport,
 )
@@ -142,7 +142,7 @@ class NeuronXACallback(TrainerCallback):
         self.wait = wait
         self.on_error = on_error
         self._may_download = quality != "auto"
-        self._pending: list[_Pending] = []  # evaluations that COMET has not scored to the end, in step order
+        self._pending: list[PendingQuality] = []  # evaluations that COMET has not scored to the end, in step order
         self._warned: set[str] = set()
         self._scored_step: int | None = None  # the last step of this training run that was scored, or tried to be
         self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
@@ -178,7 +178,7 @@ class NeuronXACallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log what COMET has finished, and score every `eval_steps` where the Trainer never evaluates."""
-        self._log_finished(args, control)
+        self._log_finished(calling_trainer(self), control)
         if args.eval_strategy == "no" and state.global_step % self._interval(state.max_steps) == 0:
             self._score(args, state, control, kwargs)
 
@@ -220,7 +220,7 @@ class NeuronXACallback(TrainerCallback):
         for pending in tqdm(self._pending, "waiting for COMET", disable=args.disable_tqdm or not self._pending):
             pending.report.wait()
         try:
-            self._log_finished(args, control)
+            self._log_finished(calling_trainer(self), control)
             if self.quality.metrics and state.is_world_process_zero:
                 with self._guarded("the scores could not be summed up"):
                     summarise(History(args.output_dir).read())
@@ -273,12 +273,12 @@ class NeuronXACallback(TrainerCallback):
         metrics: dict[str, float] = {}
         if translated is not None and state.is_world_process_zero:
             report = self.quality.score(translated)
-            pending = _Pending(state.global_step, state.epoch, report, _is_training(trainer))
+            pending = PendingQuality(state.global_step, state.epoch, report)
             self._pending.append(pending)
             if self._waits(trainer):
                 report.wait()
             metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
-            metrics |= self._finished(args, pending)
+            metrics |= self._finished(trainer, pending)
         metrics = _of_first_process(args, metrics)
         if metrics:
             log_metrics(trainer, control, metrics)
@@ -300,24 +300,25 @@ class NeuronXACallback(TrainerCallback):
         read = (trainer.args.metric_for_best_model or "").removeprefix("eval_").split("_")[0]
         return self.wait or not _is_training(trainer) or read in self.quality.slow
 
-    def _log_finished(self, args: TrainingArguments, control: TrainerControl) -> None:
+    def _log_finished(self, trainer: Trainer, control: TrainerControl) -> None:
         """Log what COMET has finished since the last time, with the step it belongs to."""
         for pending in list(self._pending):
-            if pending.has_news():
-                metrics = self._finished(args, pending)
+            if pending.news():
+                metrics = self._finished(trainer, pending)
                 if metrics:
-                    log_metrics(calling_trainer(self), control, metrics, pending.step, pending.epoch)
+                    log_metrics(trainer, control, metrics, pending.step, pending.epoch)
 
-    def _finished(self, args: TrainingArguments, pending: _Pending) -> dict[str, float]:
-        """The metrics that are done by now and were not told before, on their way written to scores.jsonl."""
-        news = pending.take_news()
+    def _finished(self, trainer: Trainer, pending: PendingQuality) -> dict[str, float]:
+        """The metrics that are done by now and were not told before; in a run, scores.jsonl gets them here."""
+        news = pending.news()
+        pending.told.update(news)
         metrics = quality_metrics(pending.report, news)
-        if pending.in_training:
+        if _is_training(trainer):
             with self._guarded("the quality scores were logged but not written to scores.jsonl"):
-                found = History(args.output_dir).add_quality(pending.step, pending.report)
+                found = History(trainer.args.output_dir).add_quality(pending.step, pending.report)
                 fresh = {name: c.r for name, c in found.items() if name.partition("_")[2] in news}
                 metrics |= {f"eval_pearson_{name}": r for name, r in fresh.items()}
-        if not pending.report_is_open():
+        if pending.is_over:
             self._pending.remove(pending)
         for name in news:
             for error in pending.report.errors(name):
@@ -389,31 +390,6 @@ class NeuronXACallback(TrainerCallback):
 
     def _is_our_tail(self, callback: TrainerCallback) -> bool:
         return isinstance(callback, _MissingScores) and callback.callback is self
-
-
-@dataclass
-class _Pending:
-    """An evaluation whose translations are being scored."""
-
-    step: int
-    epoch: float | None
-    report: QualityReport
-    in_training: bool
-    told: set[str] = field(default_factory=set)  # metrics that were logged, or reported missing
-
-    def _done(self) -> list[str]:
-        return [name for name in self.report.metrics if self.report.done(name)]
-
-    def has_news(self) -> bool:
-        return len(self._done()) > len(self.told)
-
-    def take_news(self) -> list[str]:
-        news = [name for name in self._done() if name not in self.told]
-        self.told.update(news)
-        return news
-
-    def report_is_open(self) -> bool:
-        return len(self.told) < len(self.report.metrics)
 
 
 class _MissingScores(TrainerCallback):

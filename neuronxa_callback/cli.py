@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from neuronxa_callback import comet_environment
@@ -45,6 +46,100 @@ def demo(
     except demo_run.DemoError as error:
         _give_up(console, error)
     demo_run.summarise(finished, console)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="The run's output_dir.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the page and its figures.", show_default="RUN_DIR/neuronxa/report"),
+    ] = None,
+) -> None:
+    """Write a Markdown page with the figures of a run, from its scores.jsonl alone."""
+    from neuronxa_callback import report as run_report
+
+    console = Console()
+    try:
+        page = run_report.write(run_dir, output)
+    except run_report.ReportError as error:
+        _give_up(console, error)
+    console.out(f"The report is {page}")
+
+
+@app.command()
+def sweep(
+    output_dir: Annotated[Path, typer.Argument(help="The output_dir of a run that has ended, with its checkpoints.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(help="Two codes or a file of held-out pairs; repeatable.", show_default="eng_Latn-isl_Latn"),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(help="nasca, navca, mexa; repeatable, or with commas.", show_default="nasca"),
+    ] = None,
+    quality: Annotated[
+        list[str] | None,
+        typer.Option(help="comet, cometkiwi, chrf, bleu; repeatable, or with commas.", show_default="none"),
+    ] = None,
+    comet_model: Annotated[str, typer.Option(help="COMET model: hub name or path.")] = "Unbabel/wmt22-comet-da",
+    cometkiwi_model: Annotated[
+        str, typer.Option(help="COMET model without references: hub name or path.")
+    ] = "Unbabel/wmt22-cometkiwi-da",
+    comet_device: Annotated[str, typer.Option(help="Where COMET runs: cpu, cuda or cuda:N.")] = "cpu",
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Prompt of the training, with {source} in it.", show_default="the chat template, or plain"),
+    ] = None,
+    direction: Annotated[str, typer.Option(help="source->target, target->source or both.")] = "source->target",
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model, scored as step 0: folder or hub name.", show_default="what the adapters name"),
+    ] = None,
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the weights in NF4.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")
+    ] = None,
+) -> None:
+    """Score the checkpoints of a finished run; stopped and started again, it goes on where it was."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from neuronxa_callback import report as run_report
+    from neuronxa_callback import sweep as run_sweep
+    from neuronxa_callback.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator
+    from neuronxa_callback.history import History
+    from neuronxa_callback.quality import QualityEvaluator
+
+    console = Console()
+    disable_progress_bar()  # of each model's weights, in the middle of ours
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        evaluator = NeuronXAEvaluator(pairs or DEFAULT_PAIRS, _listed(methods) or "nasca")  # type: ignore[arg-type]
+        judge = QualityEvaluator(
+            _listed(quality),  # type: ignore[arg-type]
+            evaluator.pairs,
+            direction,  # type: ignore[arg-type]
+            prompt,
+            comet_model,
+            cometkiwi_model,
+            comet_device,
+        )
+        with Progress(*columns, console=console) as progress:
+            records = run_sweep.run(
+                output_dir,
+                evaluator,
+                judge,
+                base=base,
+                dtype=dtype,  # type: ignore[arg-type]
+                load_in_4bit=load_in_4bit,
+                device=device,
+                progress=progress,
+            )
+    except (run_sweep.SweepError, CometEnvironmentError, ValueError, OSError) as error:
+        _give_up(console, error)
+    run_report.summarise(records, console)
+    console.out(f"Scores: {History(output_dir).path}")
 
 
 @comet_app.command()
@@ -101,3 +196,8 @@ def check(
 def _give_up(console: Console, error: Exception) -> NoReturn:
     console.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
     raise typer.Exit(1) from None
+
+
+def _listed(values: list[str] | None) -> list[str]:
+    """The values of an option that may be repeated and may hold several, with commas between them."""
+    return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]

@@ -18,6 +18,8 @@ from neuronxa_callback.statistics import Correlation, pearson
 
 logger = logging.getLogger(__name__)
 
+NOT_YET = "not scored yet"  # where a metric's score will be, if the run lives to see it
+
 
 class History:
     """The evaluations of a run, on disk as they come.
@@ -180,7 +182,7 @@ def _judgement(outcome: Any) -> dict[str, Any]:
     if isinstance(outcome, QualityScore):
         segments = None if outcome.segments is None else _rounded(outcome.segments)
         return {"score": outcome.system, "segments": segments, "signature": outcome.signature}
-    return {"missing": "not scored yet" if outcome is None else str(outcome)}
+    return {"missing": NOT_YET if outcome is None else str(outcome)}
 
 
 def correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, Correlation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
@@ -102,6 +102,32 @@ class QualityReport:
         """Why a finished metric gave no score, each reason once."""
         outcomes = (direction.finished()[metric] for direction in self.by_direction.values())
         return list(dict.fromkeys(str(outcome) for outcome in outcomes if isinstance(outcome, QualityError)))
+
+
+@dataclass
+class PendingQuality:
+    """An evaluation whose translations are being judged.
+
+    Attributes:
+        step: the Trainer's global step.
+        epoch: the Trainer's epoch.
+        report: the scores that are there and those that will be.
+        told: metrics whose scores, or whose failure, were passed on already.
+    """
+
+    step: int
+    epoch: float | None
+    report: QualityReport
+    told: set[str] = field(default_factory=set)
+
+    def news(self) -> list[str]:
+        """Metrics that are done and were not passed on."""
+        return [name for name in self.report.metrics if name not in self.told and self.report.done(name)]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every metric was passed on."""
+        return len(self.told) == len(self.report.metrics)
 
 
 class QualityEvaluator:

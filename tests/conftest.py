@@ -21,6 +21,10 @@ from neuronxa_callback import comet_environment
 from neuronxa_callback.pairs import embedded
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models are several times faster without a second thread to wait for, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = torch.get_num_threads()
+torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
 COMET = ROOT / ".comet"
@@ -119,6 +123,14 @@ def comet_models(comet_python: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def with_comet(comet_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(comet_environment.VARIABLE, str(comet_python))
+
+
+@pytest.fixture(autouse=True)
+def all_threads_for_the_real_model(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "smollm" in request.fixturenames:
+        torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

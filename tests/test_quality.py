@@ -126,7 +126,12 @@ def test_directions(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     calls = []
-    evaluator = QualityEvaluator(["chrf", "bleu", Length()], [PAIRS], prompt=lambda *given: calls.append(given) or "A:")
+
+    def prompt(source: str, source_lang: str, target_lang: str) -> str:
+        calls.append(source)
+        return source
+
+    evaluator = QualityEvaluator(["chrf", "bleu", Length()], [PAIRS], prompt=prompt)
     evaluator.score(evaluator.translate(llama, tokenizer))
     assert len(calls) == 6
 
@@ -148,7 +153,8 @@ def test_bad_arguments(metrics: Any, options: dict[str, Any], message: str) -> N
 
 
 def test_comet_sees_references_and_cometkiwi_does_not(with_comet: None, comet_models: Path) -> None:
-    models = {"comet_model": str(comet_models / "comet"), "cometkiwi_model": str(comet_models / "cometkiwi")}
+    models: dict[str, Any] = {"comet_model": str(comet_models / "comet")}
+    models["cometkiwi_model"] = str(comet_models / "cometkiwi")
     texts = some_translations(PAIRS)
     evaluator = QualityEvaluator(("comet", "cometkiwi"), [PAIRS], **models)
     first = judged(evaluator, {PAIRS.name: texts})

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
-from neuronxa_callback import ParallelPairs, translation
+from neuronxa_callback import ParallelPairs, encoder, translation
 from neuronxa_callback.translation import CHAT_PROMPT, PLAIN_PROMPT, Translations, prompt_ids, translate
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.test_encoder import hooks_of
@@ -73,7 +73,7 @@ class TestAgainstTheReference:
         with_adapter = translate(model, tokenizer, ICELANDIC.source, *PAIR).texts
         assert with_adapter != plain
         prompts = prompt_ids(tokenizer, ICELANDIC.source, *PAIR)
-        with translation.encoder.undisturbed(model):
+        with encoder.undisturbed(model):
             assert list(with_adapter) == slowly(model, tokenizer, prompts, ICELANDIC.source)
 
 

@@ -1,0 +1,617 @@
+"""`neuronxa sweep`: a finished run's checkpoints, scored in step order into the files that the callback writes."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import logging
+import re
+import time
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.progress import Progress
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from neuronxa_callback import comet_environment, translation
+from neuronxa_callback.callback import metrics_of, quality_metrics, translation_metrics
+from neuronxa_callback.comet_process import QualityError, QualityScore
+from neuronxa_callback.encoder import NonFiniteActivationError, check_choice, compute_dtype
+from neuronxa_callback.evaluator import NeuronXAEvaluator
+from neuronxa_callback.history import NOT_YET, History, correlations, record_of
+from neuronxa_callback.quality import PendingQuality, QualityEvaluator, QualityReport
+from neuronxa_callback.translation import Translations
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+CHECKPOINT = re.compile(r"checkpoint-([1-9]\d*)")
+
+# What to call the sweep with where a field of a signature should be another.
+OPTION_OF = {
+    "languages": "--pairs",
+    "pair": "--pairs",
+    "n": "--pairs",
+    "data": "--pairs",
+    "method": "--methods",
+    "dtype": "--dtype and --load-in-4bit",
+    "directions": "--direction",
+    "prompt": "--prompt",
+    "comet": "--comet-model",
+    "cometkiwi": "--cometkiwi-model",
+}
+
+
+class SweepError(RuntimeError):
+    """A run whose checkpoints cannot be scored; the message names the place and says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The run's model at one step.
+
+    Attributes:
+        step: the Trainer's global step; 0 is the base model.
+        source: the checkpoint's folder, or the base model's folder or hub name.
+        epoch: the Trainer's epoch, None where the checkpoint does not say.
+        adapter: the adapter's configuration, None for a full model.
+    """
+
+    step: int
+    source: str
+    epoch: float | None
+    adapter: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """How the progress bar calls it."""
+        return Path(self.source).name if self.step else "base model"
+
+
+def run(
+    output_dir: str | Path,
+    evaluator: NeuronXAEvaluator,
+    quality: QualityEvaluator | None = None,
+    *,
+    base: str | Path | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool = False,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Score the checkpoints of a finished run that have no scores yet.
+
+    Each checkpoint's line is on disk as soon as it is scored, so that a sweep that was stopped goes on where it was.
+    Of a line whose alignment is there and whose quality metrics are not, these are added. COMET scores in the
+    background while the next checkpoint is at work.
+
+    Step 0 is the base model: of adapters always (LoRA starts as the identity), of full models where `base` names it.
+
+    Usage:
+        ```python
+        records = sweep.run("runs/mine", NeuronXAEvaluator("eng_Latn-isl_Latn"), dtype="bfloat16")
+        ```
+
+    Args:
+        output_dir: the Trainer's `output_dir`, with its `checkpoint-N` folders.
+        evaluator: what to score alignment with.
+        quality: what to judge translations with; it is closed at the end. Default: no translations.
+        base: folder or hub name of the base model. Default: the one that the adapters name.
+        dtype: what the weights are loaded in (in 4-bit: what is computed in); "auto" takes what the configuration of
+            the base, or of the last full model, says.
+        load_in_4bit: load the weights in NF4.
+        device: "cpu", "cuda" or "cuda:N". Default: a GPU where there is one.
+        progress: is shown a task that counts the checkpoints.
+
+    Returns:
+        the lines of `scores.jsonl`, in step order.
+
+    Raises:
+        SweepError: checkpoints that cannot be found or loaded, or a `scores.jsonl` made with other choices, before
+            anything is written into it.
+        CometEnvironmentError: COMET is asked for and has no environment.
+        ValueError: an argument, or a model, that cannot be used; see `NeuronXAEvaluator.check`.
+    """
+    with quality or QualityEvaluator((), evaluator.pairs) as judge:
+        checkpoints = find_checkpoints(Path(output_dir), base)
+        _check_packages(checkpoints, load_in_4bit)
+        if judge.slow:  # or every checkpoint would be reported as missing its score, hours later
+            comet_environment.find_python()
+        tokenizer = _load_tokenizer(checkpoints)
+        loader = Loader(checkpoints, dtype, load_in_4bit, device)
+        scoring = _Scoring(evaluator, judge, tokenizer, loader, History(output_dir), Curves(Path(output_dir)))
+        try:
+            scoring.score_all(checkpoints, progress or Progress(disable=True))
+        finally:
+            scoring.curves.close()
+        return scoring.history.read()
+
+
+# -------------------------------------------------------------------------------------------------- checkpoints
+
+
+def find_checkpoints(output_dir: Path, base: str | Path | None = None) -> list[Checkpoint]:
+    """The run's models in step order, the base model first where it is known.
+
+    Raises:
+        SweepError: there are none, one of them is no model, or they do not belong together.
+    """
+    if not output_dir.is_dir():
+        raise SweepError(f"{output_dir} does not exist; give the output_dir of a finished run.")
+    folders = [folder for folder in output_dir.iterdir() if CHECKPOINT.fullmatch(folder.name) and folder.is_dir()]
+    if not folders:
+        raise SweepError(
+            f"{output_dir} has no checkpoint-N folder; give the output_dir of a run that saved checkpoints."
+        )
+    checkpoints = sorted(map(_read_checkpoint, folders), key=lambda checkpoint: checkpoint.step)
+    adapters = [checkpoint for checkpoint in checkpoints if checkpoint.adapter is not None]
+    if adapters and len(adapters) < len(checkpoints):
+        full = next(checkpoint for checkpoint in checkpoints if checkpoint.adapter is None)
+        raise SweepError(
+            f"{adapters[0].source} is an adapter and {full.source} a full model, which are not one run; "
+            "move those of the other run away."
+        )
+    base = base or (_base_of(adapters) if adapters else None)
+    if base:
+        checkpoints.insert(0, Checkpoint(0, str(base), epoch=0))
+    return checkpoints
+
+
+def _read_checkpoint(folder: Path) -> Checkpoint:
+    is_adapter = (folder / "adapter_config.json").exists()
+    if not is_adapter and not (folder / "config.json").exists():
+        raise SweepError(
+            f"{folder} holds no model (neither adapter_config.json nor config.json); if the run ended while it was "
+            "being saved, move it away."
+        )
+    state = folder / "trainer_state.json"
+    return Checkpoint(
+        step=int(folder.name.rpartition("-")[2]),
+        source=str(folder),
+        epoch=_read_json(state).get("epoch") if state.exists() else None,
+        adapter=_read_json(folder / "adapter_config.json") if is_adapter else None,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except ValueError:
+        raise SweepError(
+            f"{path} is not JSON; if the run ended while it was being saved, move {path.parent} away."
+        ) from None
+
+
+def _base_of(adapters: Sequence[Checkpoint]) -> str:
+    """The base model that all adapters name."""
+    bases = {(adapter.adapter or {}).get("base_model_name_or_path") or "" for adapter in adapters}
+    if bases == {""}:
+        raise SweepError(f"{adapters[0].source}/adapter_config.json names no base model; name it with --base.")
+    if len(bases) > 1:
+        raise SweepError(
+            f"the adapters in {Path(adapters[0].source).parent} name {len(bases)} base models "
+            f"({', '.join(sorted(bases))}); name the one they were trained on with --base."
+        )
+    return str(bases.pop())
+
+
+def _check_packages(checkpoints: Sequence[Checkpoint], load_in_4bit: bool) -> None:
+    needed = ["accelerate"]
+    if checkpoints[-1].adapter is not None:
+        needed.append("peft")
+    if load_in_4bit:
+        needed.append("bitsandbytes")
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        raise SweepError(
+            f"{checkpoints[-1].source} cannot be loaded without {' and '.join(missing)}; install the training extra: "
+            "pip install 'neuronxa-callback[train]'."
+        )
+
+
+# ------------------------------------------------------------------------------------------------ models, loaded
+
+
+class Loader:
+    """Models of checkpoints, one at a time; the base of adapters is loaded once where they leave it as it is.
+
+    Args:
+        checkpoints: as `find_checkpoints` returns them.
+        dtype: what the weights are loaded in.
+        load_in_4bit: load them in NF4.
+        device: where they go; a GPU, where there is one, for None.
+
+    Raises:
+        SweepError: the configuration that "auto" asks cannot be loaded.
+        ValueError: an unknown dtype or device.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        dtype: Dtype = "auto",
+        load_in_4bit: bool = False,
+        device: str | None = None,
+    ) -> None:
+        check_choice("dtype", dtype, Dtype)
+        self.device = _device(device)
+        self.load_in_4bit = load_in_4bit
+        self.base = checkpoints[0]
+        # "auto" is settled once: a base may be stored in another dtype than the models trained from it.
+        self.dtype = _stored_dtype(checkpoints) if dtype == "auto" else getattr(torch, dtype)
+        self._loaded: tuple[str, nn.Module] | None = None
+
+    @contextmanager
+    def model(self, checkpoint: Checkpoint) -> Iterator[nn.Module]:
+        """The checkpoint's model, in evaluation mode, until the block ends.
+
+        Raises:
+            SweepError: it cannot be loaded, or its weights are not all there.
+        """
+        if checkpoint.adapter is None:
+            yield self._load(checkpoint)
+            return
+        base = self._load(self.base)
+        modules = dict(base.named_modules(remove_duplicate=False))
+        adapted = _put_adapter_on(base, checkpoint)
+        try:
+            yield adapted
+        finally:
+            adapted.unload()  # type: ignore[operator]
+            # PEFT leaves the trained copies of modules_to_save behind in place of the base's own.
+            for name, module in modules.items():
+                parent, _, child = name.rpartition(".")
+                if child:
+                    setattr(base.get_submodule(parent), child, module)
+            if not leaves_base_alone(checkpoint.adapter):
+                self._loaded = None
+
+    def _load(self, checkpoint: Checkpoint) -> nn.Module:
+        if self._loaded is None or self._loaded[0] != checkpoint.source:
+            self._loaded = None
+            gc.collect()  # there may be no room for two
+            self._loaded = checkpoint.source, self._from_pretrained(checkpoint)
+        return self._loaded[1]
+
+    def _from_pretrained(self, checkpoint: Checkpoint) -> nn.Module:
+        source = checkpoint.source
+        options: dict[str, Any] = {"dtype": self.dtype, "device_map": {"": str(self.device)}}
+        if self.load_in_4bit:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype
+            )
+        with _loading(source, _remedy(checkpoint)):
+            model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        lacking = sorted(told["missing_keys"])
+        if lacking:  # they would be random numbers, and so would the scores
+            raise SweepError(f"{source} lacks {len(lacking)} weights, such as {lacking[0]}; {_remedy(checkpoint)}.")
+        return model.eval()  # type: ignore[no-any-return]
+
+
+def leaves_base_alone(adapter: Mapping[str, Any]) -> bool:
+    """Whether an adapter puts modules into the base and does nothing else to it.
+
+    Some ways to begin a LoRA (PiSSA, OLoRA, CorDA) take the beginning out of the base's weights, trained biases are
+    the base's own, and other methods do as they like.
+    """
+    return (
+        adapter.get("peft_type") == "LORA"
+        and adapter.get("init_lora_weights", True) in (True, False, "gaussian")
+        and adapter.get("bias", "none") == "none"
+        and not any(adapter.get(option) for option in ("layer_replication", "target_parameters"))
+    )
+
+
+def _put_adapter_on(base: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    from peft import PeftModel  # not needed for full models
+
+    remedy = "name the base model that it was trained on with --base"
+    with _loading(checkpoint.source, remedy), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would tear the progress bar
+        # Weights that are not there would be those of an untrained adapter.
+        warnings.filterwarnings("error", r"(?s).*missing adapter keys")
+        return PeftModel.from_pretrained(base, checkpoint.source).eval()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _loading(source: str, remedy: str) -> Iterator[None]:
+    """Make one sentence of whatever foreign files can do to the libraries that read them."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SweepError(f"{source} could not be loaded ({reason[:200].rstrip('.: ')}); {remedy}.") from error
+
+
+def _remedy(checkpoint: Checkpoint) -> str:
+    if checkpoint.step == 0:
+        return "name the folder or the hub name of the base model with --base"
+    return "if the run ended while it was being saved, move it away"
+
+
+def _stored_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
+    """What the configuration of the adapters' base, or of the last full model, says; else float32."""
+    first, last = checkpoints[0], checkpoints[-1]
+    stored = first if last.adapter is not None else last
+    with _loading(stored.source, _remedy(stored)):
+        return AutoConfig.from_pretrained(stored.source).dtype or torch.float32
+
+
+def _device(name: str | None) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ("cuda" if has_gpu else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; use cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError(f"device {name!r} is not on this machine; use cpu.")
+    return device
+
+
+def _load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
+    """One tokenizer for all steps: the last checkpoint's, or the base model's where none was saved with it."""
+    last, first = checkpoints[-1], checkpoints[0]
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    saved = any((Path(last.source) / name).exists() for name in names)
+    if not saved and first.step > 0:
+        raise SweepError(f"{last.source} holds no tokenizer; name the model that it was trained from with --base.")
+    source = last.source if saved else first.source
+    with _loading(f"the tokenizer in {source}", "put the run's tokenizer there, or name another model with --base"):
+        return AutoTokenizer.from_pretrained(source)
+
+
+# --------------------------------------------------------------------------------------------- what is there already
+
+
+def _unjudged(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
+    """The metrics that are asked for and neither scored nor reported missing."""
+    judged = _judged(record or {})
+    return [metric for metric in quality.metrics if metric not in judged]
+
+
+def _judged(record: Mapping[str, Any]) -> list[str]:
+    """The metrics that a line has, or says to be missing, in every direction."""
+    directions = list(record.get("quality", {}).values())
+    done = [
+        {name for name, judgement in direction["metrics"].items() if judgement.get("missing") != NOT_YET}
+        for direction in directions
+    ]
+    return sorted(set.intersection(*done)) if done else []
+
+
+def _check_series(
+    history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, model: nn.Module, tokenizer: Any
+) -> None:
+    """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
+    wanted = {pair.name: _fields(evaluator.signature(pair, model, tokenizer)) for pair in evaluator.pairs}
+    made_by = f"{translation.signature(tokenizer, quality.prompt)}|dtype:{compute_dtype(model)}"
+    translated = {name: _fields(f"data:{pair.fingerprint}|{made_by}") for name, pair in quality.jobs.items()}
+    for record in history.read():
+        differ = _differences("languages", record["languages"], wanted)
+        if quality.metrics and record.get("quality"):
+            differ |= _differences("directions", record["quality"], translated) | _other_models(record, quality)
+        if differ:
+            told = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
+            # Autocast is the Trainer's; no option of ours brings it about.
+            fitting = [OPTION_OF.get(name) for name, (theirs, _) in differ.items() if "autocast" not in theirs]
+            hint = f", or give the same choices ({', '.join(dict.fromkeys(map(str, fitting)))})" if all(fitting) else ""
+            raise SweepError(
+                f"{history.path} was made with other choices than this sweep ({told}), and its curves would mix; "
+                f"move it away{hint if fitting else ''}."
+            )
+
+
+def _fields(signature: str) -> dict[str, str]:
+    return dict(part.partition(":")[::2] for part in signature.split("|"))
+
+
+def _differences(
+    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Mapping[str, str]]
+) -> dict[str, tuple[str, str]]:
+    """The fields of the signatures in which a line is not as wanted -> what it has, and what is wanted."""
+    if written.keys() != wanted.keys():
+        return {what: (" ".join(written), " ".join(wanted))}
+    differ: dict[str, tuple[str, str]] = {}
+    for name, fields in wanted.items():
+        theirs = _fields(written[name]["signature"])
+        differ |= {key: (theirs.get(key, "none"), ours) for key, ours in fields.items() if theirs.get(key) != ours}
+    return differ
+
+
+def _other_models(record: Mapping[str, Any], quality: QualityEvaluator) -> dict[str, tuple[str, str]]:
+    """The COMET metrics that other models have judged."""
+    differ = {}
+    for direction in record["quality"].values():
+        for metric in quality.slow:
+            theirs = _fields(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
+            if theirs not in (None, quality.models[metric]):
+                differ[metric] = (theirs, quality.models[metric])
+    return differ
+
+
+def _translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, str]]:
+    """A line's translations and their signatures, as `QualityEvaluator.translate` returns them; {} without any."""
+    return {
+        name: (
+            Translations(tuple(direction["translations"]), direction["empty"], direction["truncated"]),
+            direction["signature"],
+        )
+        for name, direction in (record or {}).get("quality", {}).items()
+    }
+
+
+def _with_judged(report: QualityReport, record: Mapping[str, Any] | None) -> QualityReport:
+    """The report with what a line has of other metrics, which the report's writing would replace."""
+    if record is None:
+        return report
+    kept = [metric for metric in _judged(record) if metric not in report.metrics]
+    directions = {}
+    for name, direction in report.by_direction.items():
+        scores = {metric: _future_of(record["quality"][name]["metrics"][metric]) for metric in kept}
+        directions[name] = replace(direction, scores=scores | direction.scores)
+    return QualityReport(directions)
+
+
+def _future_of(judgement: Mapping[str, Any]) -> Future[QualityScore]:
+    future: Future[QualityScore] = Future()
+    if "missing" in judgement:
+        future.set_exception(QualityError(judgement["missing"]))
+    else:
+        segments = judgement["segments"]
+        future.set_result(
+            QualityScore(judgement["score"], None if segments is None else tuple(segments), judgement["signature"])
+        )
+    return future
+
+
+# ------------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass
+class _Scoring:
+    """One sweep over the checkpoints."""
+
+    evaluator: NeuronXAEvaluator
+    quality: QualityEvaluator
+    tokenizer: Any
+    loader: Loader
+    history: History
+    curves: Curves
+    _pending: list[PendingQuality] = field(default_factory=list)
+    _warned: set[str] = field(default_factory=set)
+
+    def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
+        """Check, score what has no scores yet, and wait for COMET."""
+        records = {record["step"]: record for record in self.history.read()}
+        todo = [c for c in checkpoints if c.step not in records or _unjudged(records[c.step], self.quality)]
+        # Not the base, which does not show whether the adapters fit it.
+        self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
+        task = progress.add_task("", total=len(todo))
+        for checkpoint in todo:
+            progress.update(task, description=checkpoint.name)
+            self._score(checkpoint, records.get(checkpoint.step))
+            progress.advance(task)
+        if self._pending:
+            progress.update(task, description="waiting for COMET")
+        self._finish()
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Refuse what cannot be measured, or would not fit what is on disk, before anything is written."""
+        with self.loader.model(checkpoint) as model:
+            self.evaluator.check(model, self.tokenizer)
+            self.quality.check(model, self.tokenizer)
+            _check_series(self.history, self.evaluator, self.quality, model, self.tokenizer)
+
+    def _score(self, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> None:
+        """Score a checkpoint and write it, COMET's part later; `record` is what its line has already."""
+        translated = _translations_in(record)
+        if record is None or not translated:
+            try:
+                with self.loader.model(checkpoint) as model:
+                    if record is None:
+                        self._score_alignment(checkpoint, model)
+                    if self.quality.metrics:
+                        translated = self._translate(checkpoint.step, model)
+            except NonFiniteActivationError as error:
+                logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
+        if translated:
+            self._judge(checkpoint.step, record, translated)
+        for pending in list(self._pending):
+            if pending.news():
+                self._write_quality(pending)
+
+    def _finish(self) -> None:
+        """Wait for COMET, and bring the correlations of lines behind those that were filled in up to date."""
+        for pending in list(self._pending):
+            pending.report.wait()
+            self._write_quality(pending)
+        records = self.history.read()
+        for number, record in enumerate(records, start=1):
+            found = {name: asdict(correlation) for name, correlation in correlations(records[:number]).items()}
+            if "quality" in record and json.dumps(found) != json.dumps(record.get("pearson")):
+                self.history.update(record["step"], {"pearson": found})
+
+    def _score_alignment(self, checkpoint: Checkpoint, model: nn.Module) -> None:
+        start = time.perf_counter()
+        report = self.evaluator(model, self.tokenizer)
+        runtime = time.perf_counter() - start
+        self.history.append(record_of(report, checkpoint.step, checkpoint.epoch, runtime))
+        self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
+
+    def _translate(self, step: int, model: nn.Module) -> dict[str, tuple[Translations, str]]:
+        start = time.perf_counter()
+        translated = self.quality.translate(model, self.tokenizer)
+        self.curves.add(step, {"eval_translation_runtime": round(time.perf_counter() - start, 4)})
+        return translated
+
+    def _judge(
+        self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, str]]
+    ) -> None:
+        judge = copy.copy(self.quality)  # with the same COMET process
+        judge.metrics = {name: self.quality.metrics[name] for name in _unjudged(record, self.quality)}
+        fresh = judge.score(translated)
+        if not _translations_in(record):
+            self.curves.add(step, translation_metrics(fresh))
+        report = _with_judged(fresh, record)
+        self._pending.append(PendingQuality(step, None, report, set(report.metrics) - set(fresh.metrics)))
+        self._write_quality(self._pending[-1])  # the translations at once, so that a sweep that goes on has them
+
+    def _write_quality(self, pending: PendingQuality) -> None:
+        news = pending.news()
+        found = self.history.add_quality(pending.step, pending.report)
+        fresh = {name: c.r for name, c in found.items() if name.partition("_")[2] in news}
+        metrics = quality_metrics(pending.report, news) | {f"eval_pearson_{name}": r for name, r in fresh.items()}
+        self.curves.add(pending.step, metrics)
+        self._warn(pending, news)
+        pending.told.update(news)
+        if pending.is_over:
+            self._pending.remove(pending)
+
+    def _warn(self, pending: PendingQuality, metrics: Collection[str]) -> None:
+        """Say what gave no score, each reason once."""
+        for metric in metrics:
+            for error in pending.report.errors(metric):
+                if f"{metric}: {error}" not in self._warned:
+                    logger.warning("NeuronXA: no %s at step %d: %s", metric, pending.step, error)
+                self._warned.add(f"{metric}: {error}")
+
+
+class Curves:
+    """The scores in the run's own TensorBoard folder, where tensorboard is installed.
+
+    Args:
+        output_dir: the Trainer's `output_dir`. The folder is that of its newest events, `runs/neuronxa` without any.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        events = sorted(output_dir.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+        self.folder = events[-1].parent if events else output_dir / "runs" / "neuronxa"
+        self.is_there = find_spec("tensorboard") is not None
+        self.writer: Any = None
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics under the names that the Trainer's own log gives them there."""
+        if not self.is_there or not metrics:
+            return
+        if self.writer is None:  # not before there is something to write: it leaves a file
+            from torch.utils.tensorboard import SummaryWriter  # tensorboard is an extra
+
+            self.writer = SummaryWriter(str(self.folder))
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"eval/{name.removeprefix('eval_')}", value, step)
+        self.writer.flush()  # a sweep that is killed does not come back to this step
+
+    def close(self) -> None:
+        """See everything onto the disk."""
+        if self.writer is not None:
+            self.writer.close()
