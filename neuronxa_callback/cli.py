@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -172,18 +173,26 @@ def check(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Load a COMET model, fetching it if need be, and score two sentences."""
+    from huggingface_hub import snapshot_download
+
     from neuronxa_callback.comet_process import CometWorker, QualityError
 
     console = Console()
+    if not Path(model).exists():
+        with suppress(Exception):  # here for its progress bar; what goes wrong, the worker says in one sentence
+            snapshot_download(model)
     samples = [
         {"src": "The harbour is frozen.", "mt": "Höfnin er frosin.", "ref": "Höfnin er frosin."},
         {"src": "The harbour is frozen.", "mt": "Hesturinn á bók.", "ref": "Höfnin er frosin."},
     ]
-    worker = CometWorker(device)
+    try:
+        worker = CometWorker(device)
+    except ValueError as error:
+        _give_up(console, error)
     try:
         with console.status(f"Loading {model}"):
             score = worker.submit(model, samples).result()
-    except (QualityError, ValueError) as error:
+    except QualityError as error:
         _give_up(console, error)
     finally:
         worker.close()

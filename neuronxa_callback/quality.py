@@ -18,6 +18,7 @@ from neuronxa_callback.comet_environment import CometEnvironmentError
 from neuronxa_callback.comet_process import CometWorker, QualityError, QualityScore, checked
 from neuronxa_callback.encoder import check_choice, compute_dtype
 from neuronxa_callback.pairs import ParallelPairs
+from neuronxa_callback.scores import Method
 from neuronxa_callback.translation import Prompt, Translations
 
 MetricName = Literal["comet", "cometkiwi", "chrf", "bleu"]
@@ -287,7 +288,10 @@ def _name_of(metric: Any) -> str:
             f"the quality metric {metric!r:.60} is none of {', '.join(get_args(MetricName))} and has no method "
             "score(sources, translations, references)."
         )
-    return str(getattr(metric, "name", type(metric).__name__.lower()))
+    name = str(getattr(metric, "name", type(metric).__name__.lower()))
+    if name in (*get_args(MetricName), *get_args(Method)):
+        raise ValueError(f"the name {name!r} of the quality metric {metric!r:.60} is taken; give it another `name`.")
+    return name
 
 
 def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:

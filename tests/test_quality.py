@@ -81,6 +81,11 @@ class Custom:
         return self.answer
 
 
+class Named(Length):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class TestAMetricOfTheUsersOwn:
     def test_a_list_of_segments(self) -> None:
         texts = some_translations(PAIRS)
@@ -142,6 +147,8 @@ def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokeni
         ("rouge", {}, "quality metric 'rouge' is unknown; choose from comet, cometkiwi, chrf, bleu"),
         (["chrf", "chrf"], {}, "the quality metric chrf was given twice"),
         ([object()], {}, "has no method score"),
+        ([Named("comet")], {}, "the name 'comet' of the quality metric .* is taken; give it another `name`"),
+        ([Named("nasca")], {}, "the name 'nasca' of the quality metric .* is taken"),
         ("chrf", {"direction": "there"}, "direction 'there' is unknown"),
         ("chrf", {"prompt": "no field"}, "has no {source}"),
         ("chrf", {"prompt": 3}, "prompt=3 must be a template text or a function"),
