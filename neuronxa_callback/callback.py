@@ -6,10 +6,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from tqdm.auto import tqdm
 from transformers import (
@@ -33,12 +33,14 @@ from neuronxa_callback.quality import (
     COMETKIWI_MODEL,
     Direction,
     Metric,
+    MetricName,
     PendingQuality,
     QualityEvaluator,
     QualityReport,
 )
 from neuronxa_callback.report import summarise
 from neuronxa_callback.scores import Method
+from neuronxa_callback.statistics import Correlation
 from neuronxa_callback.translation import Prompt
 
 logger = logging.getLogger(__name__)
@@ -162,6 +164,7 @@ class NeuronXACallback(TrainerCallback):
         self._end_quality()  # of a run that was interrupted
         trainer = calling_trainer(self)
         self._choose_quality(trainer)
+        self._check_best_metric(args)
         with self._guarded("the check before training failed", let_through=ValueError), trainer.accelerator.autocast():
             self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
             self.quality.check(kwargs["model"], self._tokenizer_of(kwargs))
@@ -200,12 +203,14 @@ class NeuronXACallback(TrainerCallback):
         in_training = _is_training(trainer)
         if in_training and self._scored_step == state.global_step:
             return
-        scores = self._score(args, state, control, kwargs)
+        try:
+            scores = self._score(args, state, control, kwargs)
+        finally:
+            if not in_training:
+                self._end_quality()
         self.missing = tuple(name for name in self._metric_names(self._waits(trainer)) if name not in scores)
         if metrics is not None:
             metrics.update(scores)
-        if not in_training:
-            self._end_quality()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -215,11 +220,11 @@ class NeuronXACallback(TrainerCallback):
         Then wait for COMET, sum up, and end its process.
         """
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
-        if self._scored_step != state.global_step and not replaced:
-            self._score(args, state, control, kwargs)
-        for pending in tqdm(self._pending, "waiting for COMET", disable=args.disable_tqdm or not self._pending):
-            pending.report.wait()
         try:
+            if self._scored_step != state.global_step and not replaced:
+                self._score(args, state, control, kwargs)
+            for pending in tqdm(self._pending, "waiting for COMET", disable=args.disable_tqdm or not self._pending):
+                pending.report.wait()
             self._log_finished(calling_trainer(self), control)
             if self.quality.metrics and state.is_world_process_zero:
                 with self._guarded("the scores could not be summed up"):
@@ -236,7 +241,7 @@ class NeuronXACallback(TrainerCallback):
         self._scored_step = state.global_step
         trainer = calling_trainer(self)
         metrics = self._score_alignment(trainer, control, kwargs)
-        return metrics | self._score_quality(trainer, control, kwargs)
+        return metrics | self._score_quality(trainer, control, kwargs, is_aligned=bool(metrics))
 
     def _score_alignment(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
         args, state = trainer.args, trainer.state
@@ -259,7 +264,9 @@ class NeuronXACallback(TrainerCallback):
                 _show_layers(trainer, report, state.global_step)
         return metrics
 
-    def _score_quality(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
+    def _score_quality(
+        self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any], is_aligned: bool
+    ) -> dict[str, float]:
         """Translate on every process, score on the first; what is not done by now is logged later."""
         args, state = trainer.args, trainer.state
         self._choose_quality(trainer)
@@ -273,6 +280,11 @@ class NeuronXACallback(TrainerCallback):
         metrics: dict[str, float] = {}
         if translated is not None and state.is_world_process_zero:
             report = self.quality.score(translated)
+            if not is_aligned and _is_training(trainer):
+                # A line of its own: an earlier attempt at this step may have left another.
+                nothing = {"step": state.global_step, "epoch": state.epoch, "runtime": None, "score": {}}
+                with self._guarded("the quality scores will be logged but not written to scores.jsonl"):
+                    History(args.output_dir).append(nothing | {"languages": {}})
             pending = PendingQuality(state.global_step, state.epoch, report)
             self._pending.append(pending)
             if self._waits(trainer):
@@ -289,16 +301,31 @@ class NeuronXACallback(TrainerCallback):
         if self._may_download:
             return
         self._may_download = True
+        metrics = self.quality.metrics
         left_out = self.quality.leave_out_downloads()
-        names = _of_first_process(trainer.args, list(self.quality.metrics))  # alike, although caches may differ
-        self.quality.metrics = {name: metric for name, metric in self.quality.metrics.items() if name in names}
+        # The first process's choice: it alone scores, and the others' caches may differ.
+        names = _of_first_process(trainer.args, list(self.quality.metrics))
+        self.quality.metrics = {name: metrics[name] for name in names}
         if left_out and trainer.is_world_process_zero():
             logger.warning("NeuronXA: %s Alignment is logged all the same; quality=() leaves this out.", left_out)
 
+    def _check_best_metric(self, args: TrainingArguments) -> None:
+        """Refuse to choose the best model by a metric that will not be logged."""
+        read = _metric_read(args)
+        if read == "pearson":
+            raise ValueError(
+                f"metric_for_best_model={args.metric_for_best_model!r} is about the run so far and says nothing of how "
+                "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
+            )
+        if read in get_args(MetricName) and read not in self.quality.metrics:
+            raise ValueError(
+                f"metric_for_best_model={args.metric_for_best_model!r} will not be logged; name {read!r} in "
+                "NeuronXACallback(quality=...), and see to it that its environment and its model are there."
+            )
+
     def _waits(self, trainer: Trainer) -> bool:
         """Whether an evaluation must have COMET's scores before it ends."""
-        read = (trainer.args.metric_for_best_model or "").removeprefix("eval_").split("_")[0]
-        return self.wait or not _is_training(trainer) or read in self.quality.slow
+        return self.wait or not _is_training(trainer) or _metric_read(trainer.args) in self.quality.slow
 
     def _log_finished(self, trainer: Trainer, control: TrainerControl) -> None:
         """Log what COMET has finished since the last time, with the step it belongs to."""
@@ -316,8 +343,7 @@ class NeuronXACallback(TrainerCallback):
         if _is_training(trainer):
             with self._guarded("the quality scores were logged but not written to scores.jsonl"):
                 found = History(trainer.args.output_dir).add_quality(pending.step, pending.report)
-                fresh = {name: c.r for name, c in found.items() if name.partition("_")[2] in news}
-                metrics |= {f"eval_pearson_{name}": r for name, r in fresh.items()}
+                metrics |= pearson_metrics(found, metrics)
         if pending.is_over:
             self._pending.remove(pending)
         for name in news:
@@ -345,6 +371,7 @@ class NeuronXACallback(TrainerCallback):
             yield
         except Exception as error:
             if self.on_error == "raise" or isinstance(error, let_through):
+                self._end_quality()
                 raise
             logger.warning(
                 "NeuronXA: %s. %s: %s",
@@ -361,6 +388,8 @@ class NeuronXACallback(TrainerCallback):
         names += [f"eval_{method}_{pair.name}" for method in self.evaluator.methods for pair in self.evaluator.pairs]
         names += [f"eval_{metric}" for metric in metrics]
         names += [f"eval_{metric}_{direction}" for metric in metrics for direction in self.quality.jobs]
+        if metrics:
+            names += ["eval_translation_empty", "eval_translation_truncated", "eval_translation_runtime"]
         return [*names, "eval_neuronxa_runtime"]
 
     def _interval(self, max_steps: int) -> int:
@@ -442,6 +471,16 @@ def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, fl
             metrics[f"eval_{name}"] = mean
         metrics |= {f"eval_{name}_{direction}": score for direction, score in report.system(name).items()}
     return metrics
+
+
+def pearson_metrics(found: Mapping[str, Correlation], scored: Mapping[str, float]) -> dict[str, float]:
+    """`eval_pearson_nasca_comet` and the like, of the quality metrics among those just scored."""
+    return {f"eval_pearson_{name}": c.r for name, c in found.items() if f"eval_{name.partition('_')[2]}" in scored}
+
+
+def _metric_read(args: TrainingArguments) -> str:
+    """The metric that the Trainer chooses its best model by, without prefix and suffix."""
+    return (args.metric_for_best_model or "").removeprefix("eval_").split("_")[0]
 
 
 def _of_first_process(args: TrainingArguments, value: T) -> T:

@@ -87,8 +87,9 @@ def setup(path: Path, base_python: str = sys.executable, tell: Callable[[str], N
     if ready.exists() and ready.read_text() == fingerprint:
         tell(f"{path} is there already.")
         return python
-    if path.exists() and any(path.iterdir()) and not (path / "pyvenv.cfg").exists():
-        raise CometEnvironmentError(f"{path} is not empty and no virtual environment; choose another --path.")
+    in_use = path.is_file() or (path.exists() and any(path.iterdir()))
+    if in_use and not (path / "pyvenv.cfg").exists():
+        raise CometEnvironmentError(f"{path} is in use and no virtual environment; choose another --path.")
     _check_version(base_python)
     ready.unlink(missing_ok=True)
     tell(f"Making a virtual environment in {path}")

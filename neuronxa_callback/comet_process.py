@@ -6,10 +6,12 @@ import json
 import math
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -25,6 +27,8 @@ from neuronxa_callback.comet_environment import CometEnvironmentError
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR")
 LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PMI_", "PMIX_", "OMPI_", "ACCELERATE_", "JSM_", "LSB_")
 
+
+CLOSING_SECONDS = 10
 
 WORKER = Path(__file__).with_name("comet_worker.py")
 
@@ -46,6 +50,10 @@ class QualityScore:
 
 class QualityError(RuntimeError):
     """A metric gave no score; the message says why, and what to do."""
+
+
+class _LateError(QualityError):
+    """COMET did not answer in time."""
 
 
 def checked(score: QualityScore, expected: int) -> QualityScore:
@@ -84,7 +92,7 @@ class CometWorker:
         self.device, self.batch_size, self.timeout, self.idle = device, batch_size, timeout, idle
         self.process: subprocess.Popen[str] | None = None
         self._stderr: Any = None
-        self._requests: queue.Queue[Any] = queue.Queue()
+        self._requests: queue.Queue[Any] | None = None
         self._thread: threading.Thread | None = None
 
     def submit(
@@ -100,8 +108,11 @@ class CometWorker:
         Returns:
             a future of the score, or of a QualityError.
         """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="neuronxa-comet", daemon=True)
+        if self._thread is None or self._requests is None:
+            self._requests = queue.Queue()
+            self._thread = threading.Thread(
+                target=self._work, args=(self._requests,), name="neuronxa-comet", daemon=True
+            )
             self._thread.start()
         future: Future[QualityScore] = Future()
         self._requests.put(({"model": model, "samples": list(samples), "local_only": local_only}, future))
@@ -109,23 +120,28 @@ class CometWorker:
 
     def close(self) -> None:
         """End the process and the thread; requests that are not done fail."""
-        if self._thread is None:
+        thread, requests = self._thread, self._requests
+        self._thread = self._requests = None  # at once: an interruption here must not leave them half ended
+        if thread is None or requests is None:
             return
-        while not self._requests.empty():
-            _, future = self._requests.get()
-            future.set_exception(QualityError("COMET was ended before it came to this."))
-        self._requests.put(None)
-        while self._thread.is_alive():
-            if self.process is not None:
-                _kill(self.process)
-            self._thread.join(0.05)
-        self._thread = None
+        _fail_all(requests, "COMET was ended before it came to this.")
+        requests.put(None)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while thread.is_alive() and time.monotonic() < deadline:
+            process = self.process  # the thread may be done with it by the next line
+            if process is not None:
+                _kill(process)
+            thread.join(0.05)
 
-    def _work(self) -> None:
-        while (item := self._requests.get()) is not None:
+    def _work(self, requests: queue.Queue[Any]) -> None:
+        while (item := requests.get()) is not None:
             request, future = item
             try:
                 future.set_result(self._ask(request))
+            except _LateError as error:
+                # What hung once may hang again, and training may be waiting for all that is left.
+                _fail_all(requests, f"COMET was not asked, after this happened: {error}")
+                future.set_exception(QualityError(str(error)))
             except Exception as error:
                 future.set_exception(error)
         self._end()
@@ -135,9 +151,11 @@ class CometWorker:
         if not late and not line and self._exit_code() == 0:  # it went idle at this very moment
             line, late = self._exchange(json.dumps(request) + "\n")
         if late:
-            raise self._failed(
+            self._end()
+            raise _LateError(
                 f"COMET gave no answer within {self.timeout:g} s and was stopped; raise comet_timeout, give it a GPU "
-                "with comet_device, or score fewer pairs."
+                "with comet_device, score fewer pairs, or, if its model was still on the way from the hub, fetch it "
+                "beforehand with `neuronxa comet check`."
             )
         if not line:
             raise self._failed(f"the COMET process ended with exit code {self._exit_code()} ({self._last_words()}).")
@@ -185,16 +203,22 @@ class CometWorker:
             raise QualityError(str(error)) from None
         options = {"--device": self.device, "--batch-size": self.batch_size, "--idle": self.idle}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _end
-        self.process = subprocess.Popen(
-            [str(python), str(WORKER), *(str(part) for option in options.items() for part in option)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            encoding="utf-8",
-            errors="replace",
-            env=_environment(python, self.device),
-            start_new_session=True,  # Ctrl-C is the training's alone
-        )
+        try:
+            self.process = subprocess.Popen(
+                [str(python), str(WORKER), *(str(part) for option in options.items() for part in option)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                encoding="utf-8",
+                errors="replace",
+                env=_environment(python, self.device),
+                start_new_session=True,  # Ctrl-C is the training's alone; and the whole session can be killed
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise QualityError(
+                f"{python} does not run ({error.strerror}); {comet_environment.VARIABLE} must name a Python."
+            ) from None
         weakref.finalize(self, _kill, self.process)  # at the interpreter's end
         return self.process
 
@@ -228,9 +252,23 @@ class CometWorker:
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
+def _fail_all(requests: queue.Queue[Any], reason: str) -> None:
+    """Fail the requests that are waiting; the sign to end, if it is among them, stays."""
+    with suppress(queue.Empty):
+        while (item := requests.get_nowait()) is not None:
+            item[1].set_exception(QualityError(reason))
+        requests.put(None)
+
+
 def _kill(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
+    """Kill the process and what it has started: the Python may hide behind a script that does not give way to it."""
+    if process.poll() is not None:
+        return
+    if os.name == "nt":
         process.kill()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(python: Path, device: str) -> dict[str, str]:
@@ -240,6 +278,8 @@ def _environment(python: Path, device: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
     }
+    if "WORLD_SIZE" in os.environ:  # torchrun's one thread a process is meant for processes that share the machine
+        kept.pop("OMP_NUM_THREADS", None)
     if python != Path(sys.executable):
         for name in ("PYTHONPATH", "PYTHONHOME"):  # they point at packages for another interpreter
             kept.pop(name, None)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
+import numpy as np
+import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from sacrebleu.metrics import BLEU, CHRF
 from torch import nn
 
@@ -223,19 +228,26 @@ class QualityEvaluator:
         Raises:
             ValueError: which sentence cannot, and why.
         """
+        if not self.metrics:
+            return
         for pair in self.jobs.values():
             translation.check(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
 
     def translate(self, model: nn.Module, tokenizer: Any) -> dict[str, tuple[Translations, str]]:
         """Translate in every direction; the suffix -> the translations and their signature."""
         translated = {}
-        for name, pair in self.jobs.items():
-            made = translation.translate(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
-            fields = (
-                f"pair:{name}|n:{len(pair)}|data:{pair.fingerprint}|{translation.signature(tokenizer, self.prompt)}"
-            )
-            translated[name] = (made, f"{fields}|dtype:{compute_dtype(model)}")
+        with _same_random_state():  # also where a prompt function draws
+            for name, pair in self.jobs.items():
+                languages = pair.source_lang, pair.target_lang
+                made = translation.translate(model, tokenizer, pair.source, *languages, self.prompt)
+                translated[name] = made, self.signature(name, model, tokenizer)
         return translated
+
+    def signature(self, direction: str, model: nn.Module, tokenizer: Any) -> str:
+        """The choices behind a direction's translations."""
+        pair = self.jobs[direction]
+        how = translation.signature(tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+        return f"pair:{direction}|n:{len(pair)}|data:{pair.fingerprint}|{how}|dtype:{compute_dtype(model)}"
 
     def score(self, translated: Mapping[str, tuple[Translations, str]]) -> QualityReport:
         """Judge translations; COMET's scores come later, the others are done."""
@@ -276,7 +288,10 @@ class QualityEvaluator:
 
 def _is_here(model: str) -> bool:
     """Whether a COMET model is on disk, or in the hub's local cache."""
-    return Path(model).exists() or isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
+    try:
+        return Path(model).exists() or isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
+    except HFValidationError:  # a path, but of nothing
+        return False
 
 
 def _name_of(metric: Any) -> str:
@@ -319,10 +334,23 @@ def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[
         one = BLEU(tokenize=TOKENIZER_OF.get(pair.target_lang[:3], "13a"), effective_order=True)
         segments = [one.sentence_score(text, [ref]).score for text, ref in zip(texts, references, strict=True)]
         return QualityScore(system.score, tuple(segments), str(bleu.get_signature()))
-    given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
+    with _same_random_state():
+        given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
     segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
     system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
     return checked(QualityScore(system_score, segments_or_none, f"metric:{name}"), len(texts))
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    """Put back what a user's code draws from the random states that training draws from."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _is_number(given: Any) -> bool:

@@ -98,6 +98,7 @@ def pearson(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation
             lambda x, y, axis: stats.pearsonr(x, y, axis=axis).statistic,
             paired=True,
             n_resamples=RESAMPLES,
+            batch=1000,  # bounds the memory of long runs
             method="percentile",
             rng=np.random.default_rng(SEED),
         ).bootstrap_distribution

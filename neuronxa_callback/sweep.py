@@ -22,12 +22,12 @@ from rich.progress import Progress
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from neuronxa_callback import comet_environment, translation
-from neuronxa_callback.callback import metrics_of, quality_metrics, translation_metrics
-from neuronxa_callback.comet_process import QualityError, QualityScore
-from neuronxa_callback.encoder import NonFiniteActivationError, check_choice, compute_dtype
+from neuronxa_callback import comet_environment
+from neuronxa_callback.callback import metrics_of, pearson_metrics, quality_metrics, translation_metrics
+from neuronxa_callback.comet_process import QualityScore
+from neuronxa_callback.encoder import NonFiniteActivationError, check_choice
 from neuronxa_callback.evaluator import NeuronXAEvaluator
-from neuronxa_callback.history import NOT_YET, History, correlations, record_of
+from neuronxa_callback.history import History, correlations, record_of
 from neuronxa_callback.quality import PendingQuality, QualityEvaluator, QualityReport
 from neuronxa_callback.translation import Translations
 
@@ -374,17 +374,16 @@ def _load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
 
 
 def _unjudged(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
-    """The metrics that are asked for and neither scored nor reported missing."""
+    """The metrics that are asked for and have no score; one that was missing is tried again by a new sweep."""
     judged = _judged(record or {})
     return [metric for metric in quality.metrics if metric not in judged]
 
 
 def _judged(record: Mapping[str, Any]) -> list[str]:
-    """The metrics that a line has, or says to be missing, in every direction."""
+    """The metrics that a line has the score of, in every direction."""
     directions = list(record.get("quality", {}).values())
     done = [
-        {name for name, judgement in direction["metrics"].items() if judgement.get("missing") != NOT_YET}
-        for direction in directions
+        {name for name, judgement in direction["metrics"].items() if "score" in judgement} for direction in directions
     ]
     return sorted(set.intersection(*done)) if done else []
 
@@ -394,8 +393,7 @@ def _check_series(
 ) -> None:
     """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
     wanted = {pair.name: _fields(evaluator.signature(pair, model, tokenizer)) for pair in evaluator.pairs}
-    made_by = f"{translation.signature(tokenizer, quality.prompt)}|dtype:{compute_dtype(model)}"
-    translated = {name: _fields(f"data:{pair.fingerprint}|{made_by}") for name, pair in quality.jobs.items()}
+    translated = {name: _fields(quality.signature(name, model, tokenizer)) for name in quality.jobs}
     for record in history.read():
         differ = _differences("languages", record["languages"], wanted)
         if quality.metrics and record.get("quality"):
@@ -464,13 +462,9 @@ def _with_judged(report: QualityReport, record: Mapping[str, Any] | None) -> Qua
 
 def _future_of(judgement: Mapping[str, Any]) -> Future[QualityScore]:
     future: Future[QualityScore] = Future()
-    if "missing" in judgement:
-        future.set_exception(QualityError(judgement["missing"]))
-    else:
-        segments = judgement["segments"]
-        future.set_result(
-            QualityScore(judgement["score"], None if segments is None else tuple(segments), judgement["signature"])
-        )
+    segments = judgement["segments"]
+    score = judgement["score"], None if segments is None else tuple(segments), judgement["signature"]
+    future.set_result(QualityScore(*score))
     return future
 
 
@@ -569,9 +563,8 @@ class _Scoring:
     def _write_quality(self, pending: PendingQuality) -> None:
         news = pending.news()
         found = self.history.add_quality(pending.step, pending.report)
-        fresh = {name: c.r for name, c in found.items() if name.partition("_")[2] in news}
-        metrics = quality_metrics(pending.report, news) | {f"eval_pearson_{name}": r for name, r in fresh.items()}
-        self.curves.add(pending.step, metrics)
+        metrics = quality_metrics(pending.report, news)
+        self.curves.add(pending.step, metrics | pearson_metrics(found, metrics))
         self._warn(pending, news)
         pending.told.update(news)
         if pending.is_over:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,20 +147,14 @@ def check_template(template: str) -> None:
         raise ValueError(f"the prompt {template!r} has no {{source}}, where the sentence would go; add it.")
 
 
-def signature(tokenizer: Any, prompt: Prompt | None) -> str:
-    """The choices behind translations: the prompt (a short name, or the hash of its text) and how they were decoded."""
-    if prompt is None:
-        name = "chat" if _has_chat_template(tokenizer) else "plain"
-    else:
-        name = hashlib.sha256((prompt if isinstance(prompt, str) else _source_code(prompt)).encode()).hexdigest()[:8]
-    return f"prompt:{name}|decode:greedy|limit:{LENGTH_RATIO}x+{EXTRA_TOKENS}"
-
-
-def _source_code(prompt: Callable[..., Any]) -> str:
-    try:
-        return inspect.getsource(prompt)
-    except (OSError, TypeError):  # made in an interactive session, or an object with __call__
-        return getattr(prompt, "__qualname__", type(prompt).__qualname__)
+def signature(
+    tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
+) -> str:
+    """The choices behind translations: the prompts, by kind and by the hash of their tokens, and how they end."""
+    kind = "own" if prompt is not None else "chat" if _has_chat_template(tokenizer) else "plain"
+    prompts = json.dumps(prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
+    digest = hashlib.sha256(prompts.encode()).hexdigest()[:8]
+    return f"prompt:{kind}-{digest}|decode:greedy|limit:{LENGTH_RATIO}x+{EXTRA_TOKENS}"
 
 
 def _has_chat_template(tokenizer: Any) -> bool:
@@ -185,7 +179,7 @@ def _prompt_ids(tokenizer: Any, source: str, source_lang: str, target_lang: str,
     else:
         filled = PLAIN_PROMPT.format(**fields)
     if isinstance(filled, str):
-        return _without_end(tokenizer, list(tokenizer(filled, verbose=False)["input_ids"]))
+        return _without_extras(tokenizer, list(tokenizer(filled, verbose=False)["input_ids"]))
     if not isinstance(filled, list):
         raise ValueError(
             f"the prompt function returned {filled!r:.60} for {source[:60]!r}; return a text or a list of messages."
@@ -195,9 +189,15 @@ def _prompt_ids(tokenizer: Any, source: str, source_lang: str, target_lang: str,
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _without_end(tokenizer: Any, token_ids: list[int]) -> list[int]:
-    """The prompt without an end-of-sequence token that the tokenizer may have added: the sequence is to go on."""
-    return token_ids[:-1] if token_ids[-1:] == [tokenizer.eos_token_id] else token_ids
+def _without_extras(tokenizer: Any, token_ids: list[int]) -> list[int]:
+    """The prompt without what the tokenizer puts around it too much.
+
+    An end-of-sequence token: the sequence is to go on. A second BOS: a text from a chat template has one already.
+    """
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if begin is not None and token_ids[:2] == [begin, begin]:
+        token_ids = token_ids[1:]
+    return token_ids[:-1] if token_ids[-1:] == [end] else token_ids
 
 
 def _limits(model: nn.Module, tokenizer: Any, sentences: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:

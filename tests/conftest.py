@@ -134,6 +134,16 @@ def all_threads_for_the_real_model(request: pytest.FixtureRequest) -> Iterator[N
 
 
 @pytest.fixture(autouse=True)
+def no_mixed_precision_left_behind() -> Iterator[None]:
+    """A Trainer of transformers 4.57 in bf16 leaves a variable behind that makes the next one run in bf16 too."""
+    before = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    yield
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    if before is not None:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = before
+
+
+@pytest.fixture(autouse=True)
 def no_environment_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A user's own COMET environment must not change what the tests see."""
     monkeypatch.delenv(comet_environment.VARIABLE, raising=False)

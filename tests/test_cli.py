@@ -57,4 +57,4 @@ class TestSetup:
         (tmp_path / "thesis.tex").write_text("")
         code, output = run("comet", "setup", "--path", str(tmp_path))
         assert code == 1
-        assert "is not empty and no virtual environment; choose another --path" in output
+        assert "is in use and no virtual environment; choose another --path" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -162,6 +163,35 @@ class TestFailures:
             worker.submit("x", SAMPLES).result()
         worker.close()
 
+    def test_a_python_that_does_not_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = tmp_path / "python"
+        program.write_text("no program")
+        program.chmod(0o755)
+        monkeypatch.setenv(comet_environment.VARIABLE, str(program))
+        worker = CometWorker()
+        with pytest.raises(QualityError, match=r"does not run \(Exec format error\); NEURONXA_COMET_PYTHON must name"):
+            worker.submit("x", SAMPLES).result()
+        worker.close()
+
+    def test_hung_behind_a_script_that_stays(self, interpreter: Interpreter, tmp_path: Path) -> None:
+        """As `conda run` does: the script's child is the one that hangs, and holds the output open."""
+        interpreter(f"sleep 600 &\necho $! > {tmp_path}/pid\nwait")
+        worker = CometWorker(timeout=0.5)
+        with pytest.raises(QualityError, match=r"no answer within 0.5 s"):
+            worker.submit("x", SAMPLES).result(timeout=10)
+        assert gone_within(2, int((tmp_path / "pid").read_text()))
+        worker.close()
+
+    def test_what_waits_behind_a_hung_request_fails_with_it(self, interpreter: Interpreter) -> None:
+        """Training may wait for all of them, and each would take the whole limit."""
+        interpreter("exec sleep 600")
+        worker = CometWorker(timeout=1)
+        futures = [worker.submit("x", SAMPLES) for _ in range(20)]
+        errors = [str(future.exception(timeout=10)) for future in futures]
+        assert errors[0].startswith("COMET gave no answer within 1 s")
+        assert all(error.startswith("COMET was not asked, after this happened") for error in errors[1:])
+        worker.close()
+
     def test_hung(self, interpreter: Interpreter, tmp_path: Path) -> None:
         interpreter(f"echo $$ > {tmp_path}/pid\nexec sleep 600")
         worker = CometWorker(timeout=0.5)
@@ -226,6 +256,26 @@ class TestEnds:
         for future in futures:
             assert isinstance(future.exception(timeout=0), QualityError)
         assert not [thread for thread in threading.enumerate() if thread.name == "neuronxa-comet"]
+
+    def test_interrupted_while_it_is_closed(self, with_comet: None, comet_models: Path, monkeypatch: Any) -> None:
+        """Ctrl-C in the middle of close: what is asked afterwards is still answered."""
+        worker = CometWorker()
+        score = worker.submit(str(comet_models / "comet"), SAMPLES).result()
+        thread = worker._thread
+        assert thread is not None
+
+        def interrupted(timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.close()
+        worker.close()
+        assert worker.submit(str(comet_models / "comet"), SAMPLES).result(timeout=60) == score
+        worker.close()
+
+    def test_it_can_be_copied_before_it_is_used(self) -> None:
+        assert copy.deepcopy(CometWorker(batch_size=3)).batch_size == 3
 
     def test_when_idle_and_starts_again(self, with_comet: None, comet_models: Path) -> None:
         worker = CometWorker(idle=0.2)

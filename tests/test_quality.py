@@ -14,6 +14,7 @@ from neuronxa_callback import ParallelPairs, comet_environment, quality
 from neuronxa_callback.comet_process import QualityScore
 from neuronxa_callback.quality import QualityEvaluator
 from neuronxa_callback.translation import Translations, translate
+from tests.conftest import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=6)
@@ -126,7 +127,7 @@ def test_directions(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     assert report.mean("chrf") == pytest.approx(sum(report.system("chrf").values()) / 4)
     assert list(QualityEvaluator("chrf", [PAIRS], "target->source").jobs) == [back]
     signature = translated[back][1]
-    assert signature.startswith(f"pair:{back}|n:6|data:{evaluator.jobs[back].fingerprint}|prompt:plain|decode:greedy")
+    assert signature.startswith(f"pair:{back}|n:6|data:{evaluator.jobs[back].fingerprint}|prompt:plain-")
 
 
 def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -138,7 +139,7 @@ def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokeni
 
     evaluator = QualityEvaluator(["chrf", "bleu", Length()], [PAIRS], prompt=prompt)
     evaluator.score(evaluator.translate(llama, tokenizer))
-    assert len(calls) == 6
+    assert len(calls) == 2 * 6  # once to translate, once to sign
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,20 @@ class TestWhatTheDefaultLeavesOut:
         assert list(evaluator.metrics) == ["comet", "cometkiwi"]
 
 
+def test_a_model_path_of_nothing_is_left_out_by_the_default(with_comet: None, comet_models: Path) -> None:
+    models: dict[str, Any] = {"comet_model": "/gone/a/b.ckpt", "cometkiwi_model": str(comet_models / "cometkiwi")}
+    evaluator = QualityEvaluator(("comet", "cometkiwi"), [PAIRS], **models)
+    assert "COMET will not be logged" in str(evaluator.leave_out_downloads())
+    assert list(evaluator.metrics) == ["cometkiwi"]
+
+
+def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_llama(max_position_embeddings=20)
+    QualityEvaluator((), [PAIRS]).check(model, tokenizer)
+    with pytest.raises(ValueError, match="of a context of 20"):
+        QualityEvaluator("chrf", [PAIRS]).check(model, tokenizer)
+
+
 class TestTheInterpreter:
     def test_the_named_one_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(comet_environment.VARIABLE, sys.executable)
@@ -239,8 +254,13 @@ class TestSetup:
 
     def test_a_folder_with_something_else_in_it(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("")
-        with pytest.raises(comet_environment.CometEnvironmentError, match="is not empty and no virtual environment"):
+        with pytest.raises(comet_environment.CometEnvironmentError, match="is in use and no virtual environment"):
             comet_environment.setup(tmp_path)
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(comet_environment.CometEnvironmentError, match="is in use and no virtual environment"):
+            comet_environment.setup(tmp_path / "file")
 
     def test_a_python_that_does_not_fit(self, tmp_path: Path) -> None:
         program = tmp_path / "python"

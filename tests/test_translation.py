@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,18 +170,34 @@ class TestPrompts:
             translation.check(model, tokenizer, ICELANDIC.source, *PAIR)
 
     def test_signatures_tell_prompts_apart(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        chat = make_tokenizer()
-        chat.chat_template = CHAT_TEMPLATE
+        """By what the model is given, and so also closures and chat templates."""
+
+        def ending_in(sign: str) -> Any:
+            return lambda source, source_lang, target_lang: source + sign
+
+        chat, other_chat = make_tokenizer(), make_tokenizer()
+        chat.chat_template, other_chat.chat_template = CHAT_TEMPLATE, CHAT_TEMPLATE.replace("[", "<")
         signatures = [
-            translation.signature(tokenizer, None),
-            translation.signature(chat, None),
-            translation.signature(tokenizer, "{source}="),
-            translation.signature(tokenizer, "{source}>"),
-            translation.signature(tokenizer, lambda source, *_: source),
+            translation.signature(*given)
+            for given in (
+                (tokenizer, ICELANDIC.source, *PAIR),
+                (tokenizer, ICELANDIC.source, "eng_Latn", "fra_Latn"),
+                (chat, ICELANDIC.source, *PAIR),
+                (other_chat, ICELANDIC.source, *PAIR),
+                (tokenizer, ICELANDIC.source, *PAIR, "{source}="),
+                (tokenizer, ICELANDIC.source, *PAIR, ending_in(">")),
+                (tokenizer, ICELANDIC.source, *PAIR, ending_in(":")),
+            )
         ]
-        assert signatures[0] == "prompt:plain|decode:greedy|limit:4x+16"
-        assert signatures[1] == "prompt:chat|decode:greedy|limit:4x+16"
-        assert len(set(signatures)) == 5
+        assert len(set(signatures)) == 7
+        assert re.fullmatch(r"prompt:plain-[0-9a-f]{8}\|decode:greedy\|limit:4x\+16", signatures[0])
+        assert signatures[2].startswith("prompt:chat-")
+        assert signatures[4].startswith("prompt:own-")
+        same = translation.signature(tokenizer, ICELANDIC.source, *PAIR, lambda source, *_: f"{source}=")
+        assert same == signatures[4]
+
+    def test_a_text_that_begins_with_bos_gets_no_second_one(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        assert self.texts(tokenizer, "<s>{source}:") == "<s>A {curly} fox.:"
 
 
 class TestNothingIsChanged:

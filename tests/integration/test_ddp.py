@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 import torch
 from neuronxa_callback import NeuronXACallback
 from tests.integration.test_trainer import ICELANDIC, sft
 
-output_dir, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
+output_dir, watched = Path(sys.argv[1]), sys.argv[2] != "bare"
 quality = {"quality": ("comet", "chrf"), "comet_model": sys.argv[3]}
+if sys.argv[2] == "default":  # the first process alone has COMET, as on the first of several machines
+    quality = {"comet_model": sys.argv[3] if os.environ["RANK"] == "0" else "gone"}
 callback = NeuronXACallback(ICELANDIC, eval_steps=3, **quality)
 callbacks = [callback] if watched else []
 trainer = sft(output_dir, callbacks, report_to="tensorboard", use_cpu=True)
@@ -69,3 +72,10 @@ def test_processes_agree_one_writes_and_the_weights_are_unchanged(
     for rank in (0, 1):
         expected, got = (torch.load(folder / f"weights-{rank}.pt") for folder in (bare, watched))
         assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_processes_with_other_comet_models_at_hand_do_not_wait_for_each_other(
+    tmp_path: Path, comet_models: Path, with_comet: None
+) -> None:
+    output_dir = run(tmp_path, "default", comet_models / "comet")
+    assert [step for step, _ in ast.literal_eval((output_dir / "comet-0.txt").read_text())] == [0, 3, 6]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -13,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
@@ -23,7 +27,7 @@ from trl import SFTTrainer
 from neuronxa_callback import NeuronXACallback, ParallelPairs, comet_environment
 from neuronxa_callback.comet_process import QualityError
 from neuronxa_callback.history import History
-from neuronxa_callback.quality import COMET_MODEL, COMETKIWI_MODEL
+from neuronxa_callback.quality import COMET_MODEL, COMETKIWI_MODEL, QualityReport
 from neuronxa_callback.statistics import pearson
 from neuronxa_callback.translation import translate
 from tests.conftest import make_tokenizer, tiny_llama
@@ -65,7 +69,10 @@ def entries(trainer: SFTTrainer, key: str) -> dict[int, float]:
 
 
 def no_comet_is_left() -> bool:
-    return not [thread for thread in threading.enumerate() if thread.name == "neuronxa-comet"]
+    """Neither a thread nor a process."""
+    threads = [thread for thread in threading.enumerate() if thread.name == "neuronxa-comet"]
+    children = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    return not threads and not any("comet_worker.py" in argument for child in children for argument in child.cmdline())
 
 
 class TestA4bitRun:
@@ -181,10 +188,21 @@ class TestWaiting:
         self, comet_models: Path, with_comet: None, tmp_path: Path
     ) -> None:
         callback = NeuronXACallback(FRENCH, quality="comet", wait=True, **tiny_comet(comet_models))
-        trainer = sft(tmp_path, [callback], **EVALUATING)
+        reader = Reader()
+        trainer = sft(tmp_path, [callback, reader], **EVALUATING)
         trainer.train()
+        assert reader.seen == [entries(trainer, "eval_comet")[step] for step in (2, 4, 6)]
         steps = [entry["step"] for entry in trainer.state.log_history]
         assert steps == sorted(steps)
+
+    def test_a_best_metric_that_will_not_be_logged_is_refused_before_training(self, tmp_path: Path) -> None:
+        refused: list[tuple[str, Any]] = [("eval_comet", "auto"), ("chrf", "bleu"), ("eval_pearson_nasca_chrf", "chrf")]
+        for metric, quality in refused:
+            settings = {"metric_for_best_model": metric, "load_best_model_at_end": True} | EVALUATING
+            trainer = sft(tmp_path, [NeuronXACallback(FRENCH, quality=quality)], **settings)
+            with pytest.raises(ValueError, match=f"metric_for_best_model='{metric}'"):
+                trainer.train()
+            assert trainer.state.global_step == 0
 
     def test_an_evaluation_outside_training_waits_and_leaves_nothing(
         self, comet_models: Path, with_comet: None, tmp_path: Path
@@ -202,6 +220,16 @@ class TestWaiting:
         trainer.train()
         assert trainer.state.global_step == 6
         assert scored_steps(trainer) == [0, 2, 4, 6]
+
+
+class Reader(TrainerCallback):
+    """Reads the metrics as EarlyStoppingCallback does."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.seen.append(metrics["eval_comet"])
 
 
 class TestFaults:
@@ -273,8 +301,10 @@ class TestFaults:
             assert reason in metrics["comet"]["missing"]
             assert metrics["chrf"]["score"] == record["quality_score"]["chrf"]
         told = [record.message for record in caplog.records if reason in record.message]
-        assert len(told) == 1  # the same reason three times is told once
         assert told[0].startswith("NeuronXA: no comet at step 0: ")
+        reasons = [message.partition("no comet at step ")[2][3:] for message in told]
+        assert len(set(reasons)) == len(reasons)  # the same reason three times is told once
+        assert len(told) == 1 or "was not asked" in told[1]
         assert no_comet_is_left()
 
     def test_raised_if_wanted(self, with_comet: None, tmp_path: Path) -> None:
@@ -302,6 +332,43 @@ class TestFaults:
         with pytest.raises(ValueError, match="the prompt function returned None"):
             trainer.train()
         assert trainer.state.global_step == 0
+
+    def test_an_alignment_that_fails_leaves_quality_a_line_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="chrf")
+        monkeypatch.setattr(callback.evaluator, "methods", ("broken",))
+        trainer = sft(tmp_path, [callback])
+        trainer.train()
+        records = History(tmp_path).read()
+        assert [record["step"] for record in records] == [0, 3, 6]
+        assert all(record["score"] == {} and record["quality_score"].keys() == {"chrf"} for record in records)
+        assert list(entries(trainer, "eval_chrf")) == [0, 3, 6]
+
+    def test_nothing_is_left_when_an_error_ends_the_run(
+        self, comet_models: Path, with_comet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="comet", on_error="raise", **tiny_comet(comet_models))
+
+        class Break(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                callback.evaluator.methods = ("broken",)  # type: ignore[assignment]
+
+        with pytest.raises(KeyError, match="broken"):
+            sft(tmp_path, [callback, Break()]).train()
+        assert no_comet_is_left()
+
+    def test_nothing_is_left_when_the_wait_at_the_end_is_interrupted(
+        self, comet_models: Path, with_comet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(report: QualityReport) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(QualityReport, "wait", interrupted)
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="comet", **tiny_comet(comet_models))
+        with pytest.raises(KeyboardInterrupt):
+            sft(tmp_path, [callback]).train()
+        assert no_comet_is_left()
 
     def test_a_run_after_an_interrupted_one(self, comet_models: Path, with_comet: None, tmp_path: Path) -> None:
         callback = NeuronXACallback(FRENCH, eval_steps=2, quality="comet", **tiny_comet(comet_models))
@@ -331,6 +398,25 @@ class Letters:
 
     def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> list[int]:
         return [len(text) for text in translations]
+
+
+class Drawing(Letters):
+    """A metric that draws from every random state there is."""
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> list[int]:
+        torch.rand(7), random.random(), np.random.rand()
+        return super().score(sources, translations, references)
+
+
+def test_a_metric_that_draws_random_numbers_does_not_change_training(base: Path, tmp_path: Path) -> None:
+    without = lora_run(base, tmp_path / "without", [])
+    watched = lora_run(base, tmp_path / "with", [NeuronXACallback(FRENCH, eval_steps=2, quality=Drawing())])
+    expected, got = (get_peft_model_state_dict(trainer.model) for trainer in (without, watched))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_the_callback_can_be_copied() -> None:
+    assert copy.deepcopy(NeuronXACallback(FRENCH, quality=("comet", "chrf"))).quality.slow == ["comet"]
 
 
 def test_a_metric_of_ones_own_and_several_languages(tmp_path: Path) -> None:
