@@ -345,7 +345,9 @@ def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[
 def _same_random_state() -> Iterator[None]:
     """Put back what a user's code draws from the random states that training draws from."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    # The GPU in use alone: to ask another for its state would take memory there.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:
