@@ -286,10 +286,11 @@ class NeuronXACallback(TrainerCallback):
                 with self._guarded("the quality scores will be logged but not written to scores.jsonl"):
                     History(args.output_dir).append(nothing | {"languages": {}})
             pending = PendingQuality(state.global_step, state.epoch, report)
-            self._pending.append(pending)
             if self._waits(trainer):
                 report.wait()
+            self._log_finished(trainer, control)  # what belongs to earlier steps comes first
             metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
+            self._pending.append(pending)
             metrics |= self._finished(trainer, pending)
         metrics = _of_first_process(args, metrics)
         if metrics:
@@ -330,14 +331,19 @@ class NeuronXACallback(TrainerCallback):
     def _log_finished(self, trainer: Trainer, control: TrainerControl) -> None:
         """Log what COMET has finished since the last time, with the step it belongs to."""
         for pending in list(self._pending):
-            if pending.news():
+            if self._news(pending):
                 metrics = self._finished(trainer, pending)
                 if metrics:
                     log_metrics(trainer, control, metrics, pending.step, pending.epoch)
 
+    def _news(self, pending: PendingQuality) -> list[str]:
+        """Finished metrics that were not told; COMET's in the order of the steps, as curves and correlations need."""
+        is_next = pending is self._pending[0]
+        return [name for name in pending.news() if is_next or name not in self.quality.slow]
+
     def _finished(self, trainer: Trainer, pending: PendingQuality) -> dict[str, float]:
         """The metrics that are done by now and were not told before; in a run, scores.jsonl gets them here."""
-        news = pending.news()
+        news = self._news(pending)
         pending.told.update(news)
         metrics = quality_metrics(pending.report, news)
         if _is_training(trainer):
