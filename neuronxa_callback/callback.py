@@ -331,19 +331,14 @@ class NeuronXACallback(TrainerCallback):
     def _log_finished(self, trainer: Trainer, control: TrainerControl) -> None:
         """Log what COMET has finished since the last time, with the step it belongs to."""
         for pending in list(self._pending):
-            if self._news(pending):
+            if self.quality.news(pending, self._pending):
                 metrics = self._finished(trainer, pending)
                 if metrics:
                     log_metrics(trainer, control, metrics, pending.step, pending.epoch)
 
-    def _news(self, pending: PendingQuality) -> list[str]:
-        """Finished metrics that were not told; COMET's in the order of the steps, as curves and correlations need."""
-        is_next = pending is self._pending[0]
-        return [name for name in pending.news() if is_next or name not in self.quality.slow]
-
     def _finished(self, trainer: Trainer, pending: PendingQuality) -> dict[str, float]:
         """The metrics that are done by now and were not told before; in a run, scores.jsonl gets them here."""
-        news = self._news(pending)
+        news = self.quality.news(pending, self._pending)
         pending.told.update(news)
         metrics = quality_metrics(pending.report, news)
         if _is_training(trainer):

@@ -275,6 +275,15 @@ class QualityEvaluator:
             future.set_exception(error)
         return future
 
+    def news(self, pending: PendingQuality, waiting: Sequence[PendingQuality]) -> list[str]:
+        """Finished metrics of an evaluation that were not passed on.
+
+        COMET's come in the order of `waiting`, which holds the evaluations in step order: curves and correlations
+        over the run need an earlier step's first.
+        """
+        is_next = pending is waiting[0]
+        return [name for name in pending.news() if is_next or name not in self.slow]
+
     def close(self) -> None:
         """End COMET's process."""
         self.worker.close()
@@ -324,21 +333,24 @@ def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[
     """The score of a metric that runs in this process."""
     references = list(pair.target)
     if metric == "chrf":
-        chrf = CHRF()
-        system = chrf.corpus_score(list(texts), [references])
-        segments = [chrf.sentence_score(text, [ref]).score for text, ref in zip(texts, references, strict=True)]
-        return QualityScore(system.score, tuple(segments), str(chrf.get_signature()))
+        return _with_sacrebleu(CHRF(), CHRF(), texts, references)
     if metric == "bleu":
-        bleu = BLEU(tokenize=TOKENIZER_OF.get(pair.target_lang[:3], "13a"))
-        system = bleu.corpus_score(list(texts), [references])
-        one = BLEU(tokenize=TOKENIZER_OF.get(pair.target_lang[:3], "13a"), effective_order=True)
-        segments = [one.sentence_score(text, [ref]).score for text, ref in zip(texts, references, strict=True)]
-        return QualityScore(system.score, tuple(segments), str(bleu.get_signature()))
+        tokenize = TOKENIZER_OF.get(pair.target_lang[:3], "13a")
+        # A sentence may be too short for the longest n-grams, which then must not count.
+        sentence = BLEU(tokenize=tokenize, effective_order=True)
+        return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
     with _same_random_state():
         given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
     segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
     system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
     return checked(QualityScore(system_score, segments_or_none, f"metric:{name}"), len(texts))
+
+
+def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references: Sequence[str]) -> QualityScore:
+    """The system score and signature of one sacrebleu metric, and the segments of another."""
+    system = corpus.corpus_score(list(texts), [list(references)])
+    segments = tuple(sentence.sentence_score(t, [r]).score for t, r in zip(texts, references, strict=True))
+    return QualityScore(system.score, segments, str(corpus.get_signature()))
 
 
 @contextmanager

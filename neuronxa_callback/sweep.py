@@ -521,7 +521,7 @@ class _Scoring:
         if translated:
             self._judge(checkpoint.step, record, translated)
         for pending in list(self._pending):
-            if pending.news():
+            if self.quality.news(pending, self._pending):
                 self._write_quality(pending)
 
     def _finish(self) -> None:
@@ -561,7 +561,7 @@ class _Scoring:
         self._write_quality(self._pending[-1])  # the translations at once, so that a sweep that goes on has them
 
     def _write_quality(self, pending: PendingQuality) -> None:
-        news = pending.news()
+        news = self.quality.news(pending, self._pending)
         found = self.history.add_quality(pending.step, pending.report)
         metrics = quality_metrics(pending.report, news)
         self.curves.add(pending.step, metrics | pearson_metrics(found, metrics))
