@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from types import FrameType
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType, MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
 from tqdm.auto import tqdm
@@ -27,7 +30,9 @@ from neuronxa_callback import plots
 from neuronxa_callback.comet_process import QualityError
 from neuronxa_callback.encoder import TokenPooling
 from neuronxa_callback.evaluator import DEFAULT_PAIRS, AlignmentReport, NeuronXAEvaluator, PairsLike
-from neuronxa_callback.history import History, record_of
+from neuronxa_callback.history import History, awaited, other_choices, record_of, take_up, translations_in
+from neuronxa_callback.overhead import Overhead
+from neuronxa_callback.overlap import search, texts_of
 from neuronxa_callback.quality import (
     COMET_MODEL,
     COMETKIWI_MODEL,
@@ -38,9 +43,10 @@ from neuronxa_callback.quality import (
     QualityEvaluator,
     QualityReport,
 )
-from neuronxa_callback.report import summarise
+from neuronxa_callback.report import summarise, tell_stop
 from neuronxa_callback.scores import Method
 from neuronxa_callback.statistics import Correlation
+from neuronxa_callback.stopping import StoppingRule, Verdict
 from neuronxa_callback.translation import Prompt
 
 logger = logging.getLogger(__name__)
@@ -95,6 +101,22 @@ class NeuronXACallback(TrainerCallback):
         comet_timeout: seconds that COMET may take for one language pair with one model.
         wait: have training wait for COMET at every evaluation. It waits anyway where `metric_for_best_model` is one of
             COMET's, and in an `evaluate()` outside training.
+        early_stopping_patience: evaluations without an improvement after which training stops. An evaluation improves
+            where its paired permutation test over the held-out pairs, against the last one that improved, is
+            significant. 5 is what docs/stopping.md finds; below it noise alone stops a run. Default: never stop.
+        early_stopping_metric: a logged key without "eval_": an alignment score ("nasca", the default,
+            "nasca_eng_Latn-isl_Latn"), or another ("comet", "loss"), which improves by any rise (a loss by a fall).
+        significance: of that test.
+        min_delta: where given, an improvement is a rise above this, and no test is made.
+        warmup_evals: evaluations after the first that do not count towards the patience.
+        floor: FLORES-200 code -> how far the alignment of this watched language may fall below its start; a fall that
+            is significantly larger (p < 0.05) means that it is being forgotten.
+        on_floor: "stop" ends training then, "warn" says so and goes on.
+        train_texts: what is trained on, as it was before it was tokenised (a data set, one of its columns, a list of
+            texts): it is searched for the held-out sentences before training, `OUTPUT_DIR/neuronxa/overlap.json` says
+            what was found, and a warning if anything was. See `overlap.drop`.
+        max_overhead: the share of the run's time that evaluations may take before a warning says so, with how much
+            rarer they would have to be; 1 never warns.
         on_error: "warn" logs an evaluation that failed and goes on training; "raise" ends the run with the error.
 
     Raises:
@@ -121,13 +143,36 @@ class NeuronXACallback(TrainerCallback):
         comet_batch_size: int = 8,
         comet_timeout: float = 1200,
         wait: bool = False,
+        early_stopping_patience: int | None = None,
+        early_stopping_metric: str | None = None,
+        significance: float = 0.2,
+        min_delta: float | None = None,
+        warmup_evals: int = 0,
+        floor: Mapping[str, float] | None = None,
+        on_floor: Literal["stop", "warn"] = "stop",
+        train_texts: Iterable[Any] | None = None,
+        max_overhead: float = 0.1,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         if not _is_interval(eval_steps):
             raise ValueError(f"eval_steps={eval_steps!r} must be a whole number of steps, or below 1 a share of all.")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r} is unknown; choose warn or raise.")
+        if on_floor not in ("stop", "warn"):
+            raise ValueError(f"on_floor={on_floor!r} is unknown; choose stop or warn.")
+        if not 0 < max_overhead <= 1:
+            raise ValueError(f"max_overhead={max_overhead!r} must be a share of the run such as 0.1; 1 never warns.")
         self.evaluator = NeuronXAEvaluator(pairs, methods, token_pooling, token_budget)
+        self.stopping = StoppingRule(
+            early_stopping_patience,
+            (early_stopping_metric or self.evaluator.methods[0]).removeprefix("eval_"),
+            significance,
+            min_delta,
+            warmup_evals,
+            floor,
+            on_floor == "stop",
+        )
+        self._check_floor()
         self.quality = QualityEvaluator(
             ("comet", "cometkiwi") if quality == "auto" else quality,  # type: ignore[arg-type]
             self.evaluator.pairs,
@@ -142,11 +187,15 @@ class NeuronXACallback(TrainerCallback):
         self.eval_steps = eval_steps
         self.tokenizer = tokenizer
         self.wait = wait
+        self.train_texts = train_texts
+        self.max_overhead = max_overhead
         self.on_error = on_error
         self._may_download = quality != "auto"
         self._pending: list[PendingQuality] = []  # evaluations that COMET has not scored to the end, in step order
         self._warned: set[str] = set()
         self._scored_step: int | None = None  # the last step of this training run that was scored, or tried to be
+        self._overhead = Overhead(max_overhead)
+        self._begins_series = True  # whether this training run's first score is the first of its curves
         self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
 
     # ------------------------------------------------------------------------------------------ Trainer events
@@ -161,22 +210,40 @@ class NeuronXACallback(TrainerCallback):
         """Refuse what cannot be measured before training starts."""
         self._move_to_front()
         self._scored_step = None
+        self._overhead = Overhead(self.max_overhead)
         self._end_quality()  # of a run that was interrupted
         trainer = calling_trainer(self)
+        if sum(isinstance(callback, NeuronXACallback) for callback in trainer.callback_handler.callbacks) > 1:
+            raise ValueError(
+                "the Trainer has several NeuronXACallbacks, whose scores would share their names; give one of them all "
+                "the pairs (a list), methods and metrics."
+            )
         self._choose_quality(trainer)
         self._check_best_metric(args)
+        self._check_stopping_metric(args)
         with self._guarded("the check before training failed", let_through=ValueError), trainer.accelerator.autocast():
             self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
             self.quality.check(kwargs["model"], self._tokenizer_of(kwargs))
-        if state.is_world_process_zero and state.global_step == 0:
-            with self._guarded("an earlier run's scores could not be put aside"):
-                History(args.output_dir).begin()
+        if state.is_world_process_zero and self.train_texts is not None:
+            with self._guarded(
+                "the training text could not be searched for held-out sentences", let_through=ValueError
+            ):
+                self._search_train_texts(args)
+        self._begins_series = state.global_step == 0
+        if state.is_world_process_zero:
+            with self._guarded("an earlier run's scores could not be put aside or gone on from"):
+                self._begins_series = self._find_series(trainer, kwargs["model"], self._tokenizer_of(kwargs))
+        self._begins_series = _of_first_process(args, self._begins_series)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Score at step 0, when every tracker has begun its run and an `eval_on_start` evaluation has passed."""
-        if state.global_step == 0 and self._scored_step is None:
+        """Score at the start, when every tracker has begun its run and an `eval_on_start` evaluation has passed.
+
+        A resumed run's start has its score, unless the curves begin there: no callback was with the run before, or one
+        that measured something else.
+        """
+        if self._begins_series and self._scored_step is None:
             self._score(args, state, control, kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -204,7 +271,7 @@ class NeuronXACallback(TrainerCallback):
         if in_training and self._scored_step == state.global_step:
             return
         try:
-            scores = self._score(args, state, control, kwargs)
+            scores = self._score(args, state, control, kwargs, metrics or {})
         finally:
             if not in_training:
                 self._end_quality()
@@ -226,22 +293,129 @@ class NeuronXACallback(TrainerCallback):
             for pending in tqdm(self._pending, "waiting for COMET", disable=args.disable_tqdm or not self._pending):
                 pending.report.wait()
             self._log_finished(calling_trainer(self), control)
-            if self.quality.metrics and state.is_world_process_zero:
+            if state.is_world_process_zero:
                 with self._guarded("the scores could not be summed up"):
-                    summarise(History(args.output_dir).read())
+                    records = History(args.output_dir).read()
+                    if self.quality.metrics:
+                        summarise(records)
+                    tell_stop(records)
         finally:
             self._end_quality()
+
+    def _search_train_texts(self, args: TrainingArguments) -> None:
+        """Look for the held-out sentences in the training text, and say what was found."""
+        assert self.train_texts is not None
+        total = len(self.train_texts) if isinstance(self.train_texts, Sized) else None
+        texts = texts_of(self.train_texts)
+        report = search(
+            tqdm(texts, "looking for held-out text", total, disable=args.disable_tqdm), self.evaluator.pairs
+        )
+        path = Path(args.output_dir) / "neuronxa" / "overlap.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if report.whole or report.near:
+            logger.warning(
+                "NeuronXA: of %d training texts %d hold a held-out sentence and %d nearly one, such as %r; the scores "
+                "may say what the model remembers. %s has more, and overlap.drop(dataset, callback.evaluator.pairs) "
+                "gives the data set without them.",
+                report.texts,
+                report.whole,
+                report.near,
+                report.examples[0]["sentence"],
+                path,
+            )
+
+    # ------------------------------------------------------------------------------------------ resuming
+
+    def _find_series(self, trainer: Trainer, model: Any, tokenizer: Any) -> bool:
+        """Go back in scores.jsonl to the step that training starts from; whether a new series begins there.
+
+        Scores that this run's own would not be comparable with are put aside, so that no curve mixes two things.
+        """
+        step = trainer.state.global_step
+        history = History(trainer.args.output_dir)
+        if step == 0:
+            history.begin()
+            return True
+        records = [record for record in history.read() if record["step"] <= step]
+        with trainer.accelerator.autocast():  # it is part of the signatures
+            differ = self._differences(records, model, tokenizer)
+        if differ:
+            told = "; ".join(f"{name} {theirs} before, {ours} now" for name, (theirs, ours) in differ.items())
+            kept = history.begin()
+            logger.warning(
+                "NeuronXA: the run is resumed at step %d with other pairs or options (%s), whose scores cannot be "
+                "compared. A new series begins; the earlier scores are in %s.",
+                step,
+                told,
+                kept,
+            )
+            return True
+        history.rewind(step)
+        self._pending = [pending for record in records if (pending := self._awaited(record))]
+        return not records
+
+    def _differences(self, records: Sequence[Mapping[str, Any]], model: Any, tokenizer: Any) -> dict[str, Any]:
+        """What this callback measures otherwise than an earlier one did."""
+        wanted = {pair.name: self.evaluator.signature(pair, model, tokenizer) for pair in self.evaluator.pairs}
+        translated = {name: self.quality.signature(name, model, tokenizer) for name in self.quality.jobs}
+        differ: dict[str, Any] = {}
+        for record in records:
+            if record["languages"]:  # none where the evaluation failed
+                differ |= other_choices(record, wanted, translated, self.quality)
+        return differ
+
+    def _awaited(self, record: Mapping[str, Any]) -> PendingQuality | None:
+        """What COMET had not scored of an evaluation when the run before ended, handed to it again."""
+        names = [name for name in awaited(record) if name in self.quality.metrics]
+        return take_up(self.quality, names, translations_in(record), record["step"], record) if names else None
 
     # ------------------------------------------------------------------------------------------ scoring
 
     def _score(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, kwargs: dict[str, Any]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        kwargs: dict[str, Any],
+        others: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, float]:
-        """Evaluate and log; the metrics, those left out whose evaluation failed or is not done yet."""
+        """Evaluate and log; the metrics, those left out whose evaluation failed or is not done yet.
+
+        `others` are the Trainer's own metrics of this evaluation, by which a run may be stopped, too.
+        """
         self._scored_step = state.global_step
         trainer = calling_trainer(self)
+        start = time.perf_counter()
         metrics = self._score_alignment(trainer, control, kwargs)
-        return metrics | self._score_quality(trainer, control, kwargs, is_aligned=bool(metrics))
+        metrics |= self._score_quality(trainer, control, kwargs, is_aligned=bool(metrics))
+        if _is_training(trainer):
+            metrics |= self._judge(trainer, control, {**others, **metrics})
+            too_much = self._overhead.add(state.global_step, start, time.perf_counter())
+            if too_much and state.is_world_process_zero:
+                logger.warning("NeuronXA: %s", too_much)
+        return metrics
+
+    def _judge(self, trainer: Trainer, control: TrainerControl, values: Mapping[str, float]) -> dict[str, float]:
+        """Log how this evaluation stands against the best so far, and stop where the rule says so."""
+        args, state = trainer.args, trainer.state
+        verdict: Verdict | None = None
+        if state.is_world_process_zero:
+            with self._guarded("the evaluation could not be compared with the best so far"):
+                verdict = History(args.output_dir).judge(self.stopping, state.global_step, values)
+        verdict = _of_first_process(args, verdict)
+        if verdict is None:
+            return {}
+        metrics = verdict_metrics(verdict, self.stopping.metric)
+        log_metrics(trainer, control, metrics)
+        for name, fall in verdict.forgotten.items():
+            if not self.stopping.stop_at_floor:
+                self._warn_once(f"{name} fell {fall:.4f} below its start, by more than noise.", f"floor {name}")
+        if verdict.reason and state.global_step < state.max_steps:
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                logger.warning("NeuronXA: training stops at step %d: %s.", state.global_step, verdict.reason)
+        return metrics
 
     def _score_alignment(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
         args, state = trainer.args, trainer.state
@@ -324,9 +498,25 @@ class NeuronXACallback(TrainerCallback):
                 "NeuronXACallback(quality=...), and see to it that its environment and its model are there."
             )
 
+    def _check_floor(self) -> None:
+        watched = {code for pair in self.evaluator.pairs for code in (pair.source_lang, pair.target_lang)}
+        for code in self.stopping.floor or {}:
+            if code not in watched:
+                raise ValueError(f"floor names {code}, which is not watched; choose of {', '.join(sorted(watched))}.")
+
+    def _check_stopping_metric(self, args: TrainingArguments) -> None:
+        """Refuse to stop by a metric that will not be there."""
+        known = f"eval_{self.stopping.metric}" in self._metric_names(waits=True)
+        if self.stopping.patience is not None and not known and args.eval_strategy == "no":
+            raise ValueError(
+                f"early_stopping_metric={self.stopping.metric!r} will not be logged: where the Trainer never evaluates "
+                "only this callback's own metrics are there; choose one of them, such as 'nasca'."
+            )
+
     def _waits(self, trainer: Trainer) -> bool:
         """Whether an evaluation must have COMET's scores before it ends."""
-        return self.wait or not _is_training(trainer) or _metric_read(trainer.args) in self.quality.slow
+        read = {_metric_read(trainer.args), self.stopping.metric.split("_")[0]}
+        return self.wait or not _is_training(trainer) or not read.isdisjoint(self.quality.slow)
 
     def _log_finished(self, trainer: Trainer, control: TrainerControl) -> None:
         """Log what COMET has finished since the last time, with the step it belongs to."""
@@ -357,6 +547,9 @@ class NeuronXACallback(TrainerCallback):
         if self.on_error == "raise":
             self._end_quality()
             raise QualityError(message)
+        self._warn_once(message, what)
+
+    def _warn_once(self, message: str, what: str) -> None:
         if what not in self._warned:
             logger.warning("NeuronXA: %s", message)
         self._warned.add(what)
@@ -452,6 +645,12 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
     for name, language in report.by_language.items():
         metrics |= {f"eval_{method}_{name}": score for method, score in language.score.items()}
     return metrics
+
+
+def verdict_metrics(verdict: Verdict, metric: str) -> dict[str, float]:
+    """`eval_nasca_best`, `eval_nasca_gain` and, where the paired test was made, `eval_nasca_gain_p`."""
+    metrics = {f"eval_{metric}_best": verdict.best, f"eval_{metric}_gain": verdict.gain}
+    return metrics if verdict.p_value is None else metrics | {f"eval_{metric}_gain_p": verdict.p_value}
 
 
 def translation_metrics(report: QualityReport) -> dict[str, float]:

@@ -24,6 +24,7 @@ from neuronxa_callback.callback import (
     translation_metrics,
 )
 from neuronxa_callback.history import History
+from neuronxa_callback.overlap import search
 from neuronxa_callback.pairs import ParallelPairs, embedded, language_name
 from neuronxa_callback.quality import QualityEvaluator, QualityReport
 from neuronxa_callback.statistics import chance_level
@@ -135,7 +136,7 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
     # Without its scores a demo has nothing to show: it fails with the reason instead of going on.
     chrf = ChrF(shortest(pairs[WATCHED.index(TRANSLATED)], TRANSLATIONS))
     callbacks = [
-        NeuronXACallback(pairs, eval_steps=eval_steps, quality=(), on_error="raise"),
+        NeuronXACallback(pairs, eval_steps=eval_steps, quality=(), max_overhead=1, on_error="raise"),
         InTime(start, 60 * minutes, eval_steps, chrf),
         chrf,
     ]
@@ -178,9 +179,12 @@ def _example(source_lang: str, source: str, target_lang: str, target: str) -> di
 def check_held_out(pairs: Sequence[ParallelPairs], examples: Sequence[Mapping[str, str]]) -> None:
     """Raise DemoError if a held-out sentence stands in the training text."""
     texts = [example[part] for example in examples for part in ("prompt", "completion")]
-    found = [overlap for pair in pairs for overlap in pair.overlap(texts)]
-    if found:
-        raise DemoError(f"{len(found)} held-out sentences stand in the training text, such as {found[0].sentence!r}.")
+    report = search(texts, pairs)
+    if report.examples:
+        raise DemoError(
+            f"{report.whole + report.near} training texts hold a held-out sentence or nearly one, such as "
+            f"{report.examples[0]['sentence']!r}."
+        )
 
 
 def _trainer(
@@ -199,7 +203,9 @@ def _trainer(
     # Without bf16 instructions a CPU computes bfloat16 in 4-bit layers more than ten times slower than float32.
     dtype = torch.bfloat16 if on_gpu else torch.float32
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, quantization_config=quantization)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=dtype, quantization_config=quantization, trust_remote_code=False
+    )
     args = SFTConfig(
         output_dir=str(output_dir),
         max_steps=steps,
@@ -220,7 +226,7 @@ def _trainer(
         model=model,
         args=args,
         train_dataset=Dataset.from_list(examples),
-        processing_class=AutoTokenizer.from_pretrained(model_path),
+        processing_class=AutoTokenizer.from_pretrained(model_path, trust_remote_code=False),
         peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"),
         callbacks=callbacks,
     )

@@ -8,15 +8,21 @@ round differently: see docs/method.md for how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from neuronxa_callback import neurons
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Representation = Literal["nas", "nav", "embedding"]
 TokenPooling = Literal["weighted", "average", "last"]
@@ -82,13 +88,18 @@ def encode_all(
     check_choice("token_pooling", token_pooling, TokenPooling)
     token_ids = tokenize(tokenizer, sentences, context_length(model))
     if token_budget is None:
-        token_budget = CPU_TOKEN_BUDGET if device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
+        token_budget = default_token_budget(model)
     ffns = neurons.find_ffns(model)
     encoded: dict[Representation, Tensor] = {}
     with undisturbed(model):
         for rows in batches(token_ids, token_budget):
             _encode_batch(model, ffns, token_ids, rows, representations, token_pooling, encoded)
     return {representation: values.cpu() for representation, values in encoded.items()}
+
+
+def default_token_budget(model: nn.Module) -> int:
+    """Padded tokens in a batch where nothing else is asked for."""
+    return CPU_TOKEN_BUDGET if device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
@@ -255,8 +266,9 @@ def _encode_batch(
         last_hidden = run_decoder(model, batch)
     if not bool(torch.isfinite(last_hidden).all()):
         raise NonFiniteActivationError(
-            "the model's activations are NaN or infinite, so its neurons' states mean nothing. Its weights have "
-            "probably diverged, or its dtype overflows: look at the training loss, or use bfloat16 or float32."
+            f"the model's activations are NaN or infinite from {_first_non_finite(model, batch)} on, so its neurons' "
+            "states mean nothing. Its weights have probably diverged, or its dtype overflows: look at the training "
+            "loss, or use bfloat16 or float32."
         )
     for read in layers_read.values():
         if read != len(ffns):
@@ -266,6 +278,61 @@ def _encode_batch(
             )
     if "embedding" in representations:
         keep("embedding", len(ffns), last_hidden)
+
+
+def _first_non_finite(model: nn.Module, batch: Sequence[Sequence[int]]) -> str:
+    """The first module whose output is NaN or infinite in a forward pass that is made anew to find it."""
+    layers = neurons.decoder_layers(model)
+    names = {module: name for name, module in model.named_modules()}
+    found: list[int] = []
+
+    def look(layer: int, hidden: Tensor) -> None:
+        if not found and not bool(torch.isfinite(hidden).all()):
+            found.append(layer)
+
+    with neurons.watch_inputs(layers, look):
+        run_decoder(model, batch)
+    if found == [0]:
+        return "the embedding layer"
+    layer = found[0] - 1 if found else len(layers) - 1
+    return f"layer {layer} ({names[layers[layer]]})" + ("" if found else ", or the norm behind it,")
+
+
+def within_memory(run: Callable[[int], T], token_budget: int, longest: Callable[[], int]) -> tuple[T, int]:
+    """Run with a token budget, halved as often as memory runs out.
+
+    Args:
+        run: is given the budget.
+        token_budget: to begin with.
+        longest: says the tokens of the longest sentence: at a budget of no more it stands alone, and less would not
+            help.
+
+    Returns:
+        what `run` returned, and the budget that it fitted in.
+
+    Raises:
+        Exception: whatever `run` raised, out of memory at the smallest budget included.
+    """
+    while True:
+        try:
+            return run(token_budget), token_budget
+        except Exception as error:
+            if not is_out_of_memory(error) or token_budget <= longest():
+                raise
+        # Not in the handler: there the traceback still holds what filled the memory.
+        token_budget //= 2
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        logger.warning("NeuronXA: out of memory; going on with batches of %d tokens (token_budget).", token_budget)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory, an accelerator's or the CPU's, for a tensor."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "DefaultCPUAllocator" in said)
+    )
 
 
 def token_weights(lengths: Tensor, token_pooling: TokenPooling) -> Tensor:

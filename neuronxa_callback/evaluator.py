@@ -66,7 +66,7 @@ class NeuronXAEvaluator:
         methods: one or several of "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), from one
             forward pass per sentence together.
         token_pooling: "weighted" (Eq. 3), "average" or "last".
-        token_budget: padded tokens in a batch at most; see `encode`.
+        token_budget: padded tokens in a batch at most; see `encode`. Where memory runs out it is halved, and stays so.
 
     Raises:
         PairsError: held-out pairs that cannot be used.
@@ -146,7 +146,17 @@ class NeuronXAEvaluator:
 
     def _encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> dict[Any, Tensor]:
         representations = [REPRESENTATION_OF[method] for method in self.methods]
-        return encoder.encode_all(model, tokenizer, sentences, representations, self.token_pooling, self.token_budget)
+
+        def run(token_budget: int) -> dict[Any, Tensor]:
+            return encoder.encode_all(model, tokenizer, sentences, representations, self.token_pooling, token_budget)
+
+        asked = self.token_budget or encoder.default_token_budget(model)
+        encoded, fitted = encoder.within_memory(
+            run, asked, lambda: max(map(len, encoder.tokenize(tokenizer, sentences)))
+        )
+        if fitted != asked:
+            self.token_budget = fitted
+        return encoded
 
 
 def load_all(pairs: PairsLike) -> list[ParallelPairs]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from concurrent.futures import Future
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from neuronxa_callback.comet_process import QualityScore
+from neuronxa_callback.comet_process import QualityError, QualityScore
 from neuronxa_callback.evaluator import AlignmentReport
-from neuronxa_callback.quality import DirectionScores, QualityReport
+from neuronxa_callback.quality import DirectionScores, PendingQuality, QualityEvaluator, QualityReport
 from neuronxa_callback.statistics import Correlation, pearson
+from neuronxa_callback.stopping import StoppingRule, Verdict, judge
+from neuronxa_callback.translation import Translations
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +35,29 @@ class History:
     def __init__(self, output_dir: str | Path) -> None:
         self.path = Path(output_dir) / "neuronxa" / "scores.jsonl"
 
-    def begin(self) -> None:
-        """Start a new run: an earlier run's file is kept under another name, so that two runs never mix."""
+    def begin(self) -> Path | None:
+        """Start a new run: an earlier run's file is kept under another name, so that two runs never mix.
+
+        Returns:
+            that name; None where there was no file.
+        """
         if not self.path.exists():
-            return
+            return None
         names = (self.path.with_name(f"scores.{number}.jsonl") for number in count(1))
-        self.path.rename(next(name for name in names if not name.exists()))
+        return self.path.rename(next(name for name in names if not name.exists()))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one evaluation and see it onto the disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
         with self.path.open("ab+") as file:
-            if not _ends_with_newline(file):  # a crash cut the last line short: keep it from swallowing this one
-                line = b"\n" + line
+            _mend_end(file, self.path)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
     def update(self, step: int, changes: Mapping[str, Any]) -> None:
         """Add to an evaluation what came later than its line was written.
-
-        The whole file is replaced at once, so that a crash leaves it as it was before or as it is after.
 
         Args:
             step: of the evaluation, whose line is there.
@@ -67,12 +72,48 @@ class History:
             raise KeyError(f"{self.path} has no line of step {step}.")
         record = json.loads(lines[number]) | changes
         lines[number] = json.dumps(record, ensure_ascii=False).encode("utf-8")
+        self._replace(b"\n".join(lines))
+
+    def rewind(self, step: int) -> None:
+        """Go back to where a resumed run goes on: later steps, which it makes anew, and a line cut short are left out.
+
+        Args:
+            step: of the checkpoint that the run is resumed from.
+        """
+        if not self.path.exists():
+            return
+        kept = [record for record in self.read() if record["step"] <= step]
+        content = b"".join(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n" for record in kept)
+        if content != self.path.read_bytes():
+            self._replace(content)
+
+    def _replace(self, content: bytes) -> None:
+        """Replace the file at once, so that a crash leaves it as it was before or as it is after."""
         written = self.path.with_name(f"{self.path.name}.new")
         with written.open("wb") as file:
-            file.write(b"\n".join(lines))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         written.replace(self.path)
+
+    def judge(self, rule: StoppingRule, step: int, values: Mapping[str, float]) -> Verdict | None:
+        """Say what the evaluation of a step means for stopping, and keep that on its line.
+
+        Args:
+            rule: what counts.
+            step: of the evaluation.
+            values: its metrics, with "eval_" in front.
+
+        Returns:
+            the verdict; None where the step has no alignment score or no value of the rule's metric.
+        """
+        records = [record for record in self.read() if record["step"] <= step]
+        if not records or records[-1]["step"] != step or not records[-1]["score"]:
+            return None
+        verdict = judge(rule, records[-1], records[:-1], values)
+        if verdict is not None:
+            self.update(step, {"stopping": asdict(verdict)})
+        return verdict
 
     def add_quality(self, step: int, report: QualityReport) -> dict[str, Correlation]:
         """Add what is known by now of an evaluation's translations, and the correlations up to its step.
@@ -112,16 +153,22 @@ def _step_of(line: bytes) -> int | None:
     """The step of a line, None for one that is empty or cut short."""
     try:
         return json.loads(line)["step"]  # type: ignore[no-any-return]
-    except ValueError:
+    except (ValueError, TypeError):
         return None
 
 
-def _ends_with_newline(file: BinaryIO) -> bool:
-    """Whether the file is empty or its last line is complete; leaves the position at the end."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+def _mend_end(file: BinaryIO, path: Path) -> None:
+    """End the last line where a crash left it without an end, or take away what is there of it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    last = file.read(size).rpartition(b"\n")[2]
+    if not last:
+        return
+    if _step_of(last) is not None:
+        file.write(b"\n")
+        return
+    logger.warning("NeuronXA: the last line of %s was cut short and is taken away.", path)
+    file.truncate(size - len(last))
 
 
 def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> dict[str, Any]:
@@ -133,13 +180,20 @@ def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: 
         epoch: the Trainer's epoch.
         runtime: seconds that the evaluation took.
     """
-    return {
+    record: dict[str, Any] = {
         "step": step,
         "epoch": epoch,
         "runtime": runtime,
         "score": report.score,
         "languages": {name: _numbers(language) for name, language in report.by_language.items()},
     }
+    if len(report.by_language) > 1:
+        record["per_pair"] = _per_pair(report)
+    return record
+
+
+def _per_pair(report: AlignmentReport) -> dict[str, list[float]]:
+    return {method: _rounded(shares.tolist()) for method, shares in report.per_pair.items()}
 
 
 def _numbers(report: AlignmentReport) -> dict[str, Any]:
@@ -149,7 +203,7 @@ def _numbers(report: AlignmentReport) -> dict[str, Any]:
         "ci": report.ci,
         "p_value": report.p_value,
         "per_layer": {method: _rounded(shares.tolist()) for method, shares in report.per_layer.items()},
-        "per_pair": {method: _rounded(shares.tolist()) for method, shares in report.per_pair.items()},
+        "per_pair": _per_pair(report),
     }
 
 
@@ -209,3 +263,138 @@ def correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, Correlation]
 def _rounded(shares: Sequence[float]) -> list[float]:
     """Seven digits hold shares of a few thousand and float32 scores exactly enough, and keep the file small."""
     return [round(share, 7) for share in shares]
+
+
+# --------------------------------------------------------------------------------------- what a line has already
+
+
+def _fields_of(signature: str) -> dict[str, str]:
+    """A signature's choices by name."""
+    return dict(part.partition(":")[::2] for part in signature.split("|"))
+
+
+def other_choices(
+    record: Mapping[str, Any], wanted: Mapping[str, str], translated: Mapping[str, str], quality: QualityEvaluator
+) -> dict[str, tuple[str, str]]:
+    """The choices in which a line is not as wanted: curves over lines that differ in them would mix two things.
+
+    Args:
+        record: the line.
+        wanted: language pair -> the signature that its scores should have.
+        translated: direction -> the signature that its translations should have.
+        quality: the judge; where it has no metrics, translations do not matter.
+
+    Returns:
+        the choice -> what the line has, and what is wanted.
+    """
+    differ = _differences("languages", record["languages"], wanted)
+    if quality.metrics and record.get("quality"):
+        differ |= _differences("directions", record["quality"], translated) | _other_models(record, quality)
+    return differ
+
+
+def _other_models(record: Mapping[str, Any], quality: QualityEvaluator) -> dict[str, tuple[str, str]]:
+    """The COMET metrics that other models have judged."""
+    differ = {}
+    for direction in record["quality"].values():
+        for metric in quality.slow:
+            theirs = _fields_of(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
+            if theirs not in (None, quality.models[metric]):
+                differ[metric] = (theirs, quality.models[metric])
+    return differ
+
+
+def _differences(
+    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
+    """The fields of signatures in which a line's part is not as wanted, or the names where these differ."""
+    if written.keys() != wanted.keys():
+        return {what: (" ".join(written), " ".join(wanted))}
+    differ: dict[str, tuple[str, str]] = {}
+    for name, signature in wanted.items():
+        theirs = _fields_of(written[name]["signature"])
+        ours = _fields_of(signature)
+        differ |= {key: (theirs.get(key, "none"), value) for key, value in ours.items() if theirs.get(key) != value}
+    return differ
+
+
+def judged(record: Mapping[str, Any]) -> list[str]:
+    """The metrics that a line has the score of, in every direction."""
+    directions = list(record.get("quality", {}).values())
+    done = [
+        {name for name, judgement in direction["metrics"].items() if "score" in judgement} for direction in directions
+    ]
+    return sorted(set.intersection(*done)) if done else []
+
+
+def awaited(record: Mapping[str, Any]) -> list[str]:
+    """The metrics whose scores were still to come when a run ended."""
+    directions = record.get("quality", {}).values()
+    missing = [
+        name
+        for direction in directions
+        for name, judgement in direction["metrics"].items()
+        if judgement == {"missing": NOT_YET}
+    ]
+    return list(dict.fromkeys(missing))
+
+
+def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, str]]:
+    """A line's translations and their signatures, as `QualityEvaluator.translate` returns them; {} without any."""
+    return {
+        name: (
+            Translations(tuple(direction["translations"]), direction["empty"], direction["truncated"]),
+            direction["signature"],
+        )
+        for name, direction in (record or {}).get("quality", {}).items()
+    }
+
+
+def take_up(
+    quality: QualityEvaluator,
+    metrics: Sequence[str],
+    translated: Mapping[str, tuple[Translations, str]],
+    step: int,
+    record: Mapping[str, Any] | None,
+) -> PendingQuality:
+    """Have translations judged by some metrics, beside what their line has of the others.
+
+    Args:
+        quality: the judge.
+        metrics: names of its metrics.
+        translated: the translations; see `translations_in`.
+        step: theirs.
+        record: their line of scores.jsonl, if there is one.
+
+    Returns:
+        the evaluation; the metrics that the line had are told already.
+    """
+    judge = copy.copy(quality)  # with the same COMET process
+    judge.metrics = {name: quality.metrics[name] for name in metrics}
+    fresh = judge.score(translated)
+    report = _with_judged(fresh, record)
+    epoch = record["epoch"] if record else None
+    return PendingQuality(step, epoch, report, set(report.metrics) - set(fresh.metrics))
+
+
+def _with_judged(report: QualityReport, record: Mapping[str, Any] | None) -> QualityReport:
+    """The report with what a line has of other metrics, which the report's writing would replace."""
+    if record is None:
+        return report
+    directions = {}
+    for name, direction in report.by_direction.items():
+        written = record.get("quality", {}).get(name, {"metrics": {}})["metrics"]
+        kept = {metric: _future_of(judgement) for metric, judgement in written.items() if metric not in report.metrics}
+        directions[name] = replace(direction, scores=kept | direction.scores)
+    return QualityReport(directions)
+
+
+def _future_of(judgement: Mapping[str, Any]) -> Future[QualityScore]:
+    future: Future[QualityScore] = Future()
+    if "missing" in judgement:
+        future.set_exception(QualityError(judgement["missing"]))
+        return future
+    segments = judgement["segments"]
+    score = judgement["score"], None if segments is None else tuple(segments), judgement["signature"]
+    future.set_result(QualityScore(*score))
+    return future

@@ -1,4 +1,4 @@
-"""Held-out parallel pairs: load, check, fingerprint, and find them in training text."""
+"""Held-out parallel pairs: load, check, fingerprint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import io
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from neuronxa_callback.overlap import Overlap, Sentences
+
 DEFAULT_SIZE = 100
 
 Row = Mapping[str, Any]
@@ -23,16 +24,6 @@ Row = Mapping[str, Any]
 
 class PairsError(ValueError):
     """Held-out pairs that cannot be used; the message names the place and the remedy in one sentence."""
-
-
-class Overlap(NamedTuple):
-    """A held-out sentence found in a training text."""
-
-    text: int
-    """Position of the text among those searched, from 0."""
-    pair: int
-    """Position of the held-out pair, from 0."""
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -150,9 +141,7 @@ class ParallelPairs:
         return cls(columns[source_lang][:n], columns[target_lang][:n], source_lang, target_lang)
 
     def overlap(self, texts: Iterable[str]) -> list[Overlap]:
-        """Held-out sentences that occur in training text, whatever the case, spacing and punctuation.
-
-        A sentence also counts when it stands inside a longer text (a prompt, a document).
+        """Held-out sentences that occur in training text, whole or nearly; see `overlap.Sentences`.
 
         Args:
             texts: the training texts; read once, one at a time.
@@ -160,12 +149,8 @@ class ParallelPairs:
         Returns:
             one entry for each held-out sentence and text that holds it, in the order of the texts.
         """
-        wanted = _by_prefix(enumerate(self.source), enumerate(self.target))
-        found: list[Overlap] = []
-        for position, text in enumerate(texts):
-            hits = {(pair, sentence) for pair, sentence in _sentences_in(text, wanted)}
-            found.extend(Overlap(position, pair, sentence) for pair, sentence in sorted(hits))
-        return found
+        sentences = Sentences([self])
+        return [Overlap(position, *found) for position, text in enumerate(texts) for found in sentences.find(text)]
 
 
 @cache
@@ -451,49 +436,3 @@ def _flat(row: Row) -> Row:
 def _cells(row: Row, columns: tuple[str, str]) -> tuple[Any, Any]:
     flat = _flat(row)
     return flat.get(columns[0]), flat.get(columns[1])
-
-
-# ---------------------------------------------------------------------------------------------------- overlap
-
-_PREFIX = 8
-
-
-def _normalised(text: str) -> tuple[str, list[int], set[int]]:
-    """The text without case, spacing and punctuation, and where its words start and end in it."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept: list[str] = []
-    starts: list[int] = []
-    ends: set[int] = set()
-    inside = False
-    for character in folded:
-        letter = character.isalnum() or unicodedata.category(character).startswith("M")
-        if letter and not inside:
-            starts.append(len(kept))
-        elif inside and not letter:
-            ends.add(len(kept))
-        if letter:
-            kept.append(character)
-        inside = letter
-    ends.add(len(kept))
-    return "".join(kept), starts, ends
-
-
-def _by_prefix(*sides: Iterable[tuple[int, str]]) -> dict[str, list[tuple[str, int, str]]]:
-    """Held-out sentences by the beginning of their normal form, so that a text is searched in one pass."""
-    wanted: dict[str, list[tuple[str, int, str]]] = {}
-    for side in sides:
-        for pair, sentence in side:
-            normal, _, _ = _normalised(sentence)
-            if normal:
-                wanted.setdefault(normal[:_PREFIX], []).append((normal, pair, sentence))
-    return wanted
-
-
-def _sentences_in(text: str, wanted: dict[str, list[tuple[str, int, str]]]) -> Iterator[tuple[int, str]]:
-    normal, starts, ends = _normalised(text)
-    lengths = {len(prefix) for prefix in wanted}
-    for start in starts:
-        for length in lengths:
-            for sentence_normal, pair, sentence in wanted.get(normal[start : start + length], ()):
-                if start + len(sentence_normal) in ends and normal.startswith(sentence_normal, start):
-                    yield pair, sentence

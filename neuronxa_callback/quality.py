@@ -21,7 +21,7 @@ from torch import nn
 from neuronxa_callback import comet_environment, translation
 from neuronxa_callback.comet_environment import CometEnvironmentError
 from neuronxa_callback.comet_process import CometWorker, QualityError, QualityScore, checked
-from neuronxa_callback.encoder import check_choice, compute_dtype
+from neuronxa_callback.encoder import check_choice, compute_dtype, within_memory
 from neuronxa_callback.pairs import ParallelPairs
 from neuronxa_callback.scores import Method
 from neuronxa_callback.translation import Prompt, Translations
@@ -195,6 +195,7 @@ class QualityEvaluator:
         self.prompt = prompt
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
+        self.token_budget: int | None = None  # what translating fits in, where memory has run out before
         self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
 
     def leave_out_downloads(self) -> str | None:
@@ -238,10 +239,22 @@ class QualityEvaluator:
         translated = {}
         with _same_random_state():  # also where a prompt function draws
             for name, pair in self.jobs.items():
-                languages = pair.source_lang, pair.target_lang
-                made = translation.translate(model, tokenizer, pair.source, *languages, self.prompt)
-                translated[name] = made, self.signature(name, model, tokenizer)
+                translated[name] = self._translate(pair, model, tokenizer), self.signature(name, model, tokenizer)
         return translated
+
+    def _translate(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> Translations:
+        languages = pair.source_lang, pair.target_lang
+
+        def run(token_budget: int) -> Translations:
+            return translation.translate(model, tokenizer, pair.source, *languages, self.prompt, token_budget)
+
+        asked = self.token_budget or translation.default_token_budget(model)
+        made, fitted = within_memory(
+            run, asked, lambda: max(map(len, translation.prompt_ids(tokenizer, pair.source, *languages, self.prompt)))
+        )
+        if fitted != asked:
+            self.token_budget = fitted
+        return made
 
     def signature(self, direction: str, model: nn.Module, tokenizer: Any) -> str:
         """The choices behind a direction's translations."""

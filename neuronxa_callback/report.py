@@ -69,6 +69,21 @@ def summarise(records: Sequence[Mapping[str, Any]], console: Console | None = No
         )
 
 
+def tell_stop(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print why the run was stopped, if this package stopped it, and which step was the best."""
+    told = _stop(records)
+    if told:
+        (console or Console()).print(escape(told), soft_wrap=True)
+
+
+def _stop(records: Sequence[Mapping[str, Any]]) -> str | None:
+    verdict = records[-1].get("stopping") if records else None
+    if not verdict or not verdict["reason"]:
+        return None
+    best = f"The best step was {verdict['best_step']}, with {verdict['best']:.4f}."
+    return f"Stopped at step {records[-1]['step']}: {verdict['reason']}. {best}"
+
+
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """Each score's (step, value) over the run, alignment first."""
     found: dict[str, list[tuple[int, float]]] = {}
@@ -292,7 +307,8 @@ def _scores_part(records: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
     return [
         "# Alignment and translation quality",
         f"{evaluations}, from {_plain(str(path))}. Best is the highest value.",
-        _table(("score", "first", "last", "best", "at step"), rows),
+        *([_plain(stopped)] if (stopped := _stop(records)) else []),
+        markdown_table(("score", "first", "last", "best", "at step"), rows),
     ]
 
 
@@ -336,7 +352,7 @@ def _correlation_part(points: Points, correlations: Correlations) -> list[str]:
         "## Translation quality against alignment",
         *(image for image, by_metric in zip(images, points.values(), strict=True) if by_metric),
         "One point an evaluation, joined in order of steps; the dashed line is the least-squares fit.",
-        _table(("alignment", "quality", "r", "95 % interval", "p", "n"), rows),
+        markdown_table(("alignment", "quality", "r", "95 % interval", "p", "n"), rows),
         *([INDEPENDENCE] if any(c for by_metric in correlations.values() for c in by_metric.values()) else []),
     ]
 
@@ -365,8 +381,12 @@ def _quality_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         *(drawn if _quality_curves(records) else []),
         f"## Translations at step {last['step']}",
-        _table(("direction", "sentences", "empty", "cut at their length limit"), counts),
-        *(["## Missing scores", _table(("metric", "direction", "at step", "reason"), missing)] if missing else []),
+        markdown_table(("direction", "sentences", "empty", "cut at their length limit"), counts),
+        *(
+            ["## Missing scores", markdown_table(("metric", "direction", "at step", "reason"), missing)]
+            if missing
+            else []
+        ),
     ]
 
 
@@ -378,7 +398,8 @@ def _signature_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return parts
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that shows every cell of its rows as it is."""
     lines = [header, ["---"] * len(header), *([_plain(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""How sure a number is: chance level and p-value (paper, appendix E, Eq. 5), bootstrap interval, Pearson's r."""
+"""How sure a number is: chance level and p-value (paper, Eq. 5), bootstrap interval, paired test, Pearson's r."""
 
 from __future__ import annotations
 
@@ -59,6 +59,40 @@ def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[f
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def paired_p_value(now: ArrayLike, before: ArrayLike) -> float:
+    """Probability of a rise at least this large if the two evaluations differed by chance alone.
+
+    A paired permutation test, one-sided, with a fixed seed of its own: under the null hypothesis a pair's two values
+    could as well be exchanged.
+
+    Args:
+        now: one value a held-out pair, such as its share of aligned layers.
+        before: the same pairs' values at another evaluation.
+
+    Returns:
+        the p-value, 1 / (RESAMPLES + 1) at the least where there are too many exchanges to try them all.
+
+    Raises:
+        ValueError: other numbers of pairs.
+    """
+    now, before = np.asarray(now, dtype=float), np.asarray(before, dtype=float)
+    if now.shape != before.shape:
+        raise ValueError(f"{len(now)} and {len(before)} pairs cannot be compared pair by pair.")
+    if np.array_equal(now, before):
+        return 1.0
+    result = stats.permutation_test(
+        (now, before),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=1000,  # bounds the memory of many pairs
+        rng=np.random.default_rng(SEED),
+    )
+    return float(result.pvalue)
 
 
 @dataclass(frozen=True)

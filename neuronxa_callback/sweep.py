@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import json
 import logging
@@ -10,9 +9,8 @@ import re
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +22,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from neuronxa_callback import comet_environment
 from neuronxa_callback.callback import metrics_of, pearson_metrics, quality_metrics, translation_metrics
-from neuronxa_callback.comet_process import QualityScore
 from neuronxa_callback.encoder import NonFiniteActivationError, check_choice
 from neuronxa_callback.evaluator import NeuronXAEvaluator
-from neuronxa_callback.history import History, correlations, record_of
-from neuronxa_callback.quality import PendingQuality, QualityEvaluator, QualityReport
+from neuronxa_callback.history import (
+    History,
+    correlations,
+    judged,
+    other_choices,
+    record_of,
+    take_up,
+    translations_in,
+)
+from neuronxa_callback.quality import PendingQuality, QualityEvaluator
 from neuronxa_callback.translation import Translations
 
 logger = logging.getLogger(__name__)
@@ -285,7 +290,11 @@ class Loader:
 
     def _from_pretrained(self, checkpoint: Checkpoint) -> nn.Module:
         source = checkpoint.source
-        options: dict[str, Any] = {"dtype": self.dtype, "device_map": {"": str(self.device)}}
+        options: dict[str, Any] = {
+            "dtype": self.dtype,
+            "device_map": {"": str(self.device)},
+            "trust_remote_code": False,
+        }
         if self.load_in_4bit:
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype
@@ -344,7 +353,7 @@ def _stored_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
     first, last = checkpoints[0], checkpoints[-1]
     stored = first if last.adapter is not None else last
     with _loading(stored.source, _remedy(stored)):
-        return AutoConfig.from_pretrained(stored.source).dtype or torch.float32
+        return AutoConfig.from_pretrained(stored.source, trust_remote_code=False).dtype or torch.float32
 
 
 def _device(name: str | None) -> torch.device:
@@ -367,7 +376,7 @@ def _load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
         raise SweepError(f"{last.source} holds no tokenizer; name the model that it was trained from with --base.")
     source = last.source if saved else first.source
     with _loading(f"the tokenizer in {source}", "put the run's tokenizer there, or name another model with --base"):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 # --------------------------------------------------------------------------------------------- what is there already
@@ -375,29 +384,18 @@ def _load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
 
 def _unjudged(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
     """The metrics that are asked for and have no score; one that was missing is tried again by a new sweep."""
-    judged = _judged(record or {})
-    return [metric for metric in quality.metrics if metric not in judged]
-
-
-def _judged(record: Mapping[str, Any]) -> list[str]:
-    """The metrics that a line has the score of, in every direction."""
-    directions = list(record.get("quality", {}).values())
-    done = [
-        {name for name, judgement in direction["metrics"].items() if "score" in judgement} for direction in directions
-    ]
-    return sorted(set.intersection(*done)) if done else []
+    done = judged(record or {})
+    return [metric for metric in quality.metrics if metric not in done]
 
 
 def _check_series(
     history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, model: nn.Module, tokenizer: Any
 ) -> None:
     """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
-    wanted = {pair.name: _fields(evaluator.signature(pair, model, tokenizer)) for pair in evaluator.pairs}
-    translated = {name: _fields(quality.signature(name, model, tokenizer)) for name in quality.jobs}
+    wanted = {pair.name: evaluator.signature(pair, model, tokenizer) for pair in evaluator.pairs}
+    translated = {name: quality.signature(name, model, tokenizer) for name in quality.jobs}
     for record in history.read():
-        differ = _differences("languages", record["languages"], wanted)
-        if quality.metrics and record.get("quality"):
-            differ |= _differences("directions", record["quality"], translated) | _other_models(record, quality)
+        differ = other_choices(record, wanted, translated, quality)
         if differ:
             told = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
             # Autocast is the Trainer's; no option of ours brings it about.
@@ -407,65 +405,6 @@ def _check_series(
                 f"{history.path} was made with other choices than this sweep ({told}), and its curves would mix; "
                 f"move it away{hint if fitting else ''}."
             )
-
-
-def _fields(signature: str) -> dict[str, str]:
-    return dict(part.partition(":")[::2] for part in signature.split("|"))
-
-
-def _differences(
-    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Mapping[str, str]]
-) -> dict[str, tuple[str, str]]:
-    """The fields of the signatures in which a line is not as wanted -> what it has, and what is wanted."""
-    if written.keys() != wanted.keys():
-        return {what: (" ".join(written), " ".join(wanted))}
-    differ: dict[str, tuple[str, str]] = {}
-    for name, fields in wanted.items():
-        theirs = _fields(written[name]["signature"])
-        differ |= {key: (theirs.get(key, "none"), ours) for key, ours in fields.items() if theirs.get(key) != ours}
-    return differ
-
-
-def _other_models(record: Mapping[str, Any], quality: QualityEvaluator) -> dict[str, tuple[str, str]]:
-    """The COMET metrics that other models have judged."""
-    differ = {}
-    for direction in record["quality"].values():
-        for metric in quality.slow:
-            theirs = _fields(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
-            if theirs not in (None, quality.models[metric]):
-                differ[metric] = (theirs, quality.models[metric])
-    return differ
-
-
-def _translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, str]]:
-    """A line's translations and their signatures, as `QualityEvaluator.translate` returns them; {} without any."""
-    return {
-        name: (
-            Translations(tuple(direction["translations"]), direction["empty"], direction["truncated"]),
-            direction["signature"],
-        )
-        for name, direction in (record or {}).get("quality", {}).items()
-    }
-
-
-def _with_judged(report: QualityReport, record: Mapping[str, Any] | None) -> QualityReport:
-    """The report with what a line has of other metrics, which the report's writing would replace."""
-    if record is None:
-        return report
-    kept = [metric for metric in _judged(record) if metric not in report.metrics]
-    directions = {}
-    for name, direction in report.by_direction.items():
-        scores = {metric: _future_of(record["quality"][name]["metrics"][metric]) for metric in kept}
-        directions[name] = replace(direction, scores=scores | direction.scores)
-    return QualityReport(directions)
-
-
-def _future_of(judgement: Mapping[str, Any]) -> Future[QualityScore]:
-    future: Future[QualityScore] = Future()
-    segments = judgement["segments"]
-    score = judgement["score"], None if segments is None else tuple(segments), judgement["signature"]
-    future.set_result(QualityScore(*score))
-    return future
 
 
 # ------------------------------------------------------------------------------------------------------- scoring
@@ -508,7 +447,7 @@ class _Scoring:
 
     def _score(self, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> None:
         """Score a checkpoint and write it, COMET's part later; `record` is what its line has already."""
-        translated = _translations_in(record)
+        translated = translations_in(record)
         if record is None or not translated:
             try:
                 with self.loader.model(checkpoint) as model:
@@ -551,13 +490,10 @@ class _Scoring:
     def _judge(
         self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, str]]
     ) -> None:
-        judge = copy.copy(self.quality)  # with the same COMET process
-        judge.metrics = {name: self.quality.metrics[name] for name in _unjudged(record, self.quality)}
-        fresh = judge.score(translated)
-        if not _translations_in(record):
-            self.curves.add(step, translation_metrics(fresh))
-        report = _with_judged(fresh, record)
-        self._pending.append(PendingQuality(step, None, report, set(report.metrics) - set(fresh.metrics)))
+        pending = take_up(self.quality, _unjudged(record, self.quality), translated, step, record)
+        if not translations_in(record):
+            self.curves.add(step, translation_metrics(pending.report))
+        self._pending.append(pending)
         self._write_quality(self._pending[-1])  # the translations at once, so that a sweep that goes on has them
 
     def _write_quality(self, pending: PendingQuality) -> None:

@@ -91,8 +91,7 @@ def translate(
     prompts = prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt)
     limits = _limits(model, tokenizer, sentences, prompts)
     if token_budget is None:
-        on_cpu = encoder.device_of(model).type == "cpu"
-        token_budget = CPU_TOKEN_BUDGET if on_cpu else ACCELERATOR_TOKEN_BUDGET
+        token_budget = default_token_budget(model)
     generation = _greedy(model, tokenizer)
     texts = [""] * len(sentences)
     truncated = 0
@@ -104,6 +103,11 @@ def translate(
                 texts[row], cut = _finish(tokenizer, token_ids, limit, generation.eos_token_id)
                 truncated += cut
     return Translations(tuple(texts), sum(not text for text in texts), truncated)
+
+
+def default_token_budget(model: nn.Module) -> int:
+    """Padded prompt tokens in a batch where nothing else is asked for."""
+    return CPU_TOKEN_BUDGET if encoder.device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
 
 
 def check(

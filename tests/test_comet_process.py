@@ -179,7 +179,7 @@ class TestFailures:
         worker = CometWorker(timeout=0.5)
         with pytest.raises(QualityError, match=r"no answer within 0.5 s"):
             worker.submit("x", SAMPLES).result(timeout=10)
-        assert gone_within(2, int((tmp_path / "pid").read_text()))
+        assert gone_within(30, int((tmp_path / "pid").read_text()))
         worker.close()
 
     def test_what_waits_behind_a_hung_request_fails_with_it(self, interpreter: Interpreter) -> None:
@@ -282,7 +282,7 @@ class TestEnds:
         score = worker.submit(str(comet_models / "comet"), SAMPLES).result()
         assert worker.process is not None
         pid = worker.process.pid
-        assert gone_within(5, pid)
+        assert gone_within(30, pid)
         assert worker.submit(str(comet_models / "comet"), SAMPLES).result() == score
         worker.close()
 
@@ -298,8 +298,8 @@ class TestEnds:
             "if not busy: future.result()\n"
             "while worker.process is None: time.sleep(0.01)\n"
             "child = os.fork()\n"
-            "if child == 0: time.sleep(20); os._exit(0)\n"
-            "print(worker.process.pid, child, flush=True)\ntime.sleep(60)\n"
+            "if child == 0: time.sleep(90); os._exit(0)\n"
+            "print(worker.process.pid, child, flush=True)\ntime.sleep(90)\n"
         )
         parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         assert parent.stdout is not None
@@ -309,7 +309,7 @@ class TestEnds:
         parent.wait()
         parent.stdout.close()
         try:
-            assert gone_within(5, pid)
+            assert gone_within(30, pid)  # it may be importing, which a slow machine takes long for
             assert alive(child)
         finally:
             os.kill(child, signal.SIGKILL)

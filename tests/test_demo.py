@@ -73,7 +73,7 @@ def test_examples_go_both_ways() -> None:
 def test_a_leak_would_be_found() -> None:
     pairs = ParallelPairs.load("eng_Latn-isl_Latn")
     leak = {"prompt": f"English: {pairs.source[7].upper()}\nFrench:", "completion": " ..."}
-    with pytest.raises(demo.DemoError, match="1 held-out sentences stand in the training text"):
+    with pytest.raises(demo.DemoError, match="1 training texts hold a held-out sentence or nearly one"):
         demo.check_held_out([pairs], [leak])
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from neuronxa_callback.history import History
 from neuronxa_callback.pairs import embedded
 from tests.conftest import make_tokenizer, tiny_llama
 
@@ -30,6 +32,11 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+def test_quickstart(model: str, tmp_path: Path) -> None:
+    run("quickstart.py", model, str(tmp_path), "4")
+    assert [record["step"] for record in History(tmp_path).read()] == [0, 1, 2, 3, 4]
+
+
 def test_sft_4bit(model: str, tmp_path: Path) -> None:
     run("sft_4bit.py", model, str(tmp_path), "4")
     assert (tmp_path / "neuronxa" / "scores.jsonl").read_text().count('"step"') == 5
@@ -48,6 +55,33 @@ def test_score_without_trainer(model: str) -> None:
     output = run("score_without_trainer.py", model, "eng_Latn-fra_Latn", "deu_Latn-spa_Latn")
     assert output.count("p by chance") == 6
     assert output.count("method:nasca+navca+mexa|n:100") == 2
+
+
+def test_own_quality_metric(model: str, tmp_path: Path) -> None:
+    run("own_quality_metric.py", model, str(tmp_path), "2")
+    records = History(tmp_path).read()
+    assert [record["step"] for record in records] == [0, 1, 2]
+    for record in records:
+        assert 0 <= record["quality_score"]["numbers_kept"] <= 1
+        assert record["quality_score"].keys() == {"chrf", "numbers_kept"}
+
+
+def test_resume(model: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "resume.py"), model, str(tmp_path), "200"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "checkpoint-20" / "trainer_state.json").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert f"from {tmp_path / 'checkpoint-'}" in run("resume.py", model, str(tmp_path), "200")
+    assert [record["step"] for record in History(tmp_path).read()] == list(range(0, 201, 20))
+
+
+def test_every_example_is_in_the_list() -> None:
+    listed = (EXAMPLES / "README.md").read_text()
+    assert all(f"`{example.name} " in listed for example in EXAMPLES.glob("*.py"))
 
 
 def test_examples_are_short() -> None:

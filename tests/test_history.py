@@ -60,6 +60,43 @@ def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
         assert whole == [0, 10, 20][: len(whole)]
 
 
+LINES = st.lists(st.tuples(st.integers(0, 40), st.text(max_size=5)), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(LINES, st.integers(0, 10_000), st.integers(0, 45), st.sampled_from([b"", b"{", b'{"st', b"\x00\x00", b"\xc3"]))
+def test_after_any_cut_a_resumed_run_has_the_whole_lines_up_to_its_step(
+    written: list[tuple[int, str]], cut: int, step: int, garbage: bytes
+) -> None:
+    """A file that was cut anywhere, with a few bytes of a next line behind it."""
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(folder)
+        for place, text in written:
+            history.append({"step": place, "text": text})
+        content = history.path.read_bytes()[:cut]
+        history.path.write_bytes(content + garbage)
+        ended = (content + garbage).split(b"\n")
+        whole = [json.loads(line) for line in ended if is_record(line)]
+        expected = {record["step"]: record for record in whole if record["step"] <= step}
+        history.rewind(step)
+        assert history.read() == [expected[place] for place in sorted(expected)]
+        kept = history.path.read_bytes()
+        history.rewind(step)
+        assert history.path.read_bytes() == kept
+        history.append({"step": step + 1})
+        assert [json.loads(line)["step"] for line in history.path.read_bytes().splitlines()] == [
+            *sorted(expected),
+            step + 1,
+        ]
+
+
+def is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.begin()

@@ -7,8 +7,6 @@ from typing import Any
 
 import datasets
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.pairs import PairsError, embedded, language_codes, language_name
@@ -303,29 +301,6 @@ class TestFingerprint:
 
     def test_it_does_not_change_between_versions(self) -> None:
         assert EXPECTED.fingerprint == "00bd28835abf"
-
-
-class TestOverlap:
-    def test_case_space_and_punctuation_do_not_hide_a_sentence(self) -> None:
-        texts = ["nothing here", "He said: THE  SEA—is\u00a0calm!!", "translate: Enginn hló", "A red doorbell opened."]
-        assert EXPECTED.overlap(texts) == [(1, 0, "The sea is calm."), (2, 2, "Enginn hló.")]
-
-    def test_part_of_a_word_is_not_a_sentence(self) -> None:
-        pairs = ParallelPairs(("He ran.", "No."), ("Hann hljóp.", "Nei."), *CODES)
-        assert pairs.overlap(["She ran home.", "Nothing.", "the range"]) == []
-        assert pairs.overlap(["and he ran, no?"]) == [(0, 0, "He ran."), (0, 1, "No.")]
-
-    def test_decomposed_accents_match(self) -> None:
-        assert EXPECTED.overlap([unicodedata.normalize("NFD", "rauð hurð opnaðist")]) == [(0, 1, "Rauð hurð opnaðist.")]
-
-    def test_it_reads_a_stream_once(self) -> None:
-        assert EXPECTED.overlap(text for text in ("x", "nobody laughed")) == [(1, 2, "Nobody laughed.")]
-
-    @settings(max_examples=100, deadline=None)
-    @given(st.text(), st.integers(0, 2), st.text())
-    def test_a_sentence_is_found_in_any_company(self, before: str, pair: int, after: str) -> None:
-        found = EXPECTED.overlap([f"{before} . {ENGLISH[pair].upper()} . {after}"])
-        assert (0, pair, ENGLISH[pair]) in found
 
 
 def test_flores_200_has_204_codes() -> None:

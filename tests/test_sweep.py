@@ -135,7 +135,9 @@ def evaluator(*pairs: ParallelPairs, **options: Any) -> NeuronXAEvaluator:
 
 
 def without_runtime(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in record.items() if name != "runtime"} for record in records]
+    """The lines without how long they took and, which a sweep has no use for, whether to stop the run."""
+    left_out = ("runtime", "stopping")
+    return [{name: value for name, value in record.items() if name not in left_out} for record in records]
 
 
 def steps(output_dir: Path) -> list[int]:

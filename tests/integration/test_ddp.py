@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+import transformers
 
 SCRIPT = """
 import os
@@ -37,10 +39,26 @@ for key in ("nasca", "chrf", "comet"):
     (output_dir / f"{key}-{rank}.txt").write_text(repr(scores))
 """
 
+STOPPING = """
+import sys
+from pathlib import Path
+from neuronxa_callback import NeuronXACallback
+from tests.integration.test_trainer import ICELANDIC, StopAt, sft
 
-def run(folder: Path, mode: str, comet_model: Path) -> Path:
+output_dir, mode = Path(sys.argv[1]), sys.argv[2]
+options = {"max_steps": 20, "learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2, "use_cpu": True}
+for resumed in (False, True) if mode == "resumed" else (False,):
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality=(), early_stopping_patience=3)
+    trainer = sft(output_dir, [callback, StopAt(4)] if mode == "resumed" and not resumed else [callback], **options)
+    assert trainer.args.world_size == 2
+    trainer.train(resume_from_checkpoint=resumed)
+(output_dir / f"step-{trainer.args.process_index}.txt").write_text(str(trainer.state.global_step))
+"""
+
+
+def run(folder: Path, mode: str, comet_model: Path, text: str = SCRIPT) -> Path:
     script = folder / "run.py"
-    script.write_text(SCRIPT)
+    script.write_text(text)
     output_dir = folder / mode
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
@@ -79,3 +97,15 @@ def test_processes_with_other_comet_models_at_hand_do_not_wait_for_each_other(
 ) -> None:
     output_dir = run(tmp_path, "default", comet_models / "comet")
     assert [step for step, _ in ast.literal_eval((output_dir / "comet-0.txt").read_text())] == [0, 3, 6]
+
+
+RESUMABLE = not transformers.__version__.startswith("4.")
+LATER = pytest.mark.skipif(not RESUMABLE, reason="transformers 4 cannot resume DDP on a CPU (it reads onto cpu:0)")
+
+
+@pytest.mark.parametrize("mode", ["unbroken", pytest.param("resumed", marks=LATER)])
+def test_processes_stop_together(mode: str, tmp_path: Path) -> None:
+    output_dir = run(tmp_path, mode, Path(), STOPPING)
+    assert [(output_dir / f"step-{rank}.txt").read_text() for rank in (0, 1)] == ["6", "6"]
+    lines = (output_dir / "neuronxa" / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stopping"]["waited"] for line in lines] == [0, 1, 2, 3]

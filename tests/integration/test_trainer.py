@@ -514,6 +514,11 @@ class TestRefusedBeforeTraining:
             trainer.train()
         assert trainer.state.global_step == 0
 
+    def test_two_callbacks(self, tmp_path: Path) -> None:
+        trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC), NeuronXACallback(FRENCH)])
+        with pytest.raises(ValueError, match=r"several NeuronXACallbacks.*give one of them all the pairs"):
+            trainer.train()
+
     def test_no_tokenizer(self, tmp_path: Path) -> None:
         args = TrainingArguments(str(tmp_path), report_to="none", max_steps=1, disable_tqdm=True)
         trainer = Trainer(tiny_llama(), args, train_dataset=[{"x": 1}], callbacks=[NeuronXACallback(ICELANDIC)])

@@ -1,0 +1,44 @@
+"""Record a real curve for benchmarks/stopping.py: each held-out pair's alignment at every evaluation of a real run.
+
+SmolLM2 in 4-bit LoRA on the embedded training sentences, as `neuronxa demo`, several times over, until it no longer
+rises. Takes about half an hour on two CPU cores: `python -m benchmarks.record_curve`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.machine import describe
+from neuronxa_callback import demo
+
+RECORDED = Path(__file__).parent / "results" / "curve.json"
+MODEL = ".models/smollm2-135m-instruct"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path(MODEL))
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--eval-steps", type=int, default=4, help="steps between evaluations")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = demo.run(options.model, Path(folder), options.steps, options.eval_steps, 240, Console())
+    evaluations = [
+        {
+            "step": record["step"],
+            "per_pair": {name: entry["per_pair"]["nasca"] for name, entry in record["languages"].items()},
+        }
+        for record in run.history
+    ]
+    signatures = {name: entry["signature"] for name, entry in run.history[0]["languages"].items()}
+    recorded = {"command": "python -m benchmarks.record_curve", "signatures": signatures, "evaluations": evaluations}
+    RECORDED.write_text(json.dumps(describe() | recorded, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""How often each stopping rule stops too early, and how late it stops: `python -m benchmarks.stopping`.
+
+The rules are the package's own, run over curves that are drawn anew from a recorded run (benchmarks/record_curve.py):
+of every held-out pair its own values, as they were before the rise and after it, for pairs that are drawn with
+replacement. What is true of a drawn curve is known: up to which evaluation it rises, and that it stays there
+from then on. Noise is independent from one evaluation to the next, which that of a real run is not quite.
+
+Takes about ten minutes on two CPU cores. Results go to benchmarks/results/stopping.json; docs/stopping.md shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.machine import describe
+from benchmarks.record_curve import RECORDED
+from neuronxa_callback.report import markdown_table
+from neuronxa_callback.stopping import StoppingRule, judge
+
+RESULTS = RECORDED.with_name("stopping.json")
+EVALUATIONS = 40
+BEFORE, AFTER = 3, 9  # recorded evaluations: the first ones are before the rise, the last ones after it
+
+Curve = NDArray[np.float64]  # (evaluations, pairs)
+
+
+class Rule(NamedTuple):
+    """A rule and the patience values that it is tried with."""
+
+    name: str
+    rule: StoppingRule
+    patience: tuple[int, ...]
+
+
+PATIENCE = (3, 5, 8)
+RULES = (
+    Rule("any rise", StoppingRule(min_delta=0.0), (1, *PATIENCE)),
+    Rule("rise above 0.005", StoppingRule(min_delta=0.005), PATIENCE),
+    Rule("paired test, 0.3", StoppingRule(significance=0.3), PATIENCE),
+    Rule("paired test, 0.2", StoppingRule(significance=0.2), (1, *PATIENCE)),
+    Rule("paired test, 0.1", StoppingRule(significance=0.1), PATIENCE),
+    Rule("paired test, 0.05", StoppingRule(significance=0.05), (1, *PATIENCE)),
+)
+
+
+class Scenario(NamedTuple):
+    """A kind of curve.
+
+    Attributes:
+        name: what the table calls it.
+        draw: makes one.
+        plateau: the evaluation from which it no longer rises.
+    """
+
+    name: str
+    draw: Callable[[np.random.Generator], Curve]
+    plateau: int
+
+
+@cache
+def recorded(name: str | None = None) -> Curve:
+    """Each pair's share of aligned layers at every recorded evaluation, of one language or the mean of all."""
+    evaluations = json.loads(RECORDED.read_text(encoding="utf-8"))["evaluations"]
+    languages = [name] if name else list(evaluations[0]["per_pair"])
+    curves = np.array([[line["per_pair"][language] for line in evaluations] for language in languages], dtype=float)
+    return curves.mean(axis=0)  # type: ignore[no-any-return]
+
+
+def drawn(curve: Curve, plateau: int, rng: np.random.Generator) -> Curve:
+    """A curve of the recorded pairs that rises from the recorded beginning to the recorded end."""
+    count = curve.shape[1]
+    pairs = rng.integers(count, size=count)
+    before, after = curve[:BEFORE, pairs], curve[-AFTER:, pairs]
+    columns = np.arange(count)
+    made = []
+    for evaluation in range(EVALUATIONS):
+        has_risen = rng.random(count) < (evaluation / plateau if plateau else 1)
+        low = before[rng.integers(BEFORE, size=count), columns]
+        high = after[rng.integers(AFTER, size=count), columns]
+        made.append(np.where(has_risen, high, low))
+    return np.array(made)
+
+
+def simulated(plateau: int, rng: np.random.Generator) -> Curve:
+    """A curve as of a multilingual model, 0.3 to 0.5: each of 100 pairs has a probability of its own at 32 layers."""
+    end = rng.beta(2, 2, size=100)
+    rise = np.minimum(1.0, np.arange(EVALUATIONS) / plateau)
+    return rng.binomial(32, np.outer(0.6 + 0.4 * rise, end)) / 32
+
+
+FRENCH = "eng_Latn-fra_Latn"
+ICELANDIC = "eng_Latn-isl_Latn"
+SCENARIOS = (
+    Scenario("Icelandic as recorded, never rises", lambda rng: drawn(recorded(ICELANDIC), 0, rng), 0),
+    Scenario("French as recorded, rises for 10 evaluations", lambda rng: drawn(recorded(FRENCH), 10, rng), 10),
+    Scenario("French as recorded, rises for 20 evaluations", lambda rng: drawn(recorded(FRENCH), 20, rng), 20),
+    Scenario("simulated, 0.3 to 0.5 in 20 evaluations", partial(simulated, 20), 20),
+)
+
+
+def waits(rule: StoppingRule, curve: Curve) -> list[int]:
+    """The evaluations without an improvement up to each; it stops where they reach its patience."""
+    records: list[dict[str, Any]] = []
+    for step, shares in enumerate(curve):
+        score = float(shares.mean())
+        language = {"per_pair": {"nasca": shares.tolist()}}
+        record: dict[str, Any] = {"step": step, "score": {"nasca": score}, "languages": {FRENCH: language}}
+        verdict = judge(rule, record, records, {"eval_nasca": score})
+        assert verdict is not None
+        records.append(record | {"stopping": asdict(verdict)})
+    return [record["stopping"]["waited"] for record in records]
+
+
+def stops(seed: int) -> list[list[int]]:
+    """Where each rule stops a curve of each scenario: a row a scenario; EVALUATIONS where it does not."""
+    rows = []
+    for number, scenario in enumerate(SCENARIOS):
+        curve = scenario.draw(np.random.default_rng([seed, number]))
+        row = []
+        for rule in RULES:
+            waited = waits(rule.rule, curve)
+            row += [_first(waited, patience) for patience in rule.patience]
+        rows.append(row)
+    return rows
+
+
+def _first(waited: list[int], patience: int) -> int:
+    return next((evaluation for evaluation, count in enumerate(waited) if count >= patience), EVALUATIONS)
+
+
+def measure(curves: int) -> list[dict[str, Any]]:
+    """A row for each scenario, rule and patience."""
+    with ProcessPoolExecutor() as pool:
+        found = np.array(list(track(pool.map(stops, range(curves)), total=curves, description="drawing curves")))
+    names = [(rule.name, patience) for rule in RULES for patience in rule.patience]
+    rows = []
+    for number, scenario in enumerate(SCENARIOS):
+        for column, (name, patience) in enumerate(names):
+            at = found[:, number, column]
+            delay = at[at >= scenario.plateau] - scenario.plateau
+            rows.append(
+                {
+                    "scenario": scenario.name,
+                    "rule": name,
+                    "patience": patience,
+                    "too_early": float(np.mean(at < scenario.plateau)),
+                    "delay_median": float(np.median(delay)) if len(delay) else None,
+                    "delay_90": float(np.quantile(delay, 0.9)) if len(delay) else None,
+                    "never": float(np.mean(at == EVALUATIONS)),
+                }
+            )
+    return rows
+
+
+def on_the_recorded_run() -> list[dict[str, Any]]:
+    """The step at which each rule would have stopped the recorded run; None where it would not."""
+    steps = [line["step"] for line in json.loads(RECORDED.read_text(encoding="utf-8"))["evaluations"]]
+    rows = []
+    for rule in RULES:
+        for name, curve in (("Icelandic", recorded(ICELANDIC)), ("French", recorded(FRENCH)), ("all", recorded())):
+            waited = waits(rule.rule, curve)
+            for patience in rule.patience:
+                stop = _first(waited, patience)
+                step = steps[stop] if stop < len(steps) else None
+                rows.append({"rule": rule.name, "patience": patience, "languages": name, "stops_at_step": step})
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/stopping.md: a row a rule and patience, of each curve how many stop too early, and how late."""
+    scenarios = [scenario.name for scenario in SCENARIOS]
+    cells = {(row["rule"], row["patience"], row["scenario"]): _cell(row) for row in rows}
+    rules = dict.fromkeys((row["rule"], row["patience"]) for row in rows)
+    table = [(*map(str, key), *(cells[*key, scenario] for scenario in scenarios)) for key in rules]
+    return markdown_table(("an improvement is", "patience", *scenarios), table)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    early = f"{row['too_early']:.0%}"
+    return early if row["delay_median"] is None else f"{early}, {row['delay_median']:g} ({row['delay_90']:.0f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=int, default=100, help="curves of each kind")
+    options = parser.parse_args()
+    rows = measure(options.curves)
+    recorded_run = on_the_recorded_run()
+    result = {"command": f"python -m benchmarks.stopping --curves {options.curves}", "evaluations": EVALUATIONS}
+    made = describe() | result | {"drawn": rows, "recorded": recorded_run}
+    RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(markdown(rows))
+    table = Table("curve", "rule", "patience", "stops too early", "delay, median", "delay, 90 %", "never stops")
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()

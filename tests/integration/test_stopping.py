@@ -1,0 +1,184 @@
+"""Stopping in real SFTTrainer runs: by the paired test, by another metric, beside what transformers has for it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.history import History
+from neuronxa_callback.statistics import paired_p_value
+from tests.conftest import make_tokenizer, tiny_llama
+from tests.integration.test_trainer import sft
+
+ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
+FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=100)
+EVALUATING = {"eval_strategy": "steps", "eval_steps": 2}
+
+
+def test_a_run_that_does_not_improve_stops_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=3)
+    trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    reason = "nasca did not improve significantly (p < 0.2, paired test) in 3 evaluations"
+    assert f"training stops at step 6: {reason}" in caplog.text
+    records = History(tmp_path).read()
+    assert [record["stopping"]["waited"] for record in records] == [0, 1, 2, 3]
+    assert records[-1]["stopping"]["reason"] == reason
+    score = records[0]["score"]["nasca"]
+    assert f"Stopped at step 6: {reason}. The best step was 0, with {score:.4f}." in capsys.readouterr().out
+    logged = [entry for entry in trainer.state.log_history if "eval_nasca_gain" in entry]
+    assert [entry["step"] for entry in logged] == [0, 2, 4, 6]
+    assert [entry["eval_nasca_best"] for entry in logged] == [score] * 4
+    assert [entry.get("eval_nasca_gain_p") for entry in logged] == [None, 1.0, 1.0, 1.0]
+
+
+def test_the_verdicts_of_a_run_that_learns_are_those_of_its_pairs(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=2)], max_steps=12, learning_rate=3e-2)
+    trainer.train()
+    reference, *rest = History(tmp_path).read()
+    for record in rest:
+        now, before = (r["languages"]["eng_Latn-fra_Latn"]["per_pair"]["nasca"] for r in (record, reference))
+        verdict = record["stopping"]
+        assert verdict["p_value"] == paired_p_value(now, before)
+        assert verdict["improved"] == (verdict["p_value"] < 0.2)
+        assert verdict["gain"] == pytest.approx(record["score"]["nasca"] - reference["score"]["nasca"])
+        reference = record if verdict["improved"] else reference
+    assert {record["stopping"]["reason"] for record in rest} == {None}
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_it_composes_with_transformers_early_stopping_and_best_model(ours_first: bool, tmp_path: Path) -> None:
+    ours = NeuronXACallback(ICELANDIC, early_stopping_patience=2)
+    theirs = EarlyStoppingCallback(early_stopping_patience=5)
+    trainer = sft(
+        tmp_path,
+        [ours, theirs] if ours_first else [theirs, ours],
+        max_steps=20,
+        learning_rate=0.0,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_nasca",
+        greater_is_better=True,
+        **EVALUATING,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert trainer.state.best_global_step == 2
+    assert (tmp_path / "checkpoint-4").is_dir()
+
+
+def test_a_loss_that_does_not_fall_stops_a_run(tmp_path: Path) -> None:
+    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric="loss")
+    trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0, **EVALUATING)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert History(tmp_path).read()[-1]["stopping"]["reason"] == "loss did not improve enough in 2 evaluations"
+
+
+def test_a_quality_metric_stops_a_run(tmp_path: Path) -> None:
+    callback = NeuronXACallback(
+        ICELANDIC, eval_steps=2, quality="chrf", early_stopping_patience=2, early_stopping_metric="chrf"
+    )
+    trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+class Forgetting(TrainerCallback):
+    """Closes every gate after the first evaluation."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            for layer in kwargs["model"].model.layers:
+                layer.mlp.gate_proj.weight.zero_()
+
+
+@pytest.mark.parametrize(("on_floor", "steps"), [("stop", 2), ("warn", 6)])
+def test_a_language_that_is_forgotten_is_seen(
+    on_floor: Any, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = NeuronXACallback(FRENCH, eval_steps=2, floor={"fra_Latn": 0.0}, on_floor=on_floor)
+    trainer = sft(tmp_path, [callback, Forgetting()], model=tiny_llama(), max_steps=6, learning_rate=0.0)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert trainer.state.global_step == steps
+    assert caplog.text.count("eng_Latn-fra_Latn fell ") == 1
+    first, second, *_ = History(tmp_path).read()
+    assert second["stopping"]["forgotten"] == {"eng_Latn-fra_Latn": pytest.approx(first["score"]["nasca"])}
+
+
+def test_a_resumed_run_stops_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    def run(folder: Path, max_steps: int, resume: bool = False) -> int:
+        callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=4)
+        settings = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 0.0}
+        trainer = sft(folder, [callback], max_steps=max_steps, **settings)
+        trainer.train(resume_from_checkpoint=resume)
+        return int(trainer.state.global_step)
+
+    assert run(tmp_path / "whole", 20) == 8
+    assert run(tmp_path / "broken", 4) == 4
+    assert run(tmp_path / "broken", 20, resume=True) == 8
+    whole, broken = ([record["stopping"] for record in History(tmp_path / name).read()] for name in ("whole", "broken"))
+    assert whole == broken
+
+
+def test_each_trial_of_a_hyperparameter_search_has_a_patience_of_its_own(tmp_path: Path) -> None:
+    # A plain Trainer: TRL 1's SFTTrainer cannot make its model anew, with or without us.
+    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2)
+    tokenizer = make_tokenizer()
+    arguments = TrainingArguments(
+        tmp_path, max_steps=20, learning_rate=0.0, use_cpu=True, report_to=[], disable_tqdm=True, **EVALUATING
+    )
+    dataset = [{"input_ids": (ids := tokenizer("Hvernig gengur?")["input_ids"]), "labels": ids}] * 16
+    trainer = Trainer(
+        args=arguments,
+        train_dataset=dataset,
+        eval_dataset=dataset[:2],
+        processing_class=tokenizer,
+        callbacks=[callback],
+        model_init=lambda trial=None: tiny_llama(),
+    )
+    steps: list[int] = []
+
+    def objective(metrics: dict[str, float]) -> float:
+        steps.append(trainer.state.global_step)
+        return metrics["eval_nasca"]
+
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"weight_decay": trial.suggest_float("weight_decay", 0.0, 0.1)},
+        n_trials=2,
+        backend="optuna",
+        compute_objective=objective,
+        direction="maximize",
+    )
+    assert steps == [2, 4, 2, 4]  # the Trainer asks at every evaluation of both trials
+    assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"early_stopping_patience": 0}, "early_stopping_patience=0 must be"),
+        ({"floor": {"deu_Latn": 0.02}}, "floor names deu_Latn, which is not watched; choose of eng_Latn, isl_Latn"),
+        ({"on_floor": "cry"}, "on_floor='cry' is unknown"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        NeuronXACallback(ICELANDIC, **options)
+
+
+def test_a_metric_that_will_not_be_logged_is_refused_before_training(tmp_path: Path) -> None:
+    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric="loss")
+    with pytest.raises(ValueError, match="early_stopping_metric='loss' will not be logged"):
+        sft(tmp_path, [callback]).train()

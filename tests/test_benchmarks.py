@@ -1,0 +1,36 @@
+"""What the docs show of benchmarks is what their result files hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import stopping
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_table_of_stopping_is_that_of_its_results() -> None:
+    rows = json.loads(stopping.RESULTS.read_text(encoding="utf-8"))["drawn"]
+    assert stopping.markdown(rows) in (ROOT / "docs" / "stopping.md").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_overlap_search_are_those_of_its_results() -> None:
+    made = json.loads((ROOT / "benchmarks" / "results" / "overlap.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "stopping.md").read_text(encoding="utf-8")
+    assert made["rows"] == 1_000_000
+    assert f"took {made['seconds']:.0f} s on one core and a constant {made['memory_mebibytes']:g} MiB" in page
+    alone = made["share_found_alone"]
+    assert f"one word changed {100 * alone['one word changed']:.0f} % were found" in page
+    assert f"with two {100 * alone['two words changed']:.0f} % (" in page
+
+
+def test_a_drawn_curve_rises_from_the_recorded_beginning_to_its_end() -> None:
+    curve = stopping.recorded(stopping.FRENCH)
+    scores = [stopping.SCENARIOS[2].draw(np.random.default_rng(seed)).mean(axis=1) for seed in range(200)]
+    mean = sum(scores) / len(scores)
+    assert abs(mean[0] - curve[:3].mean()) < 0.005
+    assert abs(mean[20:].mean() - curve[-9:].mean()) < 0.005
+    assert mean[10] < mean[20]
