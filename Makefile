@@ -6,7 +6,7 @@ COMET := .comet
 MODEL := .models/smollm2-135m-instruct
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat lint model comet bench clean
+.PHONY: demo test test-compat lint model comet bench recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -30,6 +30,11 @@ bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
 	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
 
+# Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.
+recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/python recipes/icelandic_sft.py --config recipes/configs/smoke.yaml
+	$(VENV)/bin/python recipes/icelandic_cpt.py --config recipes/configs/smoke_cpt.yaml
+
 clean:
 	rm -rf $(VENV) $(COMPAT) $(COMET) .models runs
 
@@ -37,13 +42,13 @@ clean:
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,recipes,dev]'
 	touch $@
 
 $(COMPAT)/.ready: constraints-compat.txt pyproject.toml
 	$(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt torch
-	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,comet,dev]'
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,recipes,comet,dev]'
 	touch $@
 
 # unbabel-comet cannot live beside transformers 5; in $(COMPAT) it does.

@@ -8,7 +8,7 @@ PAIRS.tsv has two columns named by FLORES-200 codes, such as eng_Latn and isl_La
 import sys
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback
@@ -37,7 +37,7 @@ def main(model_name: str, pairs: str, output_dir: str, steps: str = "100") -> No
         train_dataset=Dataset.from_list(texts[20:]),
         eval_dataset=Dataset.from_list(texts[:20]),
         processing_class=AutoTokenizer.from_pretrained(model_name),
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=3), NeuronXACallback(pairs)],
+        callbacks=[NeuronXACallback(pairs, early_stopping_patience=5)],
     )
     trainer.train()
     print(f"best: step {trainer.state.best_global_step} with NASCA {trainer.state.best_metric:.4f}")

@@ -1,82 +1,133 @@
-"""Fine-tune a language model to translate between English and Icelandic, with alignment watched.
+"""Fine-tune a language model to translate between English and Icelandic, with alignment and quality watched.
 
-python recipes/icelandic_sft.py --config recipes/configs/smoke.yaml
+python recipes/icelandic_sft.py --config recipes/configs/smoke.yaml [--dry-run] [--max_steps 500 ...]
 
-Every setting is in the YAML file and can be changed on the command line (--max_steps 500). The sentence pairs are a TSV
-file whose columns are named by FLORES-200 codes, or the embedded 240 of the demo, with which the recipe can be tried.
+Every setting is in the YAML file and can be changed on the command line. Interrupted, the same command goes on from
+the last checkpoint.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+import held_out
+import preflight
+import training_run
+import training_text
+from datasets import Dataset
+from preflight import PreflightError
+from transformers import AutoTokenizer
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.pairs import PairsError, language_name
+from neuronxa_callback.translation import CHAT_PROMPT, PLAIN_PROMPT
 
-NAMES = {"eng_Latn": "English", "isl_Latn": "Icelandic"}
+BOTH_WAYS = (("eng_Latn", "isl_Latn"), ("isl_Latn", "eng_Latn"))
 
 
 @dataclass
-class DataArguments:
-    """What is trained on and what is watched."""
+class RecipeArguments(training_run.WatchArguments):
+    """What is trained on, beside what is watched."""
 
-    train_file: str | None = field(default=None, metadata={"help": "TSV with columns eng_Latn and isl_Latn."})
-    held_out: str = field(default="eng_Latn-isl_Latn", metadata={"help": "Held-out pairs: a file or embedded pair."})
-    score_every: float = field(default=0.1, metadata={"help": "Steps between two scores, or a share of all steps."})
-
-
-def sentence_pairs(train_file: str | None) -> Dataset:
-    """English and Icelandic columns of the training text."""
-    if train_file is None:
-        columns = embedded("demo_train.tsv")
-        return Dataset.from_dict({code: list(columns[code]) for code in NAMES})
-    # Quoting is off (3 is csv.QUOTE_NONE): in a TSV file a quotation mark is part of the sentence.
-    return load_dataset("csv", data_files=train_file, sep="\t", quoting=3, split="train").select_columns(list(NAMES))
+    train_text: str = field(default="nllb", metadata={"help": "nllb, opus100, paracrawl, embedded or a local file."})
+    train_pairs: int | None = field(default=1_000_000, metadata={"help": "Sentence pairs to keep after cleaning."})
+    prompt: str = field(default="auto", metadata={"help": "chat, plain, or auto: chat where there is a template."})
 
 
-def both_ways(rows: dict[str, list[str]]) -> dict[str, list[str]]:
+def prompt_of(source: str, source_lang: str, target_lang: str, chat: bool) -> Any:
+    """What the model sees before the translation, as text or as messages; the callback gives it the same."""
+    template = CHAT_PROMPT if chat else PLAIN_PROMPT
+    text = template.format(
+        source=source, source_language=language_name(source_lang), target_language=language_name(target_lang)
+    )
+    return [{"role": "user", "content": text}] if chat else text
+
+
+def both_ways(rows: dict[str, list[str]], chat: bool) -> dict[str, list[Any]]:
     """One example from English and one into English of each pair (1:1, as in the paper's appendix B)."""
-    examples: dict[str, list[str]] = {"prompt": [], "completion": []}
-    for english, icelandic in zip(rows["eng_Latn"], rows["isl_Latn"], strict=True):
-        for source, target, names in (
-            (english, icelandic, ("English", "Icelandic")),
-            (icelandic, english, ("Icelandic", "English")),
-        ):
-            examples["prompt"].append(f"{names[0]}: {source}\n{names[1]}:")
-            examples["completion"].append(f" {target}")
+    examples: dict[str, list[Any]] = {"prompt": [], "completion": []}
+    for i in range(len(rows["eng_Latn"])):
+        for source, target in BOTH_WAYS:
+            translation = rows[target][i]
+            examples["prompt"].append(prompt_of(rows[source][i], source, target, chat))
+            # The loss is on the completion alone.
+            examples["completion"].append(
+                [{"role": "assistant", "content": translation}] if chat else f" {translation}"
+            )
     return examples
 
 
-def main(data: DataArguments, args: SFTConfig, model_args: ModelConfig) -> None:
-    """Train, score and save the adapter."""
-    pairs = sentence_pairs(data.train_file)
-    held_out = ParallelPairs.load(data.held_out)
-    leaks = held_out.overlap(text for code in NAMES for text in pairs[code])
-    if leaks:
-        raise SystemExit(
-            f"{len(leaks)} held-out sentences are in the training text, such as {leaks[0].sentence!r}; drop them."
+def as_text(example: dict[str, Any], tokenizer: Any, chat: bool) -> str:
+    """A training example as the model reads it."""
+    prompt, completion = example["prompt"], example["completion"]
+    return str(tokenizer.apply_chat_template(prompt + completion, tokenize=False) if chat else prompt + completion)
+
+
+def uses_chat(prompt: str, tokenizer: Any) -> bool:
+    """Whether the prompt is a chat message."""
+    has_template = tokenizer.chat_template is not None
+    if prompt not in ("auto", "chat", "plain") or (prompt == "chat" and not has_template):
+        raise PreflightError(
+            f"--prompt {prompt} cannot be used; give auto or plain, or chat with a tokenizer that has a chat template."
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
-        dtype=model_args.dtype,
-        quantization_config=get_quantization_config(model_args),
+    return prompt == "chat" or (prompt == "auto" and has_template)
+
+
+def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
+    """Check, train, and leave a report."""
+    # What can be wrong, before anything long.
+    training_run.check(recipe, args, model_args)
+    empty = preflight.empty_model(model_args)
+    needed = preflight.memory(empty, args, model_args)
+    preflight.check_memory(needed, args)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
     )
+    chat = uses_chat(recipe.prompt, tokenizer)
+    training_text.check_pairs(recipe.train_text)
+    held = held_out.load(recipe.flores, recipe.held_out_pairs)
+
+    # The training text: streamed, cleaned, and never the held-out pairs.
+    with args.main_process_first(desc="cleaning the training text"):
+        pairs, removed = training_text.training_pairs(
+            recipe.train_text, held.all_pairs, recipe.train_pairs, Path(args.output_dir) / "training_text"
+        )
+    counts = {recipe.train_text: removed}
+
+    def examples(of: Dataset) -> Dataset:
+        return of.map(both_ways, batched=True, remove_columns=of.column_names, fn_kwargs={"chat": chat})
+
+    train_dataset = examples(pairs)
+    watched = Dataset.from_dict({"eng_Latn": list(held.watched.source), "isl_Latn": list(held.watched.target)})
+
+    # What it will take.
+    sample = [
+        as_text(example, tokenizer, chat) for example in train_dataset.select(range(min(200, len(train_dataset))))
+    ]
+    plan = preflight.plan(tokenizer, args, sample, len(train_dataset), held.watched, recipe.score_every)
+    preflight.show(plan, needed, args, counts, [held.left_out] if held.left_out else [])
+    if recipe.dry_run:
+        return
+
+    prompt = partial(prompt_of, chat=chat)
     trainer = SFTTrainer(
-        model=model,
+        model=training_run.load_model(model_args, args),
         args=args,
-        train_dataset=pairs.map(both_ways, batched=True, remove_columns=list(NAMES)),
-        processing_class=AutoTokenizer.from_pretrained(model_args.model_name_or_path),
+        train_dataset=train_dataset,
+        eval_dataset=examples(watched) if args.eval_strategy != "no" else None,
+        processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        callbacks=[NeuronXACallback(held_out, eval_steps=data.score_every)],
+        callbacks=training_run.callbacks(recipe, held, prompt),
     )
-    trainer.train()
-    trainer.save_model()
+    training_run.train(trainer)
+    training_run.finish(recipe, model_args, trainer, held, prompt, counts)
 
 
 if __name__ == "__main__":
-    parser = TrlParser((DataArguments, SFTConfig, ModelConfig))
-    main(*parser.parse_args_and_config())
+    try:
+        main(*preflight.parse((RecipeArguments, SFTConfig, ModelConfig)))
+    except (PreflightError, training_text.TextError, PairsError) as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,133 @@
+"""Continue to pretrain a language model on Icelandic, then on parallel text, with alignment and quality watched.
+
+python recipes/icelandic_cpt.py --config recipes/configs/smoke_cpt.yaml [--dry-run] [--max_steps 500 ...]
+
+First monolingual Icelandic mixed with English, then sentence pairs as documents, packed into full sequences. Every
+setting is in the YAML file and can be changed on the command line. Interrupted, the same command goes on from the last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import held_out
+import preflight
+import training_run
+import training_text
+from datasets import Dataset, concatenate_datasets, interleave_datasets
+from held_out import HeldOut
+from preflight import PreflightError
+from transformers import AutoTokenizer
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+
+from neuronxa_callback.pairs import PairsError
+from neuronxa_callback.translation import PLAIN_PROMPT
+
+
+@dataclass
+class RecipeArguments(training_run.WatchArguments):
+    """What is trained on, beside what is watched."""
+
+    icelandic_text: str = field(
+        default="HuggingFaceFW/fineweb-2:isl_Latn",
+        metadata={"help": "Monolingual Icelandic: a local file, or a data set of the hub with a column text."},
+    )
+    english_text: str = field(
+        default="HuggingFaceFW/fineweb:sample-10BT", metadata={"help": "Monolingual English, as icelandic_text."}
+    )
+    documents: int | None = field(default=200_000, metadata={"help": "Icelandic documents to keep after cleaning."})
+    english_share: float = field(default=0.2, metadata={"help": "Share of English among the monolingual documents."})
+    train_text: str = field(default="nllb", metadata={"help": "nllb, opus100, paracrawl, embedded or a local file."})
+    train_pairs: int | None = field(default=500_000, metadata={"help": "Sentence pairs to keep after cleaning."})
+
+
+def texts(
+    recipe: RecipeArguments, held: HeldOut, folder: Path
+) -> tuple[Dataset, Dataset, Dataset, dict[str, dict[str, int]]]:
+    """Icelandic and English documents and sentence pairs, cleaned, and what cleaning removed of each."""
+    icelandic, isl = training_text.training_documents(
+        recipe.icelandic_text, "isl_Latn", held.all_pairs, recipe.documents, folder / "isl_Latn"
+    )
+    share = recipe.english_share
+    wanted = math.ceil(recipe.documents * share / (1 - share)) if recipe.documents else None
+    english, eng = training_text.training_documents(
+        recipe.english_text, "eng_Latn", held.all_pairs, wanted, folder / "eng_Latn"
+    )
+    pairs, both = training_text.training_pairs(recipe.train_text, held.all_pairs, recipe.train_pairs, folder / "pairs")
+    counts = {
+        f"Icelandic, {recipe.icelandic_text}": isl,
+        f"English, {recipe.english_text}": eng,
+        f"pairs, {recipe.train_text}": both,
+    }
+    return icelandic, english, pairs, counts
+
+
+def as_document(row: dict[str, str], i: int) -> dict[str, str]:
+    """A sentence pair as a text, from English and from Icelandic in turn, in the words of the plain prompt."""
+    names = [("English", "eng_Latn"), ("Icelandic", "isl_Latn")]
+    (first, source), (second, target) = names if i % 2 == 0 else names[::-1]
+    asked = PLAIN_PROMPT.format(source_language=first, source=row[source], target_language=second)
+    return {"text": f"{asked} {row[target]}"}
+
+
+def in_order(icelandic: Dataset, english: Dataset, pairs: Dataset, english_share: float, seed: int) -> Dataset:
+    """Icelandic mixed with English until one of them ends, then the pairs."""
+    mixed = interleave_datasets([icelandic, english], [1 - english_share, english_share], seed=seed)
+    documents = pairs.map(as_document, with_indices=True, remove_columns=pairs.column_names)
+    return concatenate_datasets([mixed.select_columns(["text"]), documents])
+
+
+def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
+    """Check, train, and leave a report."""
+    # What can be wrong, before anything long.
+    training_run.check(recipe, args, model_args)
+    if not 0 < recipe.english_share < 1:
+        raise PreflightError(f"--english_share {recipe.english_share} must lie between 0 and 1, as 0.2 does.")
+    if args.max_steps < 1:
+        raise PreflightError("--max_steps must be given: the texts are read in their order, as a stream.")
+    empty = preflight.empty_model(model_args)
+    needed = preflight.memory(empty, args, model_args)
+    preflight.check_memory(needed, args)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
+    )
+    training_text.check_documents(recipe.icelandic_text, "isl_Latn")
+    training_text.check_documents(recipe.english_text, "eng_Latn")
+    training_text.check_pairs(recipe.train_text)
+    held = held_out.load(recipe.flores, recipe.held_out_pairs)
+
+    # The training text: streamed, cleaned, and never the held-out pairs.
+    with args.main_process_first(desc="cleaning the training text"):
+        icelandic, english, pairs, counts = texts(recipe, held, Path(args.output_dir) / "training_text")
+    documents = in_order(icelandic, english, pairs, recipe.english_share, args.seed)
+
+    # What it will take.
+    sample = documents.shuffle(args.seed).select(range(min(200, len(documents))))["text"]
+    plan = preflight.plan(tokenizer, args, sample, len(documents), held.watched, recipe.score_every)
+    preflight.show(plan, needed, args, counts, [held.left_out] if held.left_out else [])
+    if recipe.dry_run:
+        return
+
+    watched = Dataset.from_dict({"text": list(held.watched.target)})
+    trainer = SFTTrainer(
+        model=training_run.load_model(model_args, args),
+        args=args,
+        # A stream keeps the order of the texts, which the Trainer would shuffle otherwise.
+        train_dataset=documents.to_iterable_dataset(),
+        eval_dataset=watched if args.eval_strategy != "no" else None,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+        callbacks=training_run.callbacks(recipe, held, PLAIN_PROMPT),
+    )
+    training_run.train(trainer)
+    training_run.finish(recipe, model_args, trainer, held, PLAIN_PROMPT, counts)
+
+
+if __name__ == "__main__":
+    try:
+        main(*preflight.parse((RecipeArguments, SFTConfig, ModelConfig)))
+    except (PreflightError, training_text.TextError, PairsError) as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,230 @@
+"""What a run leaves behind: a model card with its scores and figures, beside the adapter, and the merged model."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig
+
+from neuronxa_callback import plots, report
+from neuronxa_callback.history import History, correlations
+
+PACKAGES = ("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+FIGURES = {  # of the report, where a run has them
+    "alignment.png": "Alignment over training steps",
+    "quality_over_steps.png": "Translation quality over training steps",
+    "quality.png": "Translation quality against alignment",
+    "layers.png": "Alignment per layer",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the card says of a run beside its scores.
+
+    Attributes:
+        base_model: hub name or folder.
+        recipe: the script's name.
+        command: what made the run, as a list of arguments.
+        step: of the saved weights.
+        stopped: why it ended before its last step; None where it did not.
+        watched: name of the pairs that were scored during training.
+        tested: name of the pairs that nothing was chosen by; None where there were none.
+        test_scores: metric -> score on these.
+        counts: training text -> what cleaning removed.
+        notes: sentences on what is missing.
+    """
+
+    base_model: str
+    recipe: str
+    command: Sequence[str]
+    step: int
+    stopped: str | None
+    watched: str
+    tested: str | None
+    test_scores: Mapping[str, float]
+    counts: Mapping[str, Mapping[str, int]]
+    notes: Sequence[str]
+
+
+def write(output_dir: Path, run: Run) -> Path:
+    """Draw the run's figures and write its model card.
+
+    Args:
+        output_dir: the Trainer's, with the run's scores.
+        run: what the card says beside them.
+
+    Returns:
+        the card, OUTPUT_DIR/README.md.
+
+    Raises:
+        ReportError: there are no scores.
+    """
+    page = report.write(output_dir)
+    records = History(output_dir).read()
+    data = ModelCardData(
+        model_name=output_dir.resolve().name,
+        base_model=run.base_model,
+        language=["en", "is"],
+        library_name="peft",
+        pipeline_tag="translation",
+        tags=["neuronxa", "translation"],
+        eval_results=_results(records, run),
+    )
+    parts = [
+        f"# {output_dir.resolve().name}",
+        _beginning(run),
+        *_test_part(run),
+        *_best_part(records, run),
+        *_correlation_part(records),
+        *_figure_part(page, output_dir),
+        *_text_part(run),
+        *_how_part(run),
+    ]
+    card = output_dir / "README.md"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(card)
+    return card
+
+
+def merge(output_dir: Path, model_args: ModelConfig) -> Path:
+    """Save the model with the adapter merged into the base model's own weights, which are not those in 4-bit.
+
+    Args:
+        output_dir: with the adapter and the tokenizer.
+        model_args: which base model, and the dtype of the merged weights.
+
+    Returns:
+        its folder, OUTPUT_DIR/merged.
+    """
+    name, revision, dtype = model_args.model_name_or_path, model_args.model_revision, model_args.dtype
+    base = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
+    merged = PeftModel.from_pretrained(base, output_dir).merge_and_unload()
+    merged.save_pretrained(output_dir / "merged")
+    AutoTokenizer.from_pretrained(output_dir).save_pretrained(output_dir / "merged")
+    return output_dir / "merged"
+
+
+# ---------------------------------------------------------------------------------------------- what the scores say
+
+
+def _scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """Alignment and quality of an evaluation."""
+    return {**record["score"], **record.get("quality_score", {})}
+
+
+def _best(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The evaluation with the highest NASCA."""
+    scored = [record for record in records if "nasca" in record["score"]]
+    return max(scored, key=lambda record: record["score"]["nasca"])
+
+
+def _results(records: Sequence[Mapping[str, Any]], run: Run) -> list[EvalResult]:
+    """The model index: scores of the saved weights, on the watched pairs and on the test."""
+    of_step = [record for record in records if record["step"] == run.step]
+    found = [("validation", run.watched, _scores(record)) for record in of_step]
+    if run.tested:
+        found.append(("test", run.tested, dict(run.test_scores)))
+    return [
+        EvalResult(
+            task_type="translation",
+            dataset_type="parallel-pairs",
+            dataset_name=name,
+            dataset_config="eng_Latn-isl_Latn",
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=plots.score_name(metric),
+            metric_value=round(score, 4),
+        )
+        for split, name, scores in found
+        for metric, score in scores.items()
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- its text
+
+
+def _beginning(run: Run) -> str:
+    ended = f" It ended before its last step: {run.stopped}." if run.stopped else ""
+    return (
+        f"LoRA adapter for `{run.base_model}`, English and Icelandic, made by `{run.recipe}` of neuronxa-callback. The "
+        f"weights are those of step {run.step}.{ended} Alignment is NASCA, the share of held-out sentence pairs that "
+        "find each other by the neurons they activate ([paper](https://aclanthology.org/2025.acl-long.1406/))."
+    )
+
+
+def _test_part(run: Run) -> list[str]:
+    if run.tested is None:
+        return ["No test set was to be had: every score below is on the pairs that the run was watched by."]
+    rows = [(plots.score_name(metric), f"{score:.4f}") for metric, score in run.test_scores.items()]
+    said = f"On {run.tested}, English to Icelandic and back, by which nothing was chosen, with the saved weights:"
+    return ["## Test", said, report.markdown_table(("score", "value"), rows)]
+
+
+def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
+    best = _best(records)
+    rows = [_alignment_row(name, language) for name, language in best["languages"].items()]
+    rows += [
+        (plots.score_name(metric), f"{score:.4f}", "", "") for metric, score in best.get("quality_score", {}).items()
+    ]
+    chosen = (
+        f"The highest NASCA of {len(records)} evaluations on {run.watched}. It was chosen as the highest, so it is "
+        "above what the same weights would score on other pairs."
+    )
+    header = ("score", "value", "95 % interval", "p by chance")
+    return [f"## Best step: {best['step']}", chosen, report.markdown_table(header, rows), *run.notes]
+
+
+def _alignment_row(name: str, language: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = language["ci"]["nasca"]
+    score, p_value = language["score"]["nasca"], language["p_value"]["nasca"]
+    return f"{plots.score_name('nasca')} {name}", f"{score:.4f}", f"{low:.4f} to {high:.4f}", f"{p_value:.2g}"
+
+
+def _correlation_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for name, found in correlations(records).items():
+        method, _, metric = name.partition("_")
+        interval = f"{found.ci[0]:.3f} to {found.ci[1]:.3f}"
+        names = plots.score_name(method), plots.score_name(metric)
+        rows.append((*names, f"{found.r:.3f}", interval, f"{found.p_value:.2g}", str(found.n)))
+    if not rows:
+        return ["## Alignment and quality", "No correlation: it needs three evaluations whose scores vary."]
+    table = report.markdown_table(("alignment", "quality", "Pearson's r", "95 % interval", "p", "n"), rows)
+    return ["## Alignment and quality", table, report.INDEPENDENCE]
+
+
+def _figure_part(page: Path, output_dir: Path) -> list[str]:
+    folder = page.parent.relative_to(output_dir)
+    drawn = {name: title for name, title in FIGURES.items() if (page.parent / name).exists()}
+    images = [f"![{title}]({(folder / name).as_posix()})" for name, title in drawn.items()]
+    link = f"Missing scores, signatures and all the rest are in [the report]({(folder / page.name).as_posix()})."
+    return ["## Curves", *images, link]
+
+
+def _text_part(run: Run) -> list[str]:
+    rows = [(text, name, f"{count:,}") for text, removed in run.counts.items() for name, count in removed.items()]
+    return ["## Training text", report.markdown_table(("text", "rows", "count"), rows)]
+
+
+def _how_part(run: Run) -> list[str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    versions = [
+        ("Python", platform.python_version()),
+        *((name, version(name)) for name in PACKAGES),
+        ("device", device),
+    ]
+    parts = ["## How it was made", f"```\n{shlex.join(run.command)}\n```"]
+    if "--config" in run.command:
+        config = Path(run.command[run.command.index("--config") + 1])
+        parts += [f"with `{config.name}`:", f"```yaml\n{config.read_text(encoding='utf-8').strip()}\n```"]
+    return [*parts, report.markdown_table(("package", "version"), versions)]
