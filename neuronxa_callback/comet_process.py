@@ -201,7 +201,12 @@ class CometWorker:
             python = comet_environment.find_python()
         except CometEnvironmentError as error:
             raise QualityError(str(error)) from None
-        options = {"--device": self.device, "--batch-size": self.batch_size, "--idle": self.idle}
+        options = {
+            "--device": self.device,
+            "--batch-size": self.batch_size,
+            "--idle": self.idle,
+            "--parent": os.getpid(),
+        }
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _end
         try:
             self.process = subprocess.Popen(

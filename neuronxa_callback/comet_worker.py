@@ -148,13 +148,19 @@ def read_requests(requests: queue.Queue[str]) -> None:
     os._exit(0)
 
 
-def end_with_parent() -> None:
-    """End the process when its parent is gone, however the parent ended.
+def end_with_parent(parent: int) -> None:
+    """End the process when its parent is gone, however the parent ended and however early.
 
     The input's end says so too, unless another child of the parent's (a DataLoader worker) holds it open.
+
+    Args:
+        parent: process number of the process that asks. It may be gone before this one runs its first line: whoever
+            leads its session was started by the asking process itself, and having another parent then is an orphan. A
+            script in between, which does not give way to this process, stands between the two and is the parent here.
     """
-    parent = os.getppid()
-    while os.getppid() == parent:
+    first = os.getppid()
+    started_directly = hasattr(os, "getsid") and os.getsid(0) == os.getpid()
+    while os.getppid() == (parent if started_directly else first):
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(0)
 
@@ -164,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Score translations with COMET: JSON lines on stdin and stdout.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--batch-size", type=int, default=8, help="segments judged at once")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process number of the process that asks")
     parser.add_argument("--idle", type=float, default=600, help="seconds without work after which to end")
     arguments = parser.parse_args()
 
@@ -174,7 +181,7 @@ def main() -> None:
     # Checkpoints of older Lightnings hold objects beside tensors, which torch reads only when told to.
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     requests: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(arguments.parent,), daemon=True).start()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
     serve(requests, answers, Scorer(arguments.device, arguments.batch_size), arguments.idle)
     os._exit(0)  # at once: a thread is still reading

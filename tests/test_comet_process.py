@@ -286,19 +286,29 @@ class TestEnds:
         assert worker.submit(str(comet_models / "comet"), SAMPLES).result() == score
         worker.close()
 
-    @pytest.mark.parametrize("busy", [False, True])
+    @pytest.mark.parametrize("when", ["starting", "working", "idle"])
     def test_when_the_parent_is_killed(
-        self, busy: bool, with_comet: None, comet_models: Path, comet_python: Path, tmp_path: Path
+        self,
+        when: str,
+        comet_models: Path,
+        comet_python: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Even though a child of the parent's, as a DataLoader worker is one, holds its input open."""
+        python = tmp_path / "python"
+        pause = "sleep 2\n" if when == "starting" else ""  # the parent is gone before the worker's first line
+        python.write_text(f'#!/bin/sh\n{pause}exec {comet_python} "$@"\n')
+        python.chmod(0o755)
+        monkeypatch.setenv(comet_environment.VARIABLE, str(python))
         script = (
             "import os, sys, time\nfrom neuronxa_callback.comet_process import CometWorker\n"
             f"worker = CometWorker()\nfuture = worker.submit({str(comet_models / 'comet')!r}, {SAMPLES!r})\n"
-            f"busy = {busy}\n"
-            "if not busy: future.result()\n"
+            f"if {when == 'idle'}: future.result()\n"
             "while worker.process is None: time.sleep(0.01)\n"
             "child = os.fork()\n"
             "if child == 0: time.sleep(90); os._exit(0)\n"
+            f"if {when == 'working'}: time.sleep(3)\n"
             "print(worker.process.pid, child, flush=True)\ntime.sleep(90)\n"
         )
         parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -309,7 +319,7 @@ class TestEnds:
         parent.wait()
         parent.stdout.close()
         try:
-            assert gone_within(30, pid)  # it may be importing, which a slow machine takes long for
+            assert gone_within(60, pid)  # it may be importing, which a slow machine takes long for
             assert alive(child)
         finally:
             os.kill(child, signal.SIGKILL)
