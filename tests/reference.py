@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from scipy import stats
+from scipy.linalg import subspace_angles
 from torch import Tensor
 
 Floats = NDArray[np.float64]
@@ -95,3 +97,45 @@ def alignment(source: Floats, target: Floats) -> list[float]:
                 aligned += 1
         scores.append(aligned / n)
     return scores
+
+
+def cka(source: Floats, target: Floats) -> float:
+    """Kornblith et al. 2019, section 3: ||Y'X||^2 / (||X'X|| ||Y'Y||), from features, not from a kernel."""
+    x, y = source - source.mean(axis=0), target - target.mean(axis=0)
+    cross, own_x, own_y = (np.linalg.norm(a.T @ b) for a, b in ((y, x), (x, x), (y, y)))
+    return float(cross**2 / (own_x * own_y))
+
+
+def svcca(source: Floats, target: Floats) -> float:
+    """Raghu et al. 2017: reduce each side by SVD, then the cosines of the angles between what is left."""
+    reduced = []
+    for side in (source, target):
+        u, s, _ = np.linalg.svd(side - side.mean(axis=0), full_matrices=False)
+        kept = next(k for k in range(1, len(s) + 1) if sum(s[:k] ** 2) >= 0.99 * sum(s**2))
+        reduced.append(u[:, :kept] * s[:kept])
+    return float(np.cos(subspace_angles(*reduced)).mean())
+
+
+def anc(source: Floats, target: Floats) -> float:
+    """Del and Fishel 2022: one neuron after the other."""
+    found = []
+    for x, y in zip(source.T, target.T, strict=True):
+        if np.ptp(x) > 1e-9 and np.ptp(y) > 1e-9:
+            found.append(abs(stats.pearsonr(x, y).statistic))
+    return float(np.mean(found))
+
+
+def sads(source: Floats, target: Floats) -> float:
+    """Zeng et al. 2025: mean cosine of translation pairs minus mean cosine of the rest."""
+    n = len(source)
+    own = [cosine(source[i], target[i]) for i in range(n)]
+    rest = [cosine(source[i], target[j]) for i in range(n) for j in range(n) if i != j]
+    return float(np.mean(own) - np.mean(rest))
+
+
+def measure(source: Floats, target: Floats, method: str) -> list[float]:
+    """Any method at each layer."""
+    functions = {"cka": cka, "svcca": svcca, "anc": anc, "sads": sads}
+    if method not in functions:
+        return alignment(source, target)
+    return [functions[method](s, t) for s, t in zip(source, target, strict=True)]
