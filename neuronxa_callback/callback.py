@@ -44,7 +44,7 @@ from neuronxa_callback.quality import (
     QualityReport,
 )
 from neuronxa_callback.report import summarise, tell_stop
-from neuronxa_callback.scores import Method
+from neuronxa_callback.scores import OVER_PAIRS, Method
 from neuronxa_callback.statistics import Correlation
 from neuronxa_callback.stopping import StoppingRule, Verdict
 from neuronxa_callback.translation import Prompt
@@ -82,7 +82,8 @@ class NeuronXACallback(TrainerCallback):
     Args:
         pairs: held-out pairs, or a list of them for several languages: what `ParallelPairs.load` takes. Never train
             on them. Default: the embedded 100 English-Icelandic pairs.
-        methods: one or several of "nasca", "navca" and "mexa".
+        methods: one or several of "nasca", "navca", "mexa", "cka", "svcca", "anc" and "sads", from one forward pass per
+            sentence for all of them; see `scores`.
         eval_steps: steps between two scores where the Trainer never evaluates; below 1 a share of all steps, as in
             TrainingArguments. Default: a tenth of the run. Not used where the Trainer evaluates.
         token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last".
@@ -105,7 +106,8 @@ class NeuronXACallback(TrainerCallback):
             where its paired permutation test over the held-out pairs, against the last one that improved, is
             significant. 5 is what docs/stopping.md finds; below it noise alone stops a run. Default: never stop.
         early_stopping_metric: a logged key without "eval_": an alignment score ("nasca", the default,
-            "nasca_eng_Latn-isl_Latn"), or another ("comet", "loss"), which improves by any rise (a loss by a fall).
+            "nasca_eng_Latn-isl_Latn"), or another ("comet", "loss"), which improves by any rise (a loss by a fall), as
+            CKA, SVCCA and ANC do, which have no value a pair to test.
         significance: of that test.
         min_delta: where given, an improvement is a rise above this, and no test is made.
         warmup_evals: evaluations after the first that do not count towards the patience.
@@ -435,7 +437,7 @@ class NeuronXACallback(TrainerCallback):
                 with self._guarded("the scores were logged but not written to scores.jsonl"):
                     History(args.output_dir).append(record_of(report, state.global_step, state.epoch, runtime))
             with self._guarded("the scores were logged but not drawn"):
-                _show_layers(trainer, report, state.global_step)
+                _show_layers(trainer, report, min(map(len, self.evaluator.pairs)), state.global_step)
         return metrics
 
     def _score_quality(
@@ -499,6 +501,8 @@ class NeuronXACallback(TrainerCallback):
             )
 
     def _check_floor(self) -> None:
+        if self.stopping.floor and not set(self.evaluator.methods) & set(OVER_PAIRS):
+            raise ValueError(f"floor tests pair by pair; have one of {', '.join(OVER_PAIRS)} among methods.")
         watched = {code for pair in self.evaluator.pairs for code in (pair.source_lang, pair.target_lang)}
         for code in self.stopping.floor or {}:
             if code not in watched:
@@ -751,13 +755,12 @@ def log_metrics(
     control.should_log = trainer.control.should_log = should_log
 
 
-def _show_layers(trainer: Trainer, report: AlignmentReport, step: int) -> None:
+def _show_layers(trainer: Trainer, report: AlignmentReport, n: int, step: int) -> None:
     """Add the figure of the score per layer to the Trainer's own TensorBoard run, where there is one."""
     writers = [c.tb_writer for c in trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
     for writer in filter(None, writers):
         for method in report.score:
             per_layer = {name: language.per_layer[method].tolist() for name, language in report.by_language.items()}
-            n = min(len(language.per_pair[method]) for language in report.by_language.values())
             figure = plots.layer_figure(per_layer, method, n, f"Alignment per layer at step {step}")
             writer.add_image(f"neuronxa/{method}_per_layer", plots.pixels(figure), step, dataformats="HWC")
             writer.flush()

@@ -110,6 +110,7 @@ def sweep(
     from neuronxa_callback import sweep as run_sweep
     from neuronxa_callback.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator
     from neuronxa_callback.history import History
+    from neuronxa_callback.models import ModelError
     from neuronxa_callback.quality import QualityEvaluator
 
     console = Console()
@@ -137,7 +138,7 @@ def sweep(
                 device=device,
                 progress=progress,
             )
-    except (run_sweep.SweepError, CometEnvironmentError, ValueError, OSError) as error:
+    except (ModelError, CometEnvironmentError, ValueError, OSError) as error:
         _give_up(console, error)
     run_report.summarise(records, console)
     console.out(f"Scores: {History(output_dir).path}")

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from neuronxa_callback import encoder, neurons, statistics
-from neuronxa_callback.encoder import TokenPooling, check_choice
+from neuronxa_callback.encoder import Representation, TokenPooling, check_choice
 from neuronxa_callback.pairs import ParallelPairs, is_language_pair
-from neuronxa_callback.scores import REPRESENTATION_OF, Method, aligned_pairs
+from neuronxa_callback.scores import ALIGNMENT, Measurement, Method, measure, representations_of
 
 DEFAULT_PAIRS = "eng_Latn-isl_Latn"
 
 # What `ParallelPairs.load` takes (a dataset among it), or several of these in a list.
 PairsLike: TypeAlias = Any
 
+LayerPooling = Literal["mean", "max"]
+
 
 @dataclass(frozen=True)
 class AlignmentReport:
     """How well a model aligns one language pair, or several together.
 
-    Every number is in [0, 1] and held by method ("nasca", "navca", "mexa").
+    Every number is held by method ("nasca", "navca", "mexa", ...); those named have numbers in [0, 1].
 
     Attributes:
-        score: mean over layers of the share of weakly aligned pairs (Eq. 4); over several language pairs, their mean.
-        per_layer: that share at each layer, float32 tensor (layers,); over several language pairs, their mean.
-        per_pair: share of layers at which each sentence pair is aligned, float32 tensor (pairs,), whose mean is the
-            score; over several language pairs, the mean over languages where these share their source sentences,
-            else all of theirs, one after the other.
-        p_value: probability of such a score by chance (Eq. 5), conservative for means over layers and languages: see
-            `statistics.chance_p_value`.
-        ci: 95 % bootstrap interval of the score over sentence pairs.
+        score: the layers' values, their mean or the greatest of them (`layer_pooling`); for NASCA, NAVCA and MEXA a
+            value is the share of weakly aligned pairs (Eq. 4). Over several language pairs, their mean.
+        per_layer: each layer's value, float32 tensor (layers,); over several language pairs, their mean.
+        per_pair: each sentence pair's part, float32 tensor (pairs,), whose mean is the score: the share of layers at
+            which it is aligned, or whether it is at the greatest layer; over several language pairs, the mean over
+            languages where these share their source sentences, else all of theirs, one after the other. Not for CKA,
+            SVCCA and ANC, which are no means over pairs.
+        p_value: probability of such a score by chance (Eq. 5), for NASCA, NAVCA and MEXA. It is conservative for means
+            over layers and languages (see `statistics.chance_p_value`), and for the greatest layer it is multiplied
+            by the number of layers.
+        ci: 95 % bootstrap interval of the score over sentence pairs, where there is a `per_pair`; at the greatest
+            layer it leaves out that another layer might have been the greatest.
         signature: the choices behind the numbers.
         by_language: suffix such as "eng_Latn-isl_Latn" -> that language pair's own report; empty in such a report.
     """
@@ -63,10 +69,13 @@ class NeuronXAEvaluator:
     Args:
         pairs: what `ParallelPairs.load` takes, or a list of such for several language pairs. Default: the embedded
             100 English-Icelandic pairs.
-        methods: one or several of "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), from one
-            forward pass per sentence together.
+        methods: one or several of "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), "cka",
+            "svcca", "anc" and "sads", from one forward pass per sentence together; see `scores`.
         token_pooling: "weighted" (Eq. 3), "average" or "last".
         token_budget: padded tokens in a batch at most; see `encode`. Where memory runs out it is halved, and stays so.
+        layer_pooling: "mean" over the layers, or the "max" of them, which the paper uses for retrieval.
+        representations: method -> "nas", "nav" or "embedding", where CKA, SVCCA, ANC or SADS should read something else
+            than their sources do (`scores.REPRESENTATION_OF`).
 
     Raises:
         PairsError: held-out pairs that cannot be used.
@@ -79,6 +88,8 @@ class NeuronXAEvaluator:
         methods: Method | Sequence[Method] = ("nasca",),
         token_pooling: TokenPooling = "weighted",
         token_budget: int | None = None,
+        layer_pooling: LayerPooling = "mean",
+        representations: Mapping[Method, Representation] | None = None,
     ) -> None:
         self.pairs = load_all(pairs)
         self.methods: tuple[Method, ...] = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -87,10 +98,14 @@ class NeuronXAEvaluator:
         if not self.methods:
             raise ValueError("methods is empty; choose nasca, navca or mexa.")
         check_choice("token_pooling", token_pooling, TokenPooling)
+        check_choice("layer_pooling", layer_pooling, LayerPooling)
         if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
             raise ValueError(f"token_budget={token_budget!r} must be a number of tokens, such as 512.")
         self.token_pooling = token_pooling
         self.token_budget = token_budget
+        self.layer_pooling = layer_pooling
+        self.representations = representations_of(self.methods, representations or {})
+        self._chosen = dict(representations or {})
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
         """Find out before training whether this model can be measured on these pairs.
@@ -111,19 +126,27 @@ class NeuronXAEvaluator:
 
     def __call__(self, model: nn.Module, tokenizer: Any) -> AlignmentReport:
         """Score the model as it is now, leaving its mode, random state and configuration as they were."""
-        by_language: dict[str, AlignmentReport] = {}
-        encoded_text: tuple[str, ...] | None = None
-        for pair in sorted(self.pairs, key=lambda pair: pair.source):  # pairs with one source side stand together
-            if pair.source != encoded_text:
-                source, encoded_text = self._encode(model, tokenizer, pair.source), pair.source
-            target = self._encode(model, tokenizer, pair.target)
-            signature = self.signature(pair, model, tokenizer)
-            by_language[pair.name] = _report_of_pair(
-                {m: aligned_pairs(source[REPRESENTATION_OF[m]], target[REPRESENTATION_OF[m]]) for m in self.methods},
-                signature,
-            )
+        by_language = {pair.name: report for pair, report in self.reports(model, tokenizer, self.pairs)}
         shared_source = len({pair.source for pair in self.pairs}) == 1
-        return _report_of_all({pair.name: by_language[pair.name] for pair in self.pairs}, shared_source)
+        return _report_of_all(
+            {pair.name: by_language[pair.name] for pair in self.pairs}, shared_source, self.layer_pooling
+        )
+
+    def reports(
+        self, model: nn.Module, tokenizer: Any, pairs: Sequence[ParallelPairs]
+    ) -> Iterator[tuple[ParallelPairs, AlignmentReport]]:
+        """Each language pair's report as soon as it is there.
+
+        A source side that several pairs share is encoded once. What is kept of the encoded text is one source and one
+        target side, whatever the number of pairs.
+        """
+        encoded: dict[tuple[str, ...], dict[Representation, Tensor]] = {}
+        for pair in sorted(pairs, key=lambda pair: pair.source):  # pairs with one source side stand together
+            if pair.source not in encoded:
+                encoded.clear()  # before the next is made
+                encoded[pair.source] = self.encode(model, tokenizer, pair.source)
+            signature = self.signature(pair, model, tokenizer)
+            yield pair, self.report(encoded[pair.source], self.encode(model, tokenizer, pair.target), signature)
 
     def signature(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> str:
         """The choices behind a pair's numbers, as sacreBLEU signs its scores.
@@ -131,12 +154,7 @@ class NeuronXAEvaluator:
         The device and the token budget are not among them: they only round differently (docs/method.md).
         """
         fields = {
-            "method": "+".join(self.methods),
-            "n": len(pair),
-            "pair": pair.name,
-            "data": pair.fingerprint,
-            "tokens": self.token_pooling,
-            "layers": "mean",
+            **self.choices(pair),
             "special": encoder.special_tokens(tokenizer),
             "neurons": "sigma(gate)>0",
             "dtype": encoder.compute_dtype(model),
@@ -144,10 +162,23 @@ class NeuronXAEvaluator:
         }
         return "|".join(f"{name}:{value}" for name, value in fields.items())
 
-    def _encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> dict[Any, Tensor]:
-        representations = [REPRESENTATION_OF[method] for method in self.methods]
+    def choices(self, pair: ParallelPairs) -> dict[str, Any]:
+        """The part of the signature that needs no model."""
+        names = [f"{method}({self._chosen[method]})" if method in self._chosen else method for method in self.methods]
+        return {
+            "method": "+".join(names),
+            "n": len(pair),
+            "pair": pair.name,
+            "data": pair.fingerprint,
+            "tokens": self.token_pooling,
+            "layers": self.layer_pooling,
+        }
 
-        def run(token_budget: int) -> dict[Any, Tensor]:
+    def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> dict[Representation, Tensor]:
+        """What the methods read of these sentences, as `encoder.encode` returns it, from one forward pass for each."""
+        representations = list(dict.fromkeys(self.representations.values()))
+
+        def run(token_budget: int) -> dict[Representation, Tensor]:
             return encoder.encode_all(model, tokenizer, sentences, representations, self.token_pooling, token_budget)
 
         asked = self.token_budget or encoder.default_token_budget(model)
@@ -157,6 +188,15 @@ class NeuronXAEvaluator:
         if fitted != asked:
             self.token_budget = fitted
         return encoded
+
+    def report(
+        self, source: Mapping[Representation, Tensor], target: Mapping[Representation, Tensor], signature: str
+    ) -> AlignmentReport:
+        """The scores of one language pair from what `encode` returned of its two sides."""
+        measured = {
+            method: measure(source[read], target[read], method) for method, read in self.representations.items()
+        }
+        return _report_of_pair(measured, self.layer_pooling, signature)
 
 
 def load_all(pairs: PairsLike) -> list[ParallelPairs]:
@@ -184,40 +224,62 @@ def _is_several(pairs: PairsLike) -> bool:
     return isinstance(pairs, list) and not any(isinstance(pair, Mapping) for pair in pairs)
 
 
-def _report_of_pair(aligned: dict[Method, Tensor], signature: str) -> AlignmentReport:
-    per_pair = {method: states.double().mean(dim=0) for method, states in aligned.items()}
-    score = {method: states.double().mean().item() for method, states in aligned.items()}
+def _report_of_pair(
+    measured: Mapping[Method, Measurement], layer_pooling: LayerPooling, signature: str
+) -> AlignmentReport:
+    parts = {method: _pool_layers(measurement, layer_pooling) for method, measurement in measured.items()}
+    score = {method: pooled.mean().item() for method, pooled in parts.items()}
+    per_pair = {method: pooled for method, pooled in parts.items() if measured[method].per_pair is not None}
+    p_value = {
+        method: _p_value(score[method], len(shares), len(measured[method].per_layer) if layer_pooling == "max" else 1)
+        for method, shares in per_pair.items()
+        if method in ALIGNMENT
+    }
     return AlignmentReport(
         score=score,
-        per_layer={method: states.double().mean(dim=1).float() for method, states in aligned.items()},
+        per_layer={method: measurement.per_layer.float() for method, measurement in measured.items()},
         per_pair={method: shares.float() for method, shares in per_pair.items()},
-        p_value={m: statistics.chance_p_value(score[m], len(shares)) for m, shares in per_pair.items()},
+        p_value=p_value,
         ci={method: statistics.bootstrap_interval(shares.numpy()) for method, shares in per_pair.items()},
         signature=signature,
         by_language={},
     )
 
 
+def _p_value(score: float, n: int, chances: int) -> float:
+    return min(1.0, chances * statistics.chance_p_value(score, n))
+
+
+def _pool_layers(measurement: Measurement, layer_pooling: LayerPooling) -> Tensor:
+    """Float64 tensor whose mean is the score: a value a pair where the method has such, else the score alone."""
+    values = measurement.per_layer.unsqueeze(1) if measurement.per_pair is None else measurement.per_pair
+    return values.mean(dim=0) if layer_pooling == "mean" else values[int(measurement.per_layer.argmax())]
+
+
 def _mean_over_languages(per_pair: list[Tensor]) -> Tensor:
     return torch.stack(per_pair).mean(dim=0)
 
 
-def _report_of_all(by_language: dict[str, AlignmentReport], shared_source: bool) -> AlignmentReport:
+def _report_of_all(
+    by_language: dict[str, AlignmentReport], shared_source: bool, layer_pooling: LayerPooling
+) -> AlignmentReport:
     reports = list(by_language.values())
     first = reports[0]
     methods = list(first.score)
     if len(reports) == 1:
         return replace(first, by_language=by_language)
     score = {m: fmean(report.score[m] for report in reports) for m in methods}
+    # A mean of the languages' greatest layers exceeds a value only where one of them does.
+    chances = {m: len(reports) * len(first.per_layer[m]) if layer_pooling == "max" else 1 for m in methods}
     # Translations of one sentence rise and fall together: resampled apart they would make the interval too narrow.
     join = _mean_over_languages if shared_source else torch.cat
-    per_pair = {m: join([report.per_pair[m] for report in reports]) for m in methods}
+    per_pair = {m: join([report.per_pair[m] for report in reports]) for m in first.per_pair}
     return AlignmentReport(
         score=score,
         per_layer={m: torch.stack([report.per_layer[m] for report in reports]).mean(dim=0) for m in methods},
         per_pair=per_pair,
-        p_value={m: statistics.chance_p_value(score[m], min(len(r.per_pair[m]) for r in reports)) for m in methods},
-        ci={m: statistics.bootstrap_interval(per_pair[m].numpy()) for m in methods},
+        p_value={m: _p_value(score[m], min(len(r.per_pair[m]) for r in reports), chances[m]) for m in first.p_value},
+        ci={m: statistics.bootstrap_interval(shares.numpy()) for m, shares in per_pair.items()},
         signature=" ".join(report.signature for report in reports),
         by_language=by_language,
     )

@@ -11,10 +11,11 @@ from concurrent.futures import Future
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from neuronxa_callback.comet_process import QualityError, QualityScore
 from neuronxa_callback.evaluator import AlignmentReport
+from neuronxa_callback.lines import append_line, read_lines
 from neuronxa_callback.quality import DirectionScores, PendingQuality, QualityEvaluator, QualityReport
 from neuronxa_callback.statistics import Correlation, pearson
 from neuronxa_callback.stopping import StoppingRule, Verdict, judge
@@ -48,13 +49,7 @@ class History:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one evaluation and see it onto the disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
-        with self.path.open("ab+") as file:
-            _mend_end(file, self.path)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, record)
 
     def update(self, step: int, changes: Mapping[str, Any]) -> None:
         """Add to an evaluation what came later than its line was written.
@@ -135,17 +130,7 @@ class History:
 
         A line that a crash cut short is left out with a warning.
         """
-        if not self.path.exists():
-            return []
-        by_step: dict[int, dict[str, Any]] = {}
-        for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1):
-            try:
-                record = json.loads(line) if line else None
-            except ValueError:
-                logger.warning("NeuronXA: %s, line %d, is cut short and left out.", self.path, number)
-                continue
-            if record is not None:
-                by_step[record["step"]] = record
+        by_step = {record["step"]: record for record in read_lines(self.path)}
         return [by_step[step] for step in sorted(by_step)]
 
 
@@ -155,20 +140,6 @@ def _step_of(line: bytes) -> int | None:
         return json.loads(line)["step"]  # type: ignore[no-any-return]
     except (ValueError, TypeError):
         return None
-
-
-def _mend_end(file: BinaryIO, path: Path) -> None:
-    """End the last line where a crash left it without an end, or take away what is there of it."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    last = file.read(size).rpartition(b"\n")[2]
-    if not last:
-        return
-    if _step_of(last) is not None:
-        file.write(b"\n")
-        return
-    logger.warning("NeuronXA: the last line of %s was cut short and is taken away.", path)
-    file.truncate(size - len(last))
 
 
 def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> dict[str, Any]:
@@ -268,7 +239,7 @@ def _rounded(shares: Sequence[float]) -> list[float]:
 # --------------------------------------------------------------------------------------- what a line has already
 
 
-def _fields_of(signature: str) -> dict[str, str]:
+def fields_of(signature: str) -> dict[str, str]:
     """A signature's choices by name."""
     return dict(part.partition(":")[::2] for part in signature.split("|"))
 
@@ -298,7 +269,7 @@ def _other_models(record: Mapping[str, Any], quality: QualityEvaluator) -> dict[
     differ = {}
     for direction in record["quality"].values():
         for metric in quality.slow:
-            theirs = _fields_of(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
+            theirs = fields_of(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
             if theirs not in (None, quality.models[metric]):
                 differ[metric] = (theirs, quality.models[metric])
     return differ
@@ -312,8 +283,8 @@ def _differences(
         return {what: (" ".join(written), " ".join(wanted))}
     differ: dict[str, tuple[str, str]] = {}
     for name, signature in wanted.items():
-        theirs = _fields_of(written[name]["signature"])
-        ours = _fields_of(signature)
+        theirs = fields_of(written[name]["signature"])
+        ours = fields_of(signature)
         differ |= {key: (theirs.get(key, "none"), value) for key, value in ours.items() if theirs.get(key) != value}
     return differ
 

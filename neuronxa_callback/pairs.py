@@ -113,8 +113,8 @@ class ParallelPairs:
         if isinstance(spec, tuple):
             if len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec):
                 raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
-            source_lang = source_lang or _code_in_name(spec[0])
-            target_lang = target_lang or _code_in_name(spec[1])
+            source_lang = source_lang or code_in_name(spec[0])
+            target_lang = target_lang or code_in_name(spec[1])
             located = _read_two_files(Path(spec[0]).expanduser(), Path(spec[1]).expanduser(), n)
             return located.checked(source_lang, target_lang, f"{spec[0]} and {spec[1]}")
         rows, place, origin = _open_rows(spec, n)
@@ -255,9 +255,23 @@ def is_language_pair(spec: Any) -> bool:
     return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
 
 
-def _code_in_name(path: str | Path) -> str | None:
+def code_in_name(path: str | Path) -> str | None:
     """The language code that a file is named by, as in FLORES' "devtest/isl_Latn.devtest"."""
     return next((part for part in Path(path).name.split(".") if part in language_codes()), None)
+
+
+def languages_in(path: Path) -> list[str]:
+    """The language codes among the columns of a file that `ParallelPairs.load` takes.
+
+    Raises:
+        PairsError: the file cannot be read, or has no two of them.
+    """
+    rows, _, origin = _open_rows(path, 1)
+    names = list(_flat(next(rows, {})))
+    codes = [name for name in names if name in language_codes()]
+    if len(codes) < 2:
+        raise PairsError(f"{origin} has the columns {', '.join(names)}; name two at least by FLORES-200 codes.")
+    return codes
 
 
 def _read_text(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from neuronxa_callback.scores import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, Method
 from neuronxa_callback.statistics import FEWEST_POINTS, Correlation, chance_level
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; markers tell them apart in grey print.
@@ -27,7 +28,7 @@ CHANCE_LINE: dict[str, Any] = {"color": "0.4", "linestyle": "-.", "linewidth": 1
 STEP_COLOURS = "cividis"  # from dark to light for every kind of colour vision, and in grey print
 
 NAMES = {"comet": "COMET", "cometkiwi": "CometKiwi", "chrf": "chrF", "bleu": "BLEU"}
-NAMES |= {method: method.upper() for method in ("nasca", "navca", "mexa")}
+NAMES |= {method: method.upper() for method in get_args(Method)}
 LONGEST_LABEL = 40  # characters; a metric of the user's own may have any name
 MOST_COLUMNS = 3
 MOST_INSIDE = 6  # entries of a legend that leave room for the lines
@@ -45,7 +46,7 @@ def layer_figure(per_layer: Mapping[str, Sequence[float]], method: str, n: int, 
     figure, axes = _axes(title, "Layer", f"{score_name(method)} ({n} pairs)")
     for (name, scores), style in zip(per_layer.items(), _styles(), strict=False):
         axes.plot(_layers(method, scores), scores, label=_label(name), markersize=3, **style)
-    return _finish(figure, axes, n)
+    return _finish(figure, axes, method, n)
 
 
 def layer_change_figure(
@@ -66,14 +67,16 @@ def layer_change_figure(
         for evaluation, per_layer in evaluations.items():
             scores = per_layer.get(name, ())
             panel.plot(_layers(method, scores), scores, label=evaluation, color=style["color"], **lines[evaluation])
-        panel.axhline(chance_level(n), **CHANCE_LINE)
+        if method in ALIGNMENT:
+            panel.axhline(chance_level(n), **CHANCE_LINE)
         panel.set_title(f"{_label(name)} ({n} pairs)", fontsize="medium")
         panel.xaxis.set_major_locator(_whole_numbers())
-    top = max(panel.get_ylim()[1] for panel in panels)
+    bottom, top = (choose(panel.get_ylim()[end] for panel in panels) for end, choose in ((0, min), (1, max)))
     for panel in panels:
-        panel.set_ylim(0, top)
+        panel.set_ylim(min(0, bottom) if method == "sads" else 0, top)
     keys = [Line2D([], [], color="black", label=evaluation, **line) for evaluation, line in lines.items()]
-    _legend_below(figure, [*keys, Line2D([], [], **CHANCE_LINE)], len(panels))
+    chance = [Line2D([], [], **CHANCE_LINE)] if method in ALIGNMENT else []
+    _legend_below(figure, [*keys, *chance], len(panels))
     _name_x(panels, "Layer")
     figure.supylabel(score_name(method), fontsize="medium")
     return figure
@@ -95,13 +98,15 @@ def curve_figure(history: Sequence[Mapping[str, Any]], method: str, n: int | Col
         measured = [(r["step"], r["languages"][name]) for r in history if _has(r, name, method)]
         steps = [step for step, _ in measured]
         scores = [language["score"][method] for _, language in measured]
-        low, high = np.array([language["ci"][method] for _, language in measured]).reshape(-1, 2).T
         axes.plot(steps, scores, label=_label(name), markersize=5, **style)
+        if method not in OVER_PAIRS:
+            continue
+        low, high = np.array([language["ci"][method] for _, language in measured]).reshape(-1, 2).T
         if len(steps) > 1:
             axes.fill_between(steps, low, high, color=style["color"], alpha=alpha, linewidth=0)
         else:  # a band of one step has no width
             axes.vlines(steps, low, high, color=style["color"], alpha=0.5)
-    return _finish(figure, axes, n)
+    return _finish(figure, axes, method, n)
 
 
 def quality_figure(
@@ -181,7 +186,8 @@ def _has(record: Mapping[str, Any], name: str, method: str) -> bool:
 
 
 def _layers(method: str, scores: Sequence[float]) -> range:
-    first = 0 if method == "mexa" else 1  # MEXA counts the embedding layer, as layer 0
+    # What reads embeddings counts the embedding layer, as layer 0.
+    first = 0 if REPRESENTATION_OF.get(method) == "embedding" else 1  # type: ignore[call-overload]
     return range(first, first + len(scores))
 
 
@@ -262,12 +268,12 @@ def _styles() -> Iterator[dict[str, Any]]:
         yield {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[(i + shift) % len(MARKERS)]}
 
 
-def _finish(figure: Figure, axes: Axes, n: int | Collection[int]) -> Figure:
-    counts = _counts(n)
+def _finish(figure: Figure, axes: Axes, method: str, n: int | Collection[int]) -> Figure:
+    counts = _counts(n) if method in ALIGNMENT else []
     for pairs in counts:
         label = "chance level" if len(counts) == 1 else f"chance level, {pairs} pairs"
         axes.axhline(chance_level(pairs), color="0.4", linestyle="--", linewidth=1, label=label)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if method == "sads" else 0)
     axes.xaxis.set_major_locator(_whole_numbers())
     if len(axes.lines) <= MOST_INSIDE:
         axes.legend(fontsize="small")

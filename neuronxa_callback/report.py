@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from neuronxa_callback import plots
-from neuronxa_callback.history import History
+from neuronxa_callback.history import History, fields_of
 from neuronxa_callback.scores import Method
 from neuronxa_callback.statistics import Correlation, pearson
 
@@ -177,7 +177,9 @@ def _methods(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def _pairs(records: Sequence[Mapping[str, Any]], method: str) -> dict[str, int]:
     """Each language pair's number of sentence pairs."""
     languages = (item for record in records for item in record["languages"].items())
-    return {name: len(language["per_pair"][method]) for name, language in languages if method in language["per_pair"]}
+    return {
+        name: int(fields_of(language["signature"])["n"]) for name, language in languages if method in language["score"]
+    }
 
 
 def _points(records: Sequence[Mapping[str, Any]], method: str) -> dict[str, list[tuple[int, float, float]]]:
@@ -328,8 +330,8 @@ def _alignment_part(methods: Iterable[str]) -> list[str]:
     return [
         "## Alignment over training steps",
         *_images("alignment", methods, "{} over training steps, a line a language"),
-        "The bands are 95 % bootstrap intervals over the held-out sentence pairs. The chance level is what unrelated "
-        "sentences reach.",
+        "The bands are 95 % bootstrap intervals over the held-out sentence pairs, where a score is a mean over these. "
+        "The chance level is what unrelated sentences reach.",
         "## Alignment per layer",
         *_images("layers", methods, "{} per layer, a panel a language"),
     ]

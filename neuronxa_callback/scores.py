@@ -6,7 +6,7 @@ all layers at once would double the memory of an evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +66,7 @@ def alignment_score(source: Tensor, target: Tensor, method: Method = "nasca") ->
             `similarity_gap`. `REPRESENTATION_OF` names the representation that each method's source uses.
 
     Returns:
-        float32 tensor (layers,), each in [0, 1]; of "sads" in [-1, 2].
+        float32 tensor (layers,), each in [0, 1]; of "sads" in [-2, 2].
 
     Raises:
         ValueError: an unknown method, shapes that differ, or fewer than two sentences.
@@ -82,8 +82,7 @@ def measure(source: Tensor, target: Tensor, method: Method) -> Measurement:
     elif method in ALIGNMENT:
         per_pair = aligned_pairs(source, target).double()
     else:
-        function = {"cka": linear_cka, "svcca": svcca, "anc": anc}[method]
-        return Measurement(function(source, target), None)
+        return Measurement({"cka": linear_cka, "svcca": svcca, "anc": anc}[method](source, target), None)
     return Measurement(per_pair.mean(dim=1), per_pair)
 
 
@@ -155,25 +154,25 @@ def similarity_gap(source: Tensor, target: Tensor) -> Tensor:
     The mean over the pairs is the mean cosine of translation pairs minus the mean cosine of all other pairs.
 
     Returns:
-        float64 tensor (layers, sentences), each in [-1, 2]; 0 where all vectors are zero.
+        float64 tensor (layers, sentences), each in [-2, 2]; 0 where all vectors are zero.
 
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
     """
-    gaps = []
-    for s, t in _layers(source, target):
-        cosines = cosine_similarity(s, t)
-        own = cosines.diagonal()
-        others = cosines.sum(dim=0) + cosines.sum(dim=1) - 2 * own
-        gaps.append(own - others / (2 * (len(cosines) - 1)))
-    return torch.stack(gaps)
+    return torch.stack([_gaps(cosine_similarity(s, t)) for s, t in _layers(source, target)])
+
+
+def _gaps(cosines: Tensor) -> Tensor:
+    own: Tensor = cosines.diagonal()
+    others = cosines.sum(dim=0) + cosines.sum(dim=1) - 2 * own
+    return own - others / (2 * (len(cosines) - 1))
 
 
 def linear_cka(source: Tensor, target: Tensor) -> Tensor:
     """Linear centred kernel alignment (Kornblith et al. 2019, Eq. 3 with linear kernels, biased HSIC).
 
     Invariant to rotation and to one scale for all features of a side. With fewer sentences than features it is well
-    above 0 for unrelated text, too: compare it with the value under permutation rather than with 0.
+    above 0 for unrelated text, too: compare it with the value of pairs torn apart rather than with 0.
 
     Returns:
         float64 tensor (layers,) in [0, 1]; 0 where one side does not vary over the sentences.
@@ -181,14 +180,21 @@ def linear_cka(source: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
     """
-    return torch.stack([_cka(s, t) for s, t in _layers(source, target)])
+    return torch.stack([_cka(_kernel_factor(s), _kernel_factor(t)) for s, t in _layers(source, target)])
+
+
+def _kernel_factor(vectors: Tensor) -> Tensor:
+    """(sentences, at most sentences) with the same inner products as the centred vectors."""
+    centred = _centred(vectors)
+    return torch.linalg.qr(centred.T).R.T if centred.shape[1] > len(centred) else centred
 
 
 def _cka(source: Tensor, target: Tensor) -> Tensor:
-    x, y = _centred(source), _centred(target)
-    k, m = x @ x.T, y @ y.T
-    size: Tensor = torch.linalg.matrix_norm(k) * torch.linalg.matrix_norm(m)
-    return (k * m).sum() / size if size > 0 else size
+    cross, own_source, own_target = (
+        torch.linalg.matrix_norm(one.T @ other) for one, other in ((source, target), (source, source), (target, target))
+    )
+    size: Tensor = own_source * own_target
+    return torch.div(cross**2, size).clamp(max=1) if size > 0 else size
 
 
 def svcca(source: Tensor, target: Tensor) -> Tensor:
@@ -199,7 +205,7 @@ def svcca(source: Tensor, target: Tensor) -> Tensor:
 
     Invariant to rotation and scale. The directions are at most sentences - 1: where both sides keep more than
     half of that, which 100 sentences of many features do, their subspaces meet by necessity and unrelated text scores
-    high. Compare it with the value under permutation rather than with 0.
+    high. Compare it with the value of pairs torn apart rather than with 0.
 
     Returns:
         float64 tensor (layers,) in [0, 1]; 0 where one side does not vary over the sentences.
@@ -212,7 +218,8 @@ def svcca(source: Tensor, target: Tensor) -> Tensor:
 
 def _directions(vectors: Tensor) -> Tensor:
     """Orthonormal (sentences, kept) basis of the singular directions that hold the variance."""
-    left, values, _ = torch.linalg.svd(_centred(vectors), full_matrices=False)
+    left: Tensor
+    left, values, _ = torch.linalg.svd(_kernel_factor(vectors), full_matrices=False)
     variance = values**2
     if variance.sum() == 0:
         return left[:, :0]
@@ -238,22 +245,24 @@ def anc(source: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
     """
-    return torch.stack([_anc(s, t) for s, t in _layers(source, target)])
+    return torch.stack([_anc(_standardised(s), _standardised(t)) for s, t in _layers(source, target)])
+
+
+def _standardised(vectors: Tensor) -> Tensor:
+    """Centred features of length 1; those that do not vary are 0."""
+    return _unit(_centred(vectors).T).T
 
 
 def _anc(source: Tensor, target: Tensor) -> Tensor:
-    x, y = _centred(source), _centred(target)
-    norms: Tensor = torch.linalg.vector_norm(x, dim=0) * torch.linalg.vector_norm(y, dim=0)
-    varies = norms > 0
-    if not varies.any():
-        return norms.new_zeros(())
-    return ((x * y).sum(dim=0)[varies] / norms[varies]).abs().clamp(max=1).mean()
+    varies = (source != 0).any(dim=0) & (target != 0).any(dim=0)
+    correlations: Tensor = (source * target).sum(dim=0)[varies]
+    return correlations.abs().clamp(max=1).mean() if correlations.numel() else correlations.sum()
 
 
 def _centred(vectors: Tensor) -> Tensor:
     """Float64 without the mean sentence; a feature that varies by no more than rounding is exactly 0."""
     vectors = vectors.double()
-    centred = vectors - vectors.mean(dim=0)
+    centred: Tensor = vectors - vectors.mean(dim=0)
     size, spread = torch.linalg.vector_norm(vectors, dim=0), torch.linalg.vector_norm(centred, dim=0)
     return centred.masked_fill(spread <= CONSTANT * size, 0)
 
@@ -261,16 +270,46 @@ def _centred(vectors: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- chance
 
 
-def permuted_scores(
-    source: Tensor, target: Tensor, method: Method, permutations: int, generator: torch.Generator
-) -> Tensor:
+def torn_apart(source: Tensor, target: Tensor, method: Method, permutations: int, seed: int = 0) -> Tensor:
     """A method's scores when the pairs are torn apart at random: what unrelated text of these languages would score.
+
+    What a side contributes is computed once: putting its sentences in another order puts the rows of that in another
+    order.
+
+    Args:
+        source: (layers, sentences, features).
+        target: the same shape.
+        method: the method.
+        permutations: how often the targets are put in a random order.
+        seed: of the orders.
 
     Returns:
         float64 tensor (permutations, layers).
+
+    Raises:
+        ValueError: shapes that differ, or fewer than two sentences.
     """
+    generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(source.shape[1], generator=generator) for _ in range(permutations)]
-    return torch.stack([measure(source, target[:, order], method).per_layer for order in orders])
+    by_layer = []
+    for s, t in _layers(source, target):
+        score = _score_of_order(s, t, method)
+        by_layer.append(torch.stack([score(order) for order in orders]))
+    return torch.stack(by_layer, dim=1)
+
+
+def _score_of_order(source: Tensor, target: Tensor, method: Method) -> Callable[[Tensor], Tensor]:
+    """One layer's score as a function of the targets' order."""
+    if method in OVER_PAIRS:
+        cosines = cosine_similarity(source, target)
+        if method == "sads":
+            return lambda order: _gaps(cosines[:, order]).mean()
+        return lambda order: torch.logical_and(*_nearest(cosines[:, order])).double().mean()
+    prepare, compare = {"cka": (_kernel_factor, _cka), "svcca": (_directions, _svcca), "anc": (_standardised, _anc)}[
+        method
+    ]
+    prepared, other = prepare(source), prepare(target)
+    return lambda order: compare(prepared, other[order])
 
 
 # ------------------------------------------------------------------------------------------------------- checks

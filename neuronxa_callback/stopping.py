@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from neuronxa_callback.scores import Method
+from neuronxa_callback.scores import OVER_PAIRS
 from neuronxa_callback.statistics import paired_p_value
 
 Record = Mapping[str, Any]
@@ -60,7 +60,7 @@ class StoppingRule:
     @property
     def by_test(self) -> bool:
         """Whether the paired test decides, and not a difference."""
-        return self.min_delta is None and self.metric.split("_")[0] in get_args(Method)
+        return self.min_delta is None and self.metric.split("_")[0] in OVER_PAIRS
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _forgotten(rule: StoppingRule, record: Record, earlier: Sequence[Record]) ->
     start = next((line for line in earlier if line["languages"]), None)
     if start is None or not rule.floor:
         return {}
-    method = next(iter(record["score"]))
+    method = next(method for method in record["score"] if method in OVER_PAIRS)
     found = {}
     for code, allowed in rule.floor.items():
         for name in record["languages"]:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import re
 import time
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from rich.progress import Progress
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from neuronxa_callback import comet_environment
 from neuronxa_callback.callback import metrics_of, pearson_metrics, quality_metrics, translation_metrics
-from neuronxa_callback.encoder import NonFiniteActivationError, check_choice
+from neuronxa_callback.encoder import NonFiniteActivationError
 from neuronxa_callback.evaluator import NeuronXAEvaluator
 from neuronxa_callback.history import (
     History,
@@ -33,14 +28,17 @@ from neuronxa_callback.history import (
     take_up,
     translations_in,
 )
+from neuronxa_callback.models import Checkpoint, Dtype, Loader, ModelError, check_packages, load_tokenizer, read_json
 from neuronxa_callback.quality import PendingQuality, QualityEvaluator
 from neuronxa_callback.translation import Translations
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 CHECKPOINT = re.compile(r"checkpoint-([1-9]\d*)")
+
+BASE_REMEDY = "name the folder or the hub name of the base model with --base"
+ADAPTER_REMEDY = "name the base model that it was trained on with --base"
+CHECKPOINT_REMEDY = "if the run ended while it was being saved, move it away"
 
 # What to call the sweep with where a field of a signature should be another.
 OPTION_OF = {
@@ -57,30 +55,8 @@ OPTION_OF = {
 }
 
 
-class SweepError(RuntimeError):
+class SweepError(ModelError):
     """A run whose checkpoints cannot be scored; the message names the place and says what to do."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The run's model at one step.
-
-    Attributes:
-        step: the Trainer's global step; 0 is the base model.
-        source: the checkpoint's folder, or the base model's folder or hub name.
-        epoch: the Trainer's epoch, None where the checkpoint does not say.
-        adapter: the adapter's configuration, None for a full model.
-    """
-
-    step: int
-    source: str
-    epoch: float | None
-    adapter: Mapping[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """How the progress bar calls it."""
-        return Path(self.source).name if self.step else "base model"
 
 
 def run(
@@ -129,10 +105,10 @@ def run(
     """
     with quality or QualityEvaluator((), evaluator.pairs) as judge:
         checkpoints = find_checkpoints(Path(output_dir), base)
-        _check_packages(checkpoints, load_in_4bit)
+        check_packages(checkpoints, load_in_4bit)
         if judge.slow:  # or every checkpoint would be reported as missing its score, hours later
             comet_environment.find_python()
-        tokenizer = _load_tokenizer(checkpoints)
+        tokenizer = load_tokenizer(checkpoints)
         loader = Loader(checkpoints, dtype, load_in_4bit, device)
         scoring = _Scoring(evaluator, judge, tokenizer, loader, History(output_dir), Curves(Path(output_dir)))
         try:
@@ -168,33 +144,22 @@ def find_checkpoints(output_dir: Path, base: str | Path | None = None) -> list[C
         )
     base = base or (_base_of(adapters) if adapters else None)
     if base:
-        checkpoints.insert(0, Checkpoint(0, str(base), epoch=0))
+        checkpoints.insert(0, Checkpoint(str(base), step=0, epoch=0, remedy=BASE_REMEDY))
     return checkpoints
 
 
 def _read_checkpoint(folder: Path) -> Checkpoint:
     is_adapter = (folder / "adapter_config.json").exists()
     if not is_adapter and not (folder / "config.json").exists():
-        raise SweepError(
-            f"{folder} holds no model (neither adapter_config.json nor config.json); if the run ended while it was "
-            "being saved, move it away."
-        )
+        raise SweepError(f"{folder} holds no model (neither adapter_config.json nor config.json); {CHECKPOINT_REMEDY}.")
     state = folder / "trainer_state.json"
     return Checkpoint(
         step=int(folder.name.rpartition("-")[2]),
         source=str(folder),
-        epoch=_read_json(state).get("epoch") if state.exists() else None,
-        adapter=_read_json(folder / "adapter_config.json") if is_adapter else None,
+        epoch=read_json(state).get("epoch") if state.exists() else None,
+        adapter=read_json(folder / "adapter_config.json") if is_adapter else None,
+        remedy=ADAPTER_REMEDY if is_adapter else CHECKPOINT_REMEDY,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except ValueError:
-        raise SweepError(
-            f"{path} is not JSON; if the run ended while it was being saved, move {path.parent} away."
-        ) from None
 
 
 def _base_of(adapters: Sequence[Checkpoint]) -> str:
@@ -208,175 +173,6 @@ def _base_of(adapters: Sequence[Checkpoint]) -> str:
             f"({', '.join(sorted(bases))}); name the one they were trained on with --base."
         )
     return str(bases.pop())
-
-
-def _check_packages(checkpoints: Sequence[Checkpoint], load_in_4bit: bool) -> None:
-    needed = ["accelerate"]
-    if checkpoints[-1].adapter is not None:
-        needed.append("peft")
-    if load_in_4bit:
-        needed.append("bitsandbytes")
-    missing = [package for package in needed if find_spec(package) is None]
-    if missing:
-        raise SweepError(
-            f"{checkpoints[-1].source} cannot be loaded without {' and '.join(missing)}; install the training extra: "
-            "pip install 'neuronxa-callback[train]'."
-        )
-
-
-# ------------------------------------------------------------------------------------------------ models, loaded
-
-
-class Loader:
-    """Models of checkpoints, one at a time; the base of adapters is loaded once where they leave it as it is.
-
-    Args:
-        checkpoints: as `find_checkpoints` returns them.
-        dtype: what the weights are loaded in.
-        load_in_4bit: load them in NF4.
-        device: where they go; a GPU, where there is one, for None.
-
-    Raises:
-        SweepError: the configuration that "auto" asks cannot be loaded.
-        ValueError: an unknown dtype or device.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Sequence[Checkpoint],
-        dtype: Dtype = "auto",
-        load_in_4bit: bool = False,
-        device: str | None = None,
-    ) -> None:
-        check_choice("dtype", dtype, Dtype)
-        self.device = _device(device)
-        self.load_in_4bit = load_in_4bit
-        self.base = checkpoints[0]
-        # "auto" is settled once: a base may be stored in another dtype than the models trained from it.
-        self.dtype = _stored_dtype(checkpoints) if dtype == "auto" else getattr(torch, dtype)
-        self._loaded: tuple[str, nn.Module] | None = None
-
-    @contextmanager
-    def model(self, checkpoint: Checkpoint) -> Iterator[nn.Module]:
-        """The checkpoint's model, in evaluation mode, until the block ends.
-
-        Raises:
-            SweepError: it cannot be loaded, or its weights are not all there.
-        """
-        if checkpoint.adapter is None:
-            yield self._load(checkpoint)
-            return
-        base = self._load(self.base)
-        modules = dict(base.named_modules(remove_duplicate=False))
-        adapted = _put_adapter_on(base, checkpoint)
-        try:
-            yield adapted
-        finally:
-            adapted.unload()  # type: ignore[operator]
-            # PEFT leaves the trained copies of modules_to_save behind in place of the base's own.
-            for name, module in modules.items():
-                parent, _, child = name.rpartition(".")
-                if child:
-                    setattr(base.get_submodule(parent), child, module)
-            if not leaves_base_alone(checkpoint.adapter):
-                self._loaded = None
-
-    def _load(self, checkpoint: Checkpoint) -> nn.Module:
-        if self._loaded is None or self._loaded[0] != checkpoint.source:
-            self._loaded = None
-            gc.collect()  # there may be no room for two
-            self._loaded = checkpoint.source, self._from_pretrained(checkpoint)
-        return self._loaded[1]
-
-    def _from_pretrained(self, checkpoint: Checkpoint) -> nn.Module:
-        source = checkpoint.source
-        options: dict[str, Any] = {
-            "dtype": self.dtype,
-            "device_map": {"": str(self.device)},
-            "trust_remote_code": False,
-        }
-        if self.load_in_4bit:
-            options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype
-            )
-        with _loading(source, _remedy(checkpoint)):
-            model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
-        lacking = sorted(told["missing_keys"])
-        if lacking:  # they would be random numbers, and so would the scores
-            raise SweepError(f"{source} lacks {len(lacking)} weights, such as {lacking[0]}; {_remedy(checkpoint)}.")
-        return model.eval()  # type: ignore[no-any-return]
-
-
-def leaves_base_alone(adapter: Mapping[str, Any]) -> bool:
-    """Whether an adapter puts modules into the base and does nothing else to it.
-
-    Some ways to begin a LoRA (PiSSA, OLoRA, CorDA) take the beginning out of the base's weights, trained biases are
-    the base's own, and other methods do as they like.
-    """
-    return (
-        adapter.get("peft_type") == "LORA"
-        and adapter.get("init_lora_weights", True) in (True, False, "gaussian")
-        and adapter.get("bias", "none") == "none"
-        and not any(adapter.get(option) for option in ("layer_replication", "target_parameters"))
-    )
-
-
-def _put_adapter_on(base: nn.Module, checkpoint: Checkpoint) -> nn.Module:
-    from peft import PeftModel  # not needed for full models
-
-    remedy = "name the base model that it was trained on with --base"
-    with _loading(checkpoint.source, remedy), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would tear the progress bar
-        # Weights that are not there would be those of an untrained adapter.
-        warnings.filterwarnings("error", r"(?s).*missing adapter keys")
-        return PeftModel.from_pretrained(base, checkpoint.source).eval()  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _loading(source: str, remedy: str) -> Iterator[None]:
-    """Make one sentence of whatever foreign files can do to the libraries that read them."""
-    try:
-        yield
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SweepError(f"{source} could not be loaded ({reason[:200].rstrip('.: ')}); {remedy}.") from error
-
-
-def _remedy(checkpoint: Checkpoint) -> str:
-    if checkpoint.step == 0:
-        return "name the folder or the hub name of the base model with --base"
-    return "if the run ended while it was being saved, move it away"
-
-
-def _stored_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
-    """What the configuration of the adapters' base, or of the last full model, says; else float32."""
-    first, last = checkpoints[0], checkpoints[-1]
-    stored = first if last.adapter is not None else last
-    with _loading(stored.source, _remedy(stored)):
-        return AutoConfig.from_pretrained(stored.source, trust_remote_code=False).dtype or torch.float32
-
-
-def _device(name: str | None) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    try:
-        device = torch.device(name or ("cuda" if has_gpu else "cpu"))
-    except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; use cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"device {name!r} is not on this machine; use cpu.")
-    return device
-
-
-def _load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
-    """One tokenizer for all steps: the last checkpoint's, or the base model's where none was saved with it."""
-    last, first = checkpoints[-1], checkpoints[0]
-    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-    saved = any((Path(last.source) / name).exists() for name in names)
-    if not saved and first.step > 0:
-        raise SweepError(f"{last.source} holds no tokenizer; name the model that it was trained from with --base.")
-    source = last.source if saved else first.source
-    with _loading(f"the tokenizer in {source}", "put the run's tokenizer there, or name another model with --base"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 # --------------------------------------------------------------------------------------------- what is there already

@@ -17,10 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from typer.testing import CliRunner
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, comet_environment, sweep
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, comet_environment, models, sweep
 from neuronxa_callback.cli import app
 from neuronxa_callback.comet_process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.history import History
+from neuronxa_callback.models import Checkpoint, Loader, ModelError
 from neuronxa_callback.quality import QualityEvaluator
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration import test_trainer as trainers
@@ -234,7 +235,7 @@ def test_the_base_is_loaded_once_and_is_as_it_was(base: Path, tmp_path: Path) ->
     for step in (2, 4):
         random_adapter(base, tmp_path / f"checkpoint-{step}", step, modules_to_save=["gate_proj"])
     checkpoints = sweep.find_checkpoints(tmp_path)
-    loader = sweep.Loader(checkpoints)
+    loader = Loader(checkpoints)
     with loader.model(checkpoints[0]) as model:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for checkpoint in checkpoints[1:]:
@@ -449,7 +450,7 @@ class TestComet:
     def test_another_model_is_another_series(self, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         SlowComet(monkeypatch)
         self.run(adapters)
-        with pytest.raises(sweep.SweepError, match=r"comet Unbabel/wmt22-comet-da there, mine here.*--comet-model"):
+        with pytest.raises(ModelError, match=r"comet Unbabel/wmt22-comet-da there, mine here.*--comet-model"):
             self.run(adapters, comet_model="mine")
 
 
@@ -474,7 +475,7 @@ class TestSeriesAreNotMixed:
         before = path.read_bytes().splitlines(keepends=True)[:2]  # two steps are still to be scored
         path.write_bytes(b"".join(before))
         ours = {name: options.pop(name) for name in ("methods", "token_pooling") if name in options}
-        with pytest.raises(sweep.SweepError, match=message) as refused:
+        with pytest.raises(ModelError, match=message) as refused:
             sweep.run(adapters, evaluator(*pairs, **ours), **{"load_in_4bit": True} | options)
         assert str(path) in str(refused.value)
         assert path.read_bytes() == b"".join(before)
@@ -482,7 +483,7 @@ class TestSeriesAreNotMixed:
 
     def test_not_when_every_line_is_there_either(self, adapters: Path) -> None:
         sweep.run(adapters, evaluator(), load_in_4bit=True)
-        with pytest.raises(sweep.SweepError, match="dtype"):
+        with pytest.raises(ModelError, match="dtype"):
             sweep.run(adapters, evaluator())
 
     @pytest.mark.parametrize(
@@ -495,7 +496,7 @@ class TestSeriesAreNotMixed:
     def test_of_translations(self, options: dict[str, Any], message: str, adapters: Path) -> None:
         sweep.run(adapters, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
         before = (adapters / "neuronxa" / "scores.jsonl").read_bytes()
-        with pytest.raises(sweep.SweepError, match=message):
+        with pytest.raises(ModelError, match=message):
             sweep.run(adapters, evaluator(), QualityEvaluator("bleu", [ICELANDIC], **options))
         assert (adapters / "neuronxa" / "scores.jsonl").read_bytes() == before
 
@@ -504,7 +505,7 @@ class TestSeriesAreNotMixed:
         signature = record["languages"]["eng_Latn-isl_Latn"]["signature"]
         record["languages"]["eng_Latn-isl_Latn"]["signature"] = signature.replace("nf4", "nf4/autocast-bfloat16")
         History(adapters).update(6, {"languages": record["languages"]})
-        with pytest.raises(sweep.SweepError, match=r"dtype float32/nf4/autocast-bfloat16 there.*; move it away\.$"):
+        with pytest.raises(ModelError, match=r"dtype float32/nf4/autocast-bfloat16 there.*; move it away\.$"):
             sweep.run(adapters, evaluator(), load_in_4bit=True)
 
 
@@ -576,15 +577,15 @@ def test_a_diverged_checkpoint_is_left_out_with_a_warning(full: Path, caplog: py
 
 def test_one_full_model_is_in_memory_at_a_time(full: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[weakref.ref[Any]] = []
-    load = sweep.Loader._from_pretrained
+    load = Loader._from_pretrained
 
-    def watched(self: sweep.Loader, checkpoint: sweep.Checkpoint) -> Any:
+    def watched(self: Loader, checkpoint: Checkpoint) -> Any:
         assert all(earlier() is None for earlier in loaded)
         model = load(self, checkpoint)
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(sweep.Loader, "_from_pretrained", watched)
+    monkeypatch.setattr(Loader, "_from_pretrained", watched)
     sweep.run(full, evaluator(), base=base)
     assert len(loaded) == 5  # the check before step 0 needs one of them too
 
@@ -718,7 +719,7 @@ class TestTheCommand:
 
     @pytest.mark.parametrize("package", ["peft", "bitsandbytes"])
     def test_a_missing_package(self, package: str, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sweep, "find_spec", lambda name: None if name == package else object())
+        monkeypatch.setattr(models, "find_spec", lambda name: None if name == package else object())
         self.refused(adapters, f"cannot be loaded without {package}; install the training extra", "--load-in-4bit")
 
     def test_a_history_made_with_other_choices(self, adapters: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, report, sweep
 from neuronxa_callback.history import History
+from neuronxa_callback.models import ModelError
 from neuronxa_callback.quality import QualityEvaluator
-from neuronxa_callback.sweep import SweepError
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
 
@@ -69,7 +69,7 @@ def test_the_code_of_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -
     (checkpoint / "config.json").write_text(json.dumps(config))
     marker = tmp_path / "was here"
     (checkpoint / "mine.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
-    with pytest.raises(SweepError, match="could not be loaded"):
+    with pytest.raises(ModelError, match="could not be loaded"):
         sweep.run(tmp_path, NeuronXAEvaluator(ICELANDIC), dtype="float32")
     assert not marker.exists()
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_is_a_harmful_pickle_does_nothing(checkpoint: Path, tm
 
     (checkpoint / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Harm()}, checkpoint / "pytorch_model.bin")
-    with pytest.raises(SweepError, match="could not be loaded"):
+    with pytest.raises(ModelError, match="could not be loaded"):
         sweep.run(tmp_path, NeuronXAEvaluator(ICELANDIC))
     assert not marker.exists()
 
