@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from neuronxa_callback import comet_environment
 from neuronxa_callback.comet_environment import CometEnvironmentError
+
+if TYPE_CHECKING:
+    from neuronxa_callback.survey import ModelChoice
+    from neuronxa_callback.tables import Table
 
 app = typer.Typer(help="Cross-lingual alignment (NeuronXA) of language models.", no_args_is_help=True)
 
@@ -144,6 +149,180 @@ def sweep(
     console.out(f"Scores: {History(output_dir).path}")
 
 
+Pairs = Annotated[
+    str, typer.Option("--pairs", help="embedded, a file with a column a language, or a folder with a file a language.")
+]
+Languages = Annotated[
+    list[str] | None,
+    typer.Option("--langs", help="FLORES-200 codes; repeatable, or with commas.", show_default="all there are"),
+]
+Pivot = Annotated[str, typer.Option(help="The language that the others are compared with.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(help="nasca, navca, mexa, cka, svcca, anc, sads; repeatable, or with commas.", show_default="nasca"),
+]
+Representations = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--representation",
+        help="What a method reads, as cka=nav; repeatable, or with commas.",
+        show_default="as its source",
+    ),
+]
+PairsCount = Annotated[int, typer.Option("--n", min=2, help="Sentences of each language, the first of the text.")]
+TokenPoolingOption = Annotated[str, typer.Option("--token-pooling", help="weighted, average or last.")]
+LayerPoolingOption = Annotated[str, typer.Option("--layer-pooling", help="mean or max.")]
+Permutations = Annotated[
+    int, typer.Option(min=0, help="How often pairs are torn apart for the p-values of cka, svcca, anc and sads.")
+]
+TokenBudget = Annotated[
+    int | None, typer.Option(help="Padded tokens in a batch.", show_default="512 on a CPU, 8192 elsewhere")
+]
+LoadIn4bit = Annotated[bool, typer.Option("--load-in-4bit", help="Load the weights in NF4.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")]
+Output = Annotated[Path, typer.Option(help="Folder of the scores; what it holds already is not measured again.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="json, csv, markdown or latex, on stdout.", show_default="a table on the terminal"),
+]
+OUTPUT = Path("neuronxa-scores")
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
+    adapter: Annotated[str | None, typer.Option(help="Folder of an adapter to put on the model.")] = None,
+    pairs: Pairs = "embedded",
+    langs: Languages = None,
+    pivot: Pivot = "eng_Latn",
+    methods: Methods = None,
+    representation: Representations = None,
+    n: PairsCount = 100,
+    token_pooling: TokenPoolingOption = "weighted",
+    layer_pooling: LayerPoolingOption = "mean",
+    permutations: Permutations = 199,
+    token_budget: TokenBudget = None,
+    load_in_4bit: LoadIn4bit = False,
+    dtype: DtypeOption = "auto",
+    device: Device = None,
+    output: Output = OUTPUT,
+    table_format: Format = None,
+) -> None:
+    """Measure a model's alignment over many languages; stopped and started again, it goes on where it was."""
+    from neuronxa_callback import survey
+    from neuronxa_callback.survey import ModelChoice
+
+    choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
+    options = (methods, representation, token_pooling, layer_pooling, permutations, token_budget)
+    with _surveying(table_format) as (console, progress):
+        records, notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress)
+    _tell(survey.score_table(records[0], notes), table_format, console)
+
+
+@app.command()
+def compare(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
+    other: Annotated[str, typer.Argument(help="The same of the model that is compared with it.")],
+    pairs: Pairs = "embedded",
+    langs: Languages = None,
+    pivot: Pivot = "eng_Latn",
+    methods: Methods = None,
+    representation: Representations = None,
+    n: PairsCount = 100,
+    token_pooling: TokenPoolingOption = "weighted",
+    layer_pooling: LayerPoolingOption = "mean",
+    token_budget: TokenBudget = None,
+    load_in_4bit: LoadIn4bit = False,
+    dtype: DtypeOption = "auto",
+    device: Device = None,
+    output: Output = OUTPUT,
+    table_format: Format = None,
+) -> None:
+    """Compare two models on the same pairs, with a paired permutation test for each language."""
+    from neuronxa_callback import survey
+    from neuronxa_callback.survey import ModelChoice
+
+    choices = [ModelChoice(name, None, dtype, load_in_4bit, device) for name in (model, other)]  # type: ignore[arg-type]
+    options = (methods, representation, token_pooling, layer_pooling, 0, token_budget)
+    with _surveying(table_format) as (console, progress):
+        records, notes = _survey(choices, (pairs, n, pivot, langs), options, output, progress)
+        first, second = records
+        table = survey.compare_table(first, second, notes)
+    _tell(table, table_format, console)
+
+
+@contextmanager
+def _surveying(table_format: str | None) -> Iterator[tuple[Console, Progress]]:
+    """A progress bar on stderr, and one sentence for what a user can mend."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from neuronxa_callback.encoder import check_choice
+    from neuronxa_callback.models import ModelError
+    from neuronxa_callback.tables import TableFormat
+
+    disable_progress_bar()  # of each model's weights, in the middle of ours
+    console = Console()
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("languages"))
+    try:
+        if table_format is not None:
+            check_choice("format", table_format, TableFormat)
+        with Progress(*columns, TimeRemainingColumn(), console=errors) as progress:
+            yield console, progress
+    except (ModelError, ValueError, OSError, ArithmeticError) as error:
+        _give_up(errors, error)
+
+
+def _survey(
+    choices: Sequence[ModelChoice],
+    text: tuple[str, int, str, list[str] | None],
+    options: tuple[list[str] | None, list[str] | None, str, str, int, int | None],
+    output: Path,
+    progress: Progress,
+) -> tuple[list[list[dict[str, Any]]], list[str]]:
+    """Each model's lines of scores.jsonl, and what was left out."""
+    from neuronxa_callback import survey
+    from neuronxa_callback.corpora import open_corpus
+    from neuronxa_callback.evaluator import NeuronXAEvaluator
+
+    spec, n, pivot, langs = text
+    methods, representation, token_pooling, layer_pooling, permutations, token_budget = options
+    pairs, notes = survey.pairs_with(open_corpus(spec, n), pivot, _listed(langs))
+    evaluator = NeuronXAEvaluator(
+        pairs,
+        _listed(methods) or "nasca",  # type: ignore[arg-type]
+        token_pooling,  # type: ignore[arg-type]
+        token_budget,
+        layer_pooling,  # type: ignore[arg-type]
+        _chosen(representation),  # type: ignore[arg-type]
+        permutations,
+    )
+    return [survey.score(choice, evaluator, output / "scores.jsonl", progress) for choice in choices], notes
+
+
+def _chosen(representation: list[str] | None) -> dict[str, str]:
+    """The representation that is chosen for a method."""
+    chosen = {}
+    for choice in _listed(representation):
+        method, separator, read = choice.partition("=")
+        if not separator:
+            raise ValueError(f"--representation {choice} is no choice such as cka=nav.")
+        chosen[method] = read
+    return chosen
+
+
+def _tell(table: Table, table_format: str | None, console: Console) -> None:
+    """Print for a reader, or write for a file: JSON and CSV hold every row's signature."""
+    from neuronxa_callback import survey, tables
+
+    shown = table if table_format in ("json", "csv") else survey.for_people(table)
+    if table_format is None:
+        tables.show(shown, console)
+    else:
+        console.out(tables.render(shown, table_format), end="", highlight=False)  # type: ignore[arg-type]
+
+
 @comet_app.command()
 def setup(
     path: Annotated[
@@ -197,7 +376,7 @@ def check(
         _give_up(console, error)
     finally:
         worker.close()
-    table = Table("source", "translation", "score", title=score.signature, title_justify="left")
+    table = RichTable("source", "translation", "score", title=score.signature, title_justify="left")
     for sample, segment in zip(samples, score.segments or (), strict=True):
         table.add_row(sample["src"], sample["mt"], f"{segment:.4f}")
     console.print(table)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neuronxa_callback import encoder, neurons, statistics
 from neuronxa_callback.encoder import Representation, TokenPooling, check_choice
 from neuronxa_callback.pairs import ParallelPairs, is_language_pair
-from neuronxa_callback.scores import ALIGNMENT, Measurement, Method, measure, representations_of
+from neuronxa_callback.scores import ALIGNMENT, Measurement, Method, measure, representations_of, torn_apart
 
 DEFAULT_PAIRS = "eng_Latn-isl_Latn"
 
@@ -40,7 +40,8 @@ class AlignmentReport:
             SVCCA and ANC, which are no means over pairs.
         p_value: probability of such a score by chance (Eq. 5), for NASCA, NAVCA and MEXA. It is conservative for means
             over layers and languages (see `statistics.chance_p_value`), and for the greatest layer it is multiplied
-            by the number of layers.
+            by the number of layers. For the others, of one language pair and where asked for, the share of random
+            orders of the targets that score as high.
         ci: 95 % bootstrap interval of the score over sentence pairs, where there is a `per_pair`; at the greatest
             layer it leaves out that another layer might have been the greatest.
         signature: the choices behind the numbers.
@@ -76,6 +77,8 @@ class NeuronXAEvaluator:
         layer_pooling: "mean" over the layers, or the "max" of them, which the paper uses for retrieval.
         representations: method -> "nas", "nav" or "embedding", where CKA, SVCCA, ANC or SADS should read something else
             than their sources do (`scores.REPRESENTATION_OF`).
+        permutations: how often the pairs of a language are torn apart for the p-values of CKA, SVCCA, ANC and SADS; 0
+            for none.
 
     Raises:
         PairsError: held-out pairs that cannot be used.
@@ -90,6 +93,7 @@ class NeuronXAEvaluator:
         token_budget: int | None = None,
         layer_pooling: LayerPooling = "mean",
         representations: Mapping[Method, Representation] | None = None,
+        permutations: int = 0,
     ) -> None:
         self.pairs = load_all(pairs)
         self.methods: tuple[Method, ...] = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -99,12 +103,15 @@ class NeuronXAEvaluator:
             raise ValueError("methods is empty; choose nasca, navca or mexa.")
         check_choice("token_pooling", token_pooling, TokenPooling)
         check_choice("layer_pooling", layer_pooling, LayerPooling)
+        if not isinstance(permutations, int) or permutations < 0:
+            raise ValueError(f"permutations={permutations!r} must be a number, such as 199; 0 for none.")
         if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
             raise ValueError(f"token_budget={token_budget!r} must be a number of tokens, such as 512.")
         self.token_pooling = token_pooling
         self.token_budget = token_budget
         self.layer_pooling = layer_pooling
         self.representations = representations_of(self.methods, representations or {})
+        self.permutations = permutations
         self._chosen = dict(representations or {})
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
@@ -196,7 +203,14 @@ class NeuronXAEvaluator:
         measured = {
             method: measure(source[read], target[read], method) for method, read in self.representations.items()
         }
-        return _report_of_pair(measured, self.layer_pooling, signature)
+        report = _report_of_pair(measured, self.layer_pooling, signature)
+        for method, read in self.representations.items():
+            if method in ALIGNMENT or not self.permutations:
+                continue
+            torn = torn_apart(source[read], target[read], method, self.permutations)
+            pooled = torn.mean(dim=1) if self.layer_pooling == "mean" else torn.amax(dim=1)
+            report.p_value[method] = statistics.permutation_p_value(report.score[method], pooled.numpy())
+        return report
 
 
 def load_all(pairs: PairsLike) -> list[ParallelPairs]:
@@ -278,7 +292,11 @@ def _report_of_all(
         score=score,
         per_layer={m: torch.stack([report.per_layer[m] for report in reports]).mean(dim=0) for m in methods},
         per_pair=per_pair,
-        p_value={m: _p_value(score[m], min(len(r.per_pair[m]) for r in reports), chances[m]) for m in first.p_value},
+        p_value={
+            m: _p_value(score[m], min(len(r.per_pair[m]) for r in reports), chances[m])
+            for m in methods
+            if m in ALIGNMENT
+        },
         ci={m: statistics.bootstrap_interval(shares.numpy()) for m, shares in per_pair.items()},
         signature=" ".join(report.signature for report in reports),
         by_language=by_language,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +38,39 @@ def chance_p_value(score: float, n: int) -> float:
     return float(stats.binom.sf(k - 1, n, chance_level(n)))
 
 
+def permutation_p_value(score: float, permuted: ArrayLike) -> float:
+    """Probability of at least this score if the pairs did not belong together.
+
+    Args:
+        score: of the pairs.
+        permuted: scores of the same text with the pairs torn apart at random.
+
+    Returns:
+        (1 + scores at least as high) / (1 + scores), so that it is never 0.
+    """
+    permuted = np.asarray(permuted, dtype=float)
+    return float((1 + np.sum(permuted >= score - 1e-12)) / (1 + len(permuted)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of the p-values of several tests, such as one a language.
+
+    Rejecting what is below a level then makes any wrong rejection at all no likelier than that level, whatever
+    depends on what.
+
+    Args:
+        p_values: in any order.
+
+    Returns:
+        the corrected ones in the same order.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [float(value) for value in corrected]
+
+
 def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of a score over its pairs, with a fixed seed of its own.
 
@@ -61,15 +96,18 @@ def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[f
     return float(interval.low), float(interval.high)
 
 
-def paired_p_value(now: ArrayLike, before: ArrayLike) -> float:
+def paired_p_value(
+    now: ArrayLike, before: ArrayLike, alternative: Literal["greater", "two-sided"] = "greater"
+) -> float:
     """Probability of a rise at least this large if the two evaluations differed by chance alone.
 
-    A paired permutation test, one-sided, with a fixed seed of its own: under the null hypothesis a pair's two values
-    could as well be exchanged.
+    A paired permutation test with a fixed seed of its own: under the null hypothesis a pair's two values could as
+    well be exchanged.
 
     Args:
         now: one value a held-out pair, such as its share of aligned layers.
-        before: the same pairs' values at another evaluation.
+        before: the same pairs' values at another evaluation, or with another model.
+        alternative: "greater" for a rise, "two-sided" for a difference either way.
 
     Returns:
         the p-value, 1 / (RESAMPLES + 1) at the least where there are too many exchanges to try them all.
@@ -86,7 +124,7 @@ def paired_p_value(now: ArrayLike, before: ArrayLike) -> float:
         (now, before),
         lambda x, y, axis: np.mean(x - y, axis=axis),
         permutation_type="samples",
-        alternative="greater",
+        alternative=alternative,
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=1000,  # bounds the memory of many pairs

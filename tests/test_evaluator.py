@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
+import gc
+import weakref
+from typing import Any, get_args
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode, encoder
-from neuronxa_callback.scores import REPRESENTATION_OF, Method
+from neuronxa_callback.evaluator import LayerPooling
+from neuronxa_callback.scores import REPRESENTATION_OF, Method, torn_apart
 from neuronxa_callback.statistics import bootstrap_interval, chance_p_value
 from tests import reference
 
@@ -120,3 +123,92 @@ def test_pooling_is_in_float32_under_autocast(llama: Any, tokenizer: PreTrainedT
     tokens = len(tokenizer(FRENCH.source[0])["input_ids"])
     sums = encoded.double() * tokens * (tokens + 1) / 2
     torch.testing.assert_close(sums, sums.round(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_on_the_real_model_equals_its_slow_reference(
+    method: Method, smollm: Any, smollm_tokenizer: Any
+) -> None:
+    pairs = ParallelPairs.load("eng_Latn-spa_Latn", n=8)
+    report = NeuronXAEvaluator(pairs, method)(smollm, smollm_tokenizer)
+    read = REPRESENTATION_OF[method]
+    source, target = (reference.encode(smollm, smollm_tokenizer, side, read) for side in (pairs.source, pairs.target))
+    # Features within rounding of a constant are left out by us and are noise in the reference: 1e-4 covers them.
+    assert report.per_layer[method].tolist() == pytest.approx(reference.measure(source, target, method), abs=1e-4)
+
+
+def test_the_greatest_layer(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    mean, best = (
+        NeuronXAEvaluator([FRENCH, ICELANDIC], ("nasca", "anc"), layer_pooling=pooling)(llama, tokenizer)
+        for pooling in get_args(LayerPooling)
+    )
+    for name, report in best.by_language.items():
+        layers = mean.by_language[name].per_layer
+        assert report.score["nasca"] == pytest.approx(layers["nasca"].max().item())
+        assert report.score["anc"] == pytest.approx(layers["anc"].max().item())
+        assert set(report.per_pair["nasca"].tolist()) <= {0.0, 1.0}
+        assert report.per_pair["nasca"].mean().item() == pytest.approx(report.score["nasca"])
+        assert report.p_value["nasca"] == min(1, 3 * chance_p_value(report.score["nasca"], 20))
+        assert "anc" not in {*report.per_pair, *report.ci, *report.p_value}
+    assert best.p_value["nasca"] == min(1, 6 * chance_p_value(best.score["nasca"], 20))
+    assert "|layers:max|" in best.signature
+
+
+def test_pairs_torn_apart_give_the_other_methods_a_p_value(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    methods: tuple[Method, ...] = ("cka", "svcca", "anc", "sads")
+    report = NeuronXAEvaluator(FRENCH, methods, permutations=19)(llama, tokenizer)
+    for method in methods:
+        read = REPRESENTATION_OF[method]
+        source, target = (encode(llama, tokenizer, side, read) for side in (FRENCH.source, FRENCH.target))
+        torn = torn_apart(source, target, method, 19).mean(dim=1)
+        higher = sum(value >= report.score[method] for value in torn.tolist())
+        assert report.p_value[method] == pytest.approx((1 + higher) / 20)
+    assert NeuronXAEvaluator(FRENCH, methods)(llama, tokenizer).p_value == {}
+    with pytest.raises(ValueError, match="permutations=-1 must be a number"):
+        NeuronXAEvaluator(FRENCH, permutations=-1)
+
+
+def test_another_representation_is_read_and_signed(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    report = NeuronXAEvaluator(FRENCH, ("nasca", "cka"), representations={"cka": "nas"})(llama, tokenizer)
+    source, target = (encode(llama, tokenizer, side, "nas") for side in (FRENCH.source, FRENCH.target))
+    assert torch.equal(report.per_layer["cka"], alignment_score(source, target, "cka"))
+    assert report.signature.startswith("method:nasca+cka(nas)|")
+
+
+def test_all_methods_together_take_one_forward_pass_a_sentence(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = 0
+
+    def count(module: Any, args: Any, output: torch.Tensor) -> None:
+        nonlocal tokens
+        tokens += output.shape[0]
+
+    with llama.model.embed_tokens.register_forward_hook(count):
+        together = NeuronXAEvaluator(FRENCH, get_args(Method))(llama, tokenizer)
+    assert tokens == 2 * len(FRENCH)
+    for method in get_args(Method):
+        alone = NeuronXAEvaluator(FRENCH, method)(llama, tokenizer)
+        assert torch.equal(alone.per_layer[method], together.per_layer[method])
+
+
+def test_what_is_kept_of_the_text_is_one_source_and_one_target(
+    llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+    encode_all = encoder.encode_all
+
+    def counted(*args: Any) -> Any:
+        nonlocal most
+        encoded = encode_all(*args)
+        alive.extend(weakref.ref(tensor) for tensor in encoded.values())
+        gc.collect()
+        most = max(most, sum(reference() is not None for reference in alive))
+        return encoded
+
+    monkeypatch.setattr(encoder, "encode_all", counted)
+    names = ("isl_Latn", "fra_Latn", "deu_Latn", "spa_Latn")
+    pairs = [*(ParallelPairs.load(f"eng_Latn-{name}", n=5) for name in names), GERMAN_FRENCH]
+    for _ in NeuronXAEvaluator(pairs).reports(llama, tokenizer, pairs):
+        pass
+    assert len(alive) == 7
+    assert most == 2

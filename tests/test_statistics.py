@@ -4,6 +4,8 @@ from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from neuronxa_callback import statistics
@@ -111,3 +113,37 @@ class TestPearson:
     def test_where_there_is_none(self, x: list[float], y: list[float]) -> None:
         assert statistics.pearson(x, y) is None
         assert statistics.pearson(y, x) is None
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, none smaller than the one before."""
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]) == [1, 1]
+    assert statistics.holm([]) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_the_step_down_rejects(p_values: list[float]) -> None:
+    for level in (0.01, 0.05, 0.5):
+        rejected: set[int] = set()
+        for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+            if p_values[index] * (len(p_values) - rank) > level:
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(statistics.holm(p_values)) if p <= level} == rejected
+
+
+def test_a_permutation_p_value_is_a_share_and_never_zero() -> None:
+    assert statistics.permutation_p_value(0.5, [0.1, 0.5, 0.7, 0.2]) == 3 / 5
+    assert statistics.permutation_p_value(2, np.zeros(99)) == 0.01
+
+
+def test_the_two_sided_paired_test_sees_a_fall() -> None:
+    rng = np.random.default_rng(3)
+    before = rng.random(60)
+    now = before - 0.2 + 0.05 * rng.random(60)
+    assert statistics.paired_p_value(now, before) > 0.99
+    assert statistics.paired_p_value(now, before, "two-sided") < 0.001
+    swapped = statistics.paired_p_value(before, now, "two-sided")
+    assert swapped == pytest.approx(statistics.paired_p_value(now, before, "two-sided"))

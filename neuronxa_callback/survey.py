@@ -1,0 +1,269 @@
+"""A model measured over many languages from the command line, each on the disk as soon as it is done."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from torch import nn
+
+from neuronxa_callback import statistics
+from neuronxa_callback.corpora import Corpus
+from neuronxa_callback.evaluator import AlignmentReport, NeuronXAEvaluator
+from neuronxa_callback.history import fields_of
+from neuronxa_callback.lines import append_line, read_lines
+from neuronxa_callback.models import Checkpoint, Dtype, Loader, check_packages, load_tokenizer, read_json
+from neuronxa_callback.pairs import PairsError, ParallelPairs
+from neuronxa_callback.scores import OVER_PAIRS
+from neuronxa_callback.tables import Cell, Table
+
+Record = Mapping[str, Any]
+
+MODEL_REMEDY = "give the folder or the hub name of a causal language model"
+ADAPTER_REMEDY = "give the folder of an adapter that was trained on this model"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to measure, and how it is loaded.
+
+    Attributes:
+        model: its folder or its name on the hub; the folder of an adapter that names its base.
+        adapter: folder of an adapter to put on it.
+        dtype: what the weights are loaded in; "auto" takes what its configuration says.
+        load_in_4bit: load them in NF4.
+        device: "cpu", "cuda" or "cuda:N"; a GPU, where there is one, for None.
+    """
+
+    model: str
+    adapter: str | None = None
+    dtype: Dtype = "auto"
+    load_in_4bit: bool = False
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        parts = [Path(self.model).name if Path(self.model).is_dir() else self.model]
+        parts += [Path(self.adapter).name] if self.adapter else []
+        return " + ".join(parts) + (" (nf4)" if self.load_in_4bit else "")
+
+    @property
+    def identity(self) -> str:
+        """Changes with the weights on the disk, so that scores of others are not taken for theirs.
+
+        Of a name on the hub it is the name alone.
+        """
+        files = [path for place in (self.model, self.adapter) if place for path in _weights(Path(place))]
+        stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:12] if stamps else "hub"
+        parts = (self.model, self.adapter or "", self.dtype, "nf4" if self.load_in_4bit else "", digest)
+        return "|".join(parts)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The model, and behind it its adapter where there is one."""
+        folder = Path(self.adapter or self.model)
+        if self.adapter is None and not (folder / ADAPTER_CONFIG).exists():
+            return [Checkpoint(self.model, MODEL_REMEDY)]
+        config = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).exists() else {}
+        base = self.model if self.adapter else config.get("base_model_name_or_path") or self.model
+        return [Checkpoint(base, MODEL_REMEDY), Checkpoint(str(folder), ADAPTER_REMEDY, step=1, adapter=config)]
+
+    @contextmanager
+    def loaded(self) -> Iterator[tuple[nn.Module, Any]]:
+        """The model in evaluation mode and its tokenizer, until the block ends.
+
+        Raises:
+            ModelError: they cannot be loaded.
+        """
+        checkpoints = self.checkpoints()
+        check_packages(checkpoints, self.load_in_4bit)
+        tokenizer = load_tokenizer(checkpoints)
+        with Loader(checkpoints, self.dtype, self.load_in_4bit, self.device).model(checkpoints[-1]) as model:
+            yield model, tokenizer
+        gc.collect()
+
+
+def _weights(folder: Path) -> list[Path]:
+    suffixes = {".safetensors", ".bin", ".json", ".gguf"}
+    return [path for path in sorted(folder.iterdir()) if path.suffix in suffixes] if folder.is_dir() else []
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def score(
+    choice: ModelChoice, evaluator: NeuronXAEvaluator, path: Path, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Measure a model on the evaluator's language pairs, those left out whose line is in the file already.
+
+    Each pair's line is on the disk when it is done: what was stopped goes on where it was. Of the encoded text one
+    source and one target side are kept, whatever the number of pairs.
+
+    Args:
+        choice: the model; it is loaded only where something is left to measure.
+        evaluator: what to measure, and on which pairs.
+        path: the JSON-lines file.
+        progress: is shown a task that counts the language pairs.
+
+    Returns:
+        the lines of these pairs, in their order.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        ValueError: it cannot be measured; see `NeuronXAEvaluator.check`.
+    """
+    pairs = evaluator.pairs
+    keys = {pair.name: _key(choice, evaluator, pair) for pair in pairs}
+    done = {record["key"]: record for record in read_lines(path)}
+    left = [pair for pair in pairs if keys[pair.name] not in done]
+    progress = progress or Progress(disable=True)
+    task = progress.add_task(choice.name, total=len(pairs), completed=len(pairs) - len(left))
+    if left:
+        with choice.loaded() as (model, tokenizer):
+            evaluator.check(model, tokenizer)
+            start = time.perf_counter()
+            for pair, report in evaluator.reports(model, tokenizer, left):
+                record = _record(choice, keys[pair.name], pair, report, time.perf_counter() - start)
+                append_line(path, record)
+                done[record["key"]] = record
+                progress.advance(task)
+                start = time.perf_counter()
+    return [done[keys[pair.name]] for pair in pairs]
+
+
+def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> str:
+    """What a line is known by: every choice that can be known before the model is loaded."""
+    fields = evaluator.choices(pair) | {"permutations": evaluator.permutations}
+    return "|".join([choice.identity, *(f"{name}:{value}" for name, value in fields.items())])
+
+
+def _record(
+    choice: ModelChoice, key: str, pair: ParallelPairs, report: AlignmentReport, runtime: float
+) -> dict[str, Any]:
+    return {
+        "model": choice.name,
+        "lang": pair.target_lang,
+        "pivot": pair.source_lang,
+        "scores": report.score,
+        "ci": report.ci,
+        "p_value": report.p_value,
+        "per_layer": {method: values.tolist() for method, values in report.per_layer.items()},
+        "per_pair": {method: values.tolist() for method, values in report.per_pair.items()},
+        "signature": report.signature,
+        "runtime": runtime,
+        "key": key,
+    }
+
+
+def pairs_with(corpus: Corpus, pivot: str, languages: Sequence[str]) -> tuple[list[ParallelPairs], list[str]]:
+    """The pairs of the pivot with each language, and a sentence for each language whose text cannot be used.
+
+    Raises:
+        PairsError: a language that the corpus does not have, or none whose text can be used.
+    """
+    wanted = [code for code in languages or corpus.languages if code != pivot]
+    for code in (pivot, *languages):
+        if code not in corpus.languages:
+            corpus.pairs(code, pivot)  # raises with the reason
+    pairs, left_out = [], []
+    for code in wanted:
+        try:
+            pairs.append(corpus.pairs(pivot, code))
+        except PairsError as error:
+            left_out.append(f"{code} is left out: {error}")
+    if not pairs:
+        raise PairsError(left_out[0] if left_out else f"there is no language beside {pivot}; name one with --langs.")
+    return pairs, left_out
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+
+
+def score_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
+    """One row a language and method: score, 95 % interval, p-value, and that corrected over the languages (Holm)."""
+    methods = list(records[0]["scores"])
+    corrected = {m: _holm(record["p_value"].get(m) for record in records) for m in methods}
+    rows: list[list[Cell]] = []
+    for number, record in enumerate(records):
+        for method in methods:
+            low, high = record["ci"].get(method, (None, None))
+            p_value = record["p_value"].get(method)
+            row = [record["lang"], method, record["scores"][method], low, high, p_value, corrected[method][number]]
+            rows.append([*row, record["signature"]])
+    columns = ["language", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
+    title = f"Alignment of {records[0]['model']} with {records[0]['pivot']}"
+    return Table(title, columns, rows, [*notes, *_chance_notes(records)])
+
+
+def compare_table(first: Sequence[Record], second: Sequence[Record], notes: Sequence[str]) -> Table:
+    """One row a language and method of two models on the same pairs.
+
+    Both scores, their difference with its 95 % interval over the sentence pairs, the p-value of the two-sided paired
+    permutation test, and that corrected over the languages (Holm).
+    """
+    rows: list[list[Cell]] = []
+    for method in (method for method in first[0]["scores"] if method in OVER_PAIRS):
+        compared = [_compare(one, other, method) for one, other in zip(first, second, strict=True)]
+        corrected = _holm(p_value for *_, p_value in compared)
+        for one, cells, p_value in zip(first, compared, corrected, strict=True):
+            rows.append([one["lang"], method, *cells, p_value, one["signature"]])
+    names = [str(records[0]["model"]) for records in (first, second)]
+    if names[0] == names[1]:
+        names = ["first", "second"]
+    columns = ["language", "method", *names, "difference", "low", "high", "p", "p (Holm)", "signature"]
+    other_signature = _shared([record["signature"] for record in second])
+    return Table(
+        f"{names[1]} against {names[0]}, with {first[0]['pivot']}",
+        columns,
+        rows,
+        [*notes, f"Signature of {names[1]}: {other_signature}"],
+    )
+
+
+def _compare(one: Record, other: Record, method: str) -> tuple[float, float, float, float, float, float]:
+    """Both scores, the difference, its interval and its p-value."""
+    before, now = (record["per_pair"][method] for record in (one, other))
+    low, high = statistics.bootstrap_interval([b - a for a, b in zip(before, now, strict=True)])
+    p_value = statistics.paired_p_value(now, before, "two-sided")
+    scores = one["scores"][method], other["scores"][method]
+    return *scores, scores[1] - scores[0], low, high, p_value
+
+
+def for_people(table: Table) -> Table:
+    """The table without its signatures, which the notes hold once, as far as they agree."""
+    at = table.columns.index("signature")
+    signatures = [str(row[at]) for row in table.rows]
+    rows = [row[:at] + row[at + 1 :] for row in table.rows]
+    columns = table.columns[:at] + table.columns[at + 1 :]
+    return Table(table.title, columns, rows, [*table.notes, f"Signature: {_shared(signatures)}"])
+
+
+def _shared(signatures: Sequence[str]) -> str:
+    """What signatures agree in; the names alone of what differs."""
+    fields = [fields_of(signature) for signature in dict.fromkeys(signatures)]
+    return "|".join(
+        f"{name}:{value}" if all(other.get(name) == value for other in fields) else f"{name}:(in the file)"
+        for name, value in fields[0].items()
+    )
+
+
+def _holm(p_values: Iterable[float | None]) -> list[float | None]:
+    """Corrected over those that are there."""
+    given = list(p_values)
+    corrected = iter(statistics.holm([p for p in given if p is not None]))
+    return [None if p is None else next(corrected) for p in given]
+
+
+def _chance_notes(records: Sequence[Record]) -> list[str]:
+    counts = sorted({int(fields_of(record["signature"])["n"]) for record in records})
+    levels = ", ".join(f"{statistics.chance_level(n):.4f} for {n} pairs" for n in counts)
+    return [f"Chance level of NASCA, NAVCA and MEXA (Eq. 5): {levels}."]

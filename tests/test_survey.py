@@ -1,0 +1,217 @@
+"""`neuronxa score` and `neuronxa compare`, on small models on the disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, statistics
+from neuronxa_callback.cli import app
+from neuronxa_callback.lines import read_lines
+from neuronxa_callback.pairs import embedded, language_codes
+from tests.conftest import make_tokenizer, tiny_llama
+
+RUNNER = CliRunner()
+TEXT = embedded("heldout.tsv")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models and a LoRA adapter of the first, with their tokenizer."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    for name, seed in (("one", 0), ("other", 1)):
+        tiny_llama(seed).save_pretrained(folder / name)
+        make_tokenizer().save_pretrained(folder / name)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder / "one"),
+        LoraConfig(
+            r=4, target_modules="all-linear", init_lora_weights=False, base_model_name_or_path=str(folder / "one")
+        ),
+    )
+    adapted.save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty "languages": those of the embedded set with their words in other orders."""
+    folder: Path = tmp_path_factory.mktemp("text") / "devtest"
+    folder.mkdir()
+    codes = sorted(language_codes() - set(TEXT))[:55]
+    columns = dict(TEXT) | {
+        code: tuple(" ".join(s.split()[number % 7 :] + s.split()[: number % 7]) for s in TEXT["fra_Latn"])
+        for number, code in enumerate(codes)
+    }
+    for code, sentences in columns.items():
+        (folder / f"{code}.devtest").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    return folder
+
+
+def run(*arguments: Any) -> str:
+    done = RUNNER.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output + done.stderr
+    return done.stdout
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_score_says_what_the_evaluator_says(models: Path, tmp_path: Path) -> None:
+    options = ("--langs", "isl_Latn,fra_Latn", "--methods", "nasca,sads,cka", "--n", 20, "--permutations", 19)
+    command = ("score", models / "one", *options, "--output", tmp_path)
+    found = rows(run(*command, "--format", "csv"))
+    pairs = [ParallelPairs.load(f"eng_Latn-{code}", n=20) for code in ("isl_Latn", "fra_Latn")]
+    evaluator = NeuronXAEvaluator(pairs, ("nasca", "sads", "cka"), permutations=19)
+    model, tokenizer = (loader.from_pretrained(models / "one") for loader in (AutoModelForCausalLM, AutoTokenizer))
+    report = evaluator(model.eval(), tokenizer)
+    assert [(row["language"], row["method"]) for row in found] == [
+        (code, method) for code in ("isl_Latn", "fra_Latn") for method in ("nasca", "sads", "cka")
+    ]
+    for row in found:
+        language = report.by_language[f"eng_Latn-{row['language']}"]
+        method: Any = row["method"]
+        assert float(row["score"]) == language.score[method]
+        assert float(row["p"]) == language.p_value[method]
+        assert row["signature"] == language.signature
+        assert (row["low"], row["high"]) == tuple(map(str, language.ci.get(method, ("", ""))))
+    p_values = [float(row["p"]) for row in found if row["method"] == "nasca"]
+    assert [float(row["p (Holm)"]) for row in found if row["method"] == "nasca"] == statistics.holm(p_values)
+
+    printed = run(*command)  # from the file, for a reader
+    assert "Alignment of one with eng_Latn" in printed
+    assert "Chance level of NASCA, NAVCA and MEXA (Eq. 5): 0.0256 for 20 pairs." in printed
+    assert "Signature: method:nasca+sads+cka|n:20|pair:(in the file)|data:(in the file)|tokens:weighted|" in printed
+    assert r"\begin{tabular}" in run(*command, "--format", "latex")
+    assert len(json.loads(run(*command, "--format", "json"))["rows"]) == 6
+    assert len(list(read_lines(tmp_path / "scores.jsonl"))) == 2
+
+
+def test_what_is_measured_otherwise_is_measured_anew(models: Path, tmp_path: Path) -> None:
+    command = ("score", models / "one", "--langs", "isl_Latn", "--n", 10, "--output", tmp_path, "--format", "csv")
+    first = run(*command)
+    for options in (("--n", 12), ("--layer-pooling", "max"), ("--token-pooling", "last"), ("--pivot", "deu_Latn")):
+        run(*command, *options)
+    run("score", models / "other", *command[2:])
+    assert len(list(read_lines(tmp_path / "scores.jsonl"))) == 6
+    assert run(*command) == first
+    assert len(list(read_lines(tmp_path / "scores.jsonl"))) == 6
+
+
+def test_new_weights_in_the_same_folder_are_measured_anew(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    command = ("score", folder, "--langs", "fra_Latn", "--n", 30, "--output", tmp_path / "out", "--format", "csv")
+    found = []
+    for seed in (0, 1):
+        tiny_llama(seed).save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+        found.append(run(*command))
+    assert len(list(read_lines(tmp_path / "out" / "scores.jsonl"))) == 2
+    assert rows(found[0])[0]["score"] != rows(found[1])[0]["score"]
+
+
+def test_an_adapter_is_put_on(models: Path, tmp_path: Path) -> None:
+    options = ("--langs", "fra_Latn", "--methods", "nasca,mexa", "--n", 30, "--output", tmp_path, "--format", "csv")
+    on_the_model = rows(run("score", models / "one", "--adapter", models / "adapter", *options))
+    by_itself = rows(run("score", models / "adapter", *options))
+    bare = rows(run("score", models / "one", *options))
+    scores = [[row["score"] for row in found] for found in (on_the_model, by_itself, bare)]
+    assert scores[0] == scores[1]
+    assert scores[0] != scores[2]
+
+
+def test_a_language_whose_text_cannot_be_used_is_left_out_and_said(models: Path, many: Path, tmp_path: Path) -> None:
+    for code in ("eng_Latn", "isl_Latn", "fra_Latn"):
+        (tmp_path / f"{code}.txt").write_bytes((many / f"{code}.devtest").read_bytes())
+    lines = (tmp_path / "isl_Latn.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "isl_Latn.txt").write_text("\n".join([lines[1], *lines[1:]]), encoding="utf-8")
+    printed = run("score", models / "one", "--pairs", tmp_path, "--n", 10, "--output", tmp_path / "out")
+    assert "isl_Latn is left out: line 2 of" in printed
+    assert "fra_Latn" in printed
+
+
+def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> None:
+    """The table is that of an unbroken run, and no language is computed twice."""
+
+    def command(output: Path) -> list[str]:
+        arguments = ["score", models / "one", "--pairs", many, "--methods", "nasca,mexa", "--format", "csv"]
+        return [sys.executable, "-m", "neuronxa_callback", *map(str, arguments), "--output", str(output)]
+
+    path = tmp_path / "broken" / "scores.jsonl"
+    kills = 0
+    for enough in (1, 12, 25):
+        process = subprocess.Popen(command(path.parent), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < enough):
+            time.sleep(0.005)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with path.open("ab") as file:
+            file.write(b'{"model": "one", "la')  # as a kill within a write leaves it
+    assert kills == 3
+    before = list(read_lines(path))
+    assert 25 <= len(before) < 59
+    again = subprocess.run(command(path.parent), capture_output=True, text=True, check=True)
+    unbroken = subprocess.run(command(tmp_path / "unbroken"), capture_output=True, text=True, check=True)
+    assert again.stdout == unbroken.stdout
+    assert len(rows(again.stdout)) == 2 * 59
+    after = list(read_lines(path))
+    assert after[: len(before)] == before
+    assert sorted(record["lang"] for record in after) == sorted({row["language"] for row in rows(again.stdout)})
+
+
+def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Path) -> None:
+    options = ("--langs", "fra_Latn,deu_Latn", "--methods", "nasca,cka", "--n", 30, "--output", tmp_path)
+    found = rows(run("compare", models / "one", models / "other", *options, "--format", "csv"))
+    lines = {(record["model"], record["lang"]): record for record in read_lines(tmp_path / "scores.jsonl")}
+    assert [row["language"] for row in found] == ["fra_Latn", "deu_Latn"]  # CKA has no value a pair
+    for row in found:
+        one, other = (lines[name, row["language"]] for name in ("one", "other"))
+        before, now = (record["per_pair"]["nasca"] for record in (one, other))
+        assert (float(row["one"]), float(row["other"])) == (one["scores"]["nasca"], other["scores"]["nasca"])
+        assert float(row["difference"]) == pytest.approx(sum(now) / 30 - sum(before) / 30, abs=1e-6)
+        assert float(row["p"]) == statistics.paired_p_value(now, before, "two-sided")
+        assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
+    assert [float(row["p (Holm)"]) for row in found] == statistics.holm([float(row["p"]) for row in found])
+    printed = run("compare", models / "one", models / "one", *options, "--format", "markdown")
+    assert "**second against first, with eng_Latn**" in printed
+    assert printed.count("| 0.0000 | 0.0000 | 0.0000 | 1.0000 | 1.0000 |") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["/no/such/model"], "/no/such/model could not be loaded"),
+        (["MODEL", "--langs", "is"], "'is' is not a FLORES-200 language code"),
+        (["MODEL", "--langs", "fao_Latn"], "embedded has no fao_Latn; it has eng_Latn"),
+        (["MODEL", "--langs", "eng_Latn"], "there is no language beside eng_Latn"),
+        (["MODEL", "--pairs", "/no/such/text.tsv"], "/no/such/text.tsv does not exist"),
+        (["MODEL", "--methods", "bleu"], "method 'bleu' is unknown; choose from nasca"),
+        (["MODEL", "--representation", "cka"], "--representation cka is no choice such as cka=nav"),
+        (["MODEL", "--representation", "cka=nav"], "a representation is chosen for 'cka', but methods are nasca"),
+        (["MODEL", "--format", "html"], "format 'html' is unknown; choose from json"),
+        (["MODEL", "--layer-pooling", "median"], "layer_pooling 'median' is unknown; choose from mean, max"),
+        (["MODEL", "--dtype", "int8"], "dtype 'int8' is unknown; choose from auto"),
+        (["MODEL", "--device", "gpu"], "device 'gpu' is unknown; use cpu"),
+        (["MODEL", "--adapter", "/no/such/adapter"], "/no/such/adapter"),
+    ],
+)
+def test_bad_options(options: list[str], message: str, models: Path, tmp_path: Path) -> None:
+    arguments = [str(models / "one") if option == "MODEL" else option for option in options]
+    done = RUNNER.invoke(app, ["score", *arguments, "--output", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
