@@ -273,7 +273,8 @@ def _finish(figure: Figure, axes: Axes, method: str, n: int | Collection[int]) -
     for pairs in counts:
         label = "chance level" if len(counts) == 1 else f"chance level, {pairs} pairs"
         axes.axhline(chance_level(pairs), color="0.4", linestyle="--", linewidth=1, label=label)
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if method == "sads" else 0)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0, low) if method == "sads" else 0, high + 0.03 * abs(high))  # room for markers near the top
     axes.xaxis.set_major_locator(_whole_numbers())
     if len(axes.lines) <= MOST_INSIDE:
         axes.legend(fontsize="small")

@@ -21,7 +21,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, statistics
 from neuronxa_callback.cli import app
 from neuronxa_callback.lines import read_lines
 from neuronxa_callback.pairs import embedded, language_codes
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.conftest import ROOT, make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
@@ -188,6 +188,19 @@ def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Pat
     printed = run("compare", models / "one", models / "one", *options, "--format", "markdown")
     assert "**second against first, with eng_Latn**" in printed
     assert printed.count("| 0.0000 | 0.0000 | 0.0000 | 1.0000 | 1.0000 |") == 2
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
+def test_the_documented_commands_run(page: str, models: Path, smollm_path: Path, tmp_path: Path) -> None:
+    """As they stand there, on fewer sentences."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith(("neuronxa score ", "neuronxa compare "))]
+    assert commands
+    places = {"BEFORE": models / "one", "AFTER": models / "other", ".models/smollm2-135m-instruct": smollm_path}
+    for command in commands:
+        printed = run(*(places.get(word, word) for word in command), "--n", 8, "--output", tmp_path)
+        assert "fra_Latn" in printed
+        assert "Signature: method:nasca" in printed
 
 
 @pytest.mark.parametrize(

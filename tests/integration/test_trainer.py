@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -25,10 +25,11 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, report
 from neuronxa_callback.history import History
 from neuronxa_callback.neurons import UnreadableFFNError
 from neuronxa_callback.pairs import embedded
+from neuronxa_callback.scores import Method
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.test_encoder import hooks_of
 
@@ -249,15 +250,37 @@ class TestWhereTheScoresGo:
         assert not hooks_of(run.model)
 
 
-def test_all_methods_reach_the_log_and_tensorboard(tmp_path: Path) -> None:
-    callback = NeuronXACallback(ICELANDIC, methods=("nasca", "navca", "mexa"), eval_steps=6)
-    trainer = sft(tmp_path, [callback], report_to="tensorboard")
+def test_all_methods_reach_the_log_and_tensorboard_and_the_report(tmp_path: Path) -> None:
+    methods = get_args(Method)
+    callback = NeuronXACallback([ICELANDIC, FRENCH], methods=methods, eval_steps=2)
+    trainer = sft(tmp_path, [callback], max_steps=2, report_to="tensorboard")
     trainer.train()
-    names = {f"eval_{method}{suffix}" for method in callback.evaluator.methods for suffix in ("", f"_{ICELANDIC.name}")}
-    assert trainer.state.log_history[0].keys() >= names
-    (file,) = tmp_path.rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(file.parent)).Reload()
-    assert set(events.Tags()["images"]) == {f"neuronxa/{m}_per_layer" for m in ("nasca", "navca", "mexa")}
+    keys = {key for entry in trainer.state.log_history for key in entry}
+    assert {f"eval_{method}" for method in methods} <= keys
+    assert {f"eval_{method}_{FRENCH.name}" for method in methods} <= keys
+    (events,) = {path.parent for path in tmp_path.rglob("events.out.*")}
+    accumulator = EventAccumulator(str(events)).Reload()
+    assert {f"neuronxa/{method}_per_layer" for method in methods} == set(accumulator.Tags()["images"])
+    page = report.write(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    for method in methods:
+        assert f"| {method.upper()} |" in text
+        assert (page.parent / f"alignment-{method}.png").stat().st_size > 10_000
+
+
+def test_a_run_stops_by_a_method_without_values_a_pair(tmp_path: Path) -> None:
+    """Any rise of CKA improves; a model that does not learn has none."""
+    callback = NeuronXACallback(ICELANDIC, methods="cka", eval_steps=1, early_stopping_patience=2)
+    trainer = sft(tmp_path, [callback], learning_rate=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert any("eval_cka_best" in entry for entry in trainer.state.log_history)
+    assert not any("eval_cka_gain_p" in entry for entry in trainer.state.log_history)
+
+
+def test_a_floor_needs_a_method_with_values_a_pair() -> None:
+    with pytest.raises(ValueError, match="floor tests pair by pair; have one of nasca, navca, mexa, sads"):
+        NeuronXACallback(ICELANDIC, methods=("cka", "anc"), floor={"isl_Latn": 0.02})
 
 
 def test_an_earlier_run_in_the_same_folder_is_kept_apart(tmp_path: Path) -> None:
