@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -187,6 +187,7 @@ Format = Annotated[
     typer.Option("--format", help="json, csv, markdown or latex, on stdout.", show_default="a table on the terminal"),
 ]
 OUTPUT = Path("neuronxa-scores")
+WIDTH = 160  # of tables that go into a file
 
 
 @app.command()
@@ -216,8 +217,80 @@ def score(
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
     options = (methods, representation, token_pooling, layer_pooling, permutations, token_budget)
     with _surveying(table_format) as (console, progress):
-        records, notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress)
+        records, notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
     _tell(survey.score_table(records[0], notes), table_format, console)
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
+    adapter: Annotated[str | None, typer.Option(help="Folder of an adapter to put on the model.")] = None,
+    pairs: Pairs = "embedded",
+    langs: Languages = None,
+    pivot: Pivot = "eng_Latn",
+    methods: Methods = None,
+    representation: Representations = None,
+    n: PairsCount = 100,
+    token_pooling: TokenPoolingOption = "weighted",
+    token_budget: TokenBudget = None,
+    load_in_4bit: LoadIn4bit = False,
+    dtype: DtypeOption = "auto",
+    device: Device = None,
+    output: Output = OUTPUT,
+    table_format: Format = None,
+) -> None:
+    """Draw the score at each layer, a line a language, and print it."""
+    from neuronxa_callback import survey
+    from neuronxa_callback.survey import ModelChoice
+
+    choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
+    options = (methods, representation, token_pooling, "mean", 0, token_budget)
+    with _surveying(table_format) as (console, progress):
+        (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
+        figures = survey.draw_layers(records, output)
+    _tell(survey.layer_table(records, notes), table_format, console)
+    for figure in figures:
+        Console(stderr=True).print(f"Figure: {figure}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def retrieve(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
+    adapter: Annotated[str | None, typer.Option(help="Folder of an adapter to put on the model.")] = None,
+    pairs: Pairs = "embedded",
+    langs: Languages = None,
+    pivot: Pivot = "eng_Latn",
+    representations: Annotated[
+        list[str] | None,
+        typer.Option(help="embedding, nas, nav; repeatable, or with commas.", show_default="embedding,nas"),
+    ] = None,
+    n: PairsCount = 100,
+    token_pooling: TokenPoolingOption = "weighted",
+    layer_pooling: LayerPoolingOption = "max",
+    token_budget: TokenBudget = None,
+    load_in_4bit: LoadIn4bit = False,
+    dtype: DtypeOption = "auto",
+    device: Device = None,
+    output: Output = OUTPUT,
+    table_format: Format = None,
+) -> None:
+    """Measure how many sentences find their translation, to the pivot, from it and both ways."""
+    from neuronxa_callback import survey
+    from neuronxa_callback.encoder import Representation, check_choice
+    from neuronxa_callback.scores import ALIGNMENT, REPRESENTATION_OF
+    from neuronxa_callback.survey import ModelChoice
+
+    choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
+    with _surveying(table_format) as (console, progress):
+        methods: list[str] = []
+        for read in _listed(representations) or ["embedding", "nas"]:
+            check_choice("representation", read, Representation)
+            methods += [method for method in ALIGNMENT if REPRESENTATION_OF[method] == read]
+        options = (methods, None, token_pooling, layer_pooling, 0, token_budget)
+        (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.retrieve)
+    _tell(survey.retrieval_table(records, notes), table_format, console)
+    if table_format not in ("json", "csv"):
+        _tell(survey.retrieval_summary(records), table_format, console)
 
 
 @app.command()
@@ -246,7 +319,7 @@ def compare(
     choices = [ModelChoice(name, None, dtype, load_in_4bit, device) for name in (model, other)]  # type: ignore[arg-type]
     options = (methods, representation, token_pooling, layer_pooling, 0, token_budget)
     with _surveying(table_format) as (console, progress):
-        records, notes = _survey(choices, (pairs, n, pivot, langs), options, output, progress)
+        records, notes = _survey(choices, (pairs, n, pivot, langs), options, output, progress, survey.score)
         first, second = records
         table = survey.compare_table(first, second, notes)
     _tell(table, table_format, console)
@@ -263,6 +336,8 @@ def _surveying(table_format: str | None) -> Iterator[tuple[Console, Progress]]:
 
     disable_progress_bar()  # of each model's weights, in the middle of ours
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("languages"))
     try:
@@ -280,8 +355,9 @@ def _survey(
     options: tuple[list[str] | None, list[str] | None, str, str, int, int | None],
     output: Path,
     progress: Progress,
+    run: Callable[..., list[dict[str, Any]]],
 ) -> tuple[list[list[dict[str, Any]]], list[str]]:
-    """Each model's lines of scores.jsonl, and what was left out."""
+    """Each model's lines, and what was left out."""
     from neuronxa_callback import survey
     from neuronxa_callback.corpora import open_corpus
     from neuronxa_callback.evaluator import NeuronXAEvaluator
@@ -298,7 +374,7 @@ def _survey(
         _chosen(representation),  # type: ignore[arg-type]
         permutations,
     )
-    return [survey.score(choice, evaluator, output / "scores.jsonl", progress) for choice in choices], notes
+    return [run(choice, evaluator, output, progress) for choice in choices], notes
 
 
 def _chosen(representation: list[str] | None) -> dict[str, str]:
@@ -316,7 +392,8 @@ def _tell(table: Table, table_format: str | None, console: Console) -> None:
     """Print for a reader, or write for a file: JSON and CSV hold every row's signature."""
     from neuronxa_callback import survey, tables
 
-    shown = table if table_format in ("json", "csv") else survey.for_people(table)
+    signed = table_format in ("json", "csv") or "signature" not in table.columns
+    shown = table if signed else survey.for_people(table)
     if table_format is None:
         tables.show(shown, console)
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from statistics import fmean
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,11 @@ DEFAULT_PAIRS = "eng_Latn-isl_Latn"
 PairsLike: TypeAlias = Any
 
 LayerPooling = Literal["mean", "max"]
+
+# One side's text: representation -> (layers, sentences, features).
+Encoded: TypeAlias = dict[Representation, Tensor]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -142,18 +147,31 @@ class NeuronXAEvaluator:
     def reports(
         self, model: nn.Module, tokenizer: Any, pairs: Sequence[ParallelPairs]
     ) -> Iterator[tuple[ParallelPairs, AlignmentReport]]:
-        """Each language pair's report as soon as it is there.
+        """Each language pair's report as soon as it is there; see `each`."""
+
+        def report(pair: ParallelPairs, source: Encoded, target: Encoded) -> tuple[ParallelPairs, AlignmentReport]:
+            return pair, self.report(source, target, self.signature(pair, model, tokenizer))
+
+        return self.each(model, tokenizer, pairs, report)
+
+    def each(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        pairs: Sequence[ParallelPairs],
+        measure: Callable[[ParallelPairs, Encoded, Encoded], T],
+    ) -> Iterator[T]:
+        """What `measure` makes of each language pair and its two encoded sides.
 
         A source side that several pairs share is encoded once. What is kept of the encoded text is one source and one
         target side, whatever the number of pairs.
         """
-        encoded: dict[tuple[str, ...], dict[Representation, Tensor]] = {}
+        encoded: dict[tuple[str, ...], Encoded] = {}
         for pair in sorted(pairs, key=lambda pair: pair.source):  # pairs with one source side stand together
             if pair.source not in encoded:
                 encoded.clear()  # before the next is made
                 encoded[pair.source] = self.encode(model, tokenizer, pair.source)
-            signature = self.signature(pair, model, tokenizer)
-            yield pair, self.report(encoded[pair.source], self.encode(model, tokenizer, pair.target), signature)
+            yield measure(pair, encoded[pair.source], self.encode(model, tokenizer, pair.target))
 
     def signature(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> str:
         """The choices behind a pair's numbers, as sacreBLEU signs its scores.
@@ -181,11 +199,11 @@ class NeuronXAEvaluator:
             "layers": self.layer_pooling,
         }
 
-    def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> dict[Representation, Tensor]:
+    def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
         """What the methods read of these sentences, as `encoder.encode` returns it, from one forward pass for each."""
         representations = list(dict.fromkeys(self.representations.values()))
 
-        def run(token_budget: int) -> dict[Representation, Tensor]:
+        def run(token_budget: int) -> Encoded:
             return encoder.encode_all(model, tokenizer, sentences, representations, self.token_pooling, token_budget)
 
         asked = self.token_budget or encoder.default_token_budget(model)
@@ -196,9 +214,7 @@ class NeuronXAEvaluator:
             self.token_budget = fitted
         return encoded
 
-    def report(
-        self, source: Mapping[Representation, Tensor], target: Mapping[Representation, Tensor], signature: str
-    ) -> AlignmentReport:
+    def report(self, source: Encoded, target: Encoded, signature: str) -> AlignmentReport:
         """The scores of one language pair from what `encode` returned of its two sides."""
         measured = {
             method: measure(source[read], target[read], method) for method, read in self.representations.items()

@@ -159,6 +159,12 @@ def language_codes() -> frozenset[str]:
     return frozenset(_language_names())
 
 
+@cache
+def head_languages() -> frozenset[str]:
+    """The 68 codes that the paper calls head languages in FLORES-200 (appendix A.1); the others are long-tail."""
+    return frozenset(_data_file("head_languages.txt").split())
+
+
 def language_name(code: str) -> str:
     """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn"."""
     return _language_names()[code]

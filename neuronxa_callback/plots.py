@@ -45,7 +45,7 @@ def layer_figure(per_layer: Mapping[str, Sequence[float]], method: str, n: int, 
     """
     figure, axes = _axes(title, "Layer", f"{score_name(method)} ({n} pairs)")
     for (name, scores), style in zip(per_layer.items(), _styles(), strict=False):
-        axes.plot(_layers(method, scores), scores, label=_label(name), markersize=3, **style)
+        axes.plot(layer_numbers(method, scores), scores, label=_label(name), markersize=3, **style)
     return _finish(figure, axes, method, n)
 
 
@@ -66,7 +66,9 @@ def layer_change_figure(
     for (name, n), panel, style in zip(pairs.items(), panels, _styles(), strict=False):
         for evaluation, per_layer in evaluations.items():
             scores = per_layer.get(name, ())
-            panel.plot(_layers(method, scores), scores, label=evaluation, color=style["color"], **lines[evaluation])
+            panel.plot(
+                layer_numbers(method, scores), scores, label=evaluation, color=style["color"], **lines[evaluation]
+            )
         if method in ALIGNMENT:
             panel.axhline(chance_level(n), **CHANCE_LINE)
         panel.set_title(f"{_label(name)} ({n} pairs)", fontsize="medium")
@@ -185,8 +187,8 @@ def _has(record: Mapping[str, Any], name: str, method: str) -> bool:
     return name in record["languages"] and method in record["languages"][name]["score"]
 
 
-def _layers(method: str, scores: Sequence[float]) -> range:
-    # What reads embeddings counts the embedding layer, as layer 0.
+def layer_numbers(method: str, scores: Sequence[float]) -> range:
+    """How layers are counted: FFNs from 1, what reads embeddings from the embedding layer, 0."""
     first = 0 if REPRESENTATION_OF.get(method) == "embedding" else 1  # type: ignore[call-overload]
     return range(first, first + len(scores))
 

@@ -21,7 +21,7 @@ def chance_level(n: int) -> float:
     return 1 / (2 * n - 1)
 
 
-def chance_p_value(score: float, n: int) -> float:
+def chance_p_value(score: float, n: int, level: float | None = None) -> float:
     """Probability of at least this share of aligned pairs by chance (Eq. 5).
 
     For a mean over layers this treats the layers as one. It is then conservative: layers that disagree average
@@ -30,12 +30,13 @@ def chance_p_value(score: float, n: int) -> float:
     Args:
         score: share of aligned pairs, in [0, 1].
         n: number of pairs.
+        level: what chance gives a pair, where that is not Eq. 5's: 1 / n for retrieval in one direction.
 
     Returns:
         P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n).
     """
     k = np.floor(score * n + 1e-9)
-    return float(stats.binom.sf(k - 1, n, chance_level(n)))
+    return float(stats.binom.sf(k - 1, n, level or chance_level(n)))
 
 
 def permutation_p_value(score: float, permuted: ArrayLike) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.progress import Progress
@@ -16,12 +16,13 @@ from torch import nn
 
 from neuronxa_callback import statistics
 from neuronxa_callback.corpora import Corpus
-from neuronxa_callback.evaluator import AlignmentReport, NeuronXAEvaluator
+from neuronxa_callback.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.history import fields_of
 from neuronxa_callback.lines import append_line, read_lines
 from neuronxa_callback.models import Checkpoint, Dtype, Loader, check_packages, load_tokenizer, read_json
-from neuronxa_callback.pairs import PairsError, ParallelPairs
-from neuronxa_callback.scores import OVER_PAIRS
+from neuronxa_callback.pairs import PairsError, ParallelPairs, head_languages
+from neuronxa_callback.plots import layer_figure, layer_numbers
+from neuronxa_callback.scores import ALIGNMENT, OVER_PAIRS, retrieved
 from neuronxa_callback.tables import Cell, Table
 
 Record = Mapping[str, Any]
@@ -29,6 +30,7 @@ Record = Mapping[str, Any]
 MODEL_REMEDY = "give the folder or the hub name of a causal language model"
 ADAPTER_REMEDY = "give the folder of an adapter that was trained on this model"
 ADAPTER_CONFIG = "adapter_config.json"
+DPI = 150
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,25 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def score(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, path: Path, progress: Progress | None = None
+    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Measure a model on the evaluator's language pairs with its methods, into scores.jsonl; see `measure`."""
+    return measure(choice, evaluator, folder / "scores.jsonl", _scores, progress)
+
+
+def retrieve(
+    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Retrieval accuracy on what the evaluator's methods read, into retrieval.jsonl; see `measure`."""
+    return measure(choice, evaluator, folder / "retrieval.jsonl", _retrieval, progress)
+
+
+def measure(
+    choice: ModelChoice,
+    evaluator: NeuronXAEvaluator,
+    path: Path,
+    numbers: Callable[[NeuronXAEvaluator, Encoded, Encoded, str], dict[str, Any]],
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model on the evaluator's language pairs, those left out whose line is in the file already.
 
@@ -110,8 +130,9 @@ def score(
 
     Args:
         choice: the model; it is loaded only where something is left to measure.
-        evaluator: what to measure, and on which pairs.
+        evaluator: what to read of which pairs.
         path: the JSON-lines file.
+        numbers: a line's numbers, from the evaluator, the two encoded sides and the signature.
         progress: is shown a task that counts the language pairs.
 
     Returns:
@@ -130,38 +151,64 @@ def score(
     if left:
         with choice.loaded() as (model, tokenizer):
             evaluator.check(model, tokenizer)
-            start = time.perf_counter()
-            for pair, report in evaluator.reports(model, tokenizer, left):
-                record = _record(choice, keys[pair.name], pair, report, time.perf_counter() - start)
+
+            def line(pair: ParallelPairs, source: Encoded, target: Encoded) -> dict[str, Any]:
+                signature = evaluator.signature(pair, model, tokenizer)
+                return {
+                    "model": choice.name,
+                    "lang": pair.target_lang,
+                    "pivot": pair.source_lang,
+                    "signature": signature,
+                    **numbers(evaluator, source, target, signature),
+                    "key": keys[pair.name],
+                }
+
+            for record in evaluator.each(model, tokenizer, left, line):
                 append_line(path, record)
                 done[record["key"]] = record
                 progress.advance(task)
-                start = time.perf_counter()
     return [done[keys[pair.name]] for pair in pairs]
 
 
 def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> str:
     """What a line is known by: every choice that can be known before the model is loaded."""
-    fields = evaluator.choices(pair) | {"permutations": evaluator.permutations}
+    fields = evaluator.choices(pair)
+    if not set(evaluator.methods) <= set(ALIGNMENT):
+        fields["permutations"] = evaluator.permutations
     return "|".join([choice.identity, *(f"{name}:{value}" for name, value in fields.items())])
 
 
-def _record(
-    choice: ModelChoice, key: str, pair: ParallelPairs, report: AlignmentReport, runtime: float
-) -> dict[str, Any]:
+def _scores(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: str) -> dict[str, Any]:
+    report = evaluator.report(source, target, signature)
     return {
-        "model": choice.name,
-        "lang": pair.target_lang,
-        "pivot": pair.source_lang,
         "scores": report.score,
         "ci": report.ci,
         "p_value": report.p_value,
         "per_layer": {method: values.tolist() for method, values in report.per_layer.items()},
         "per_pair": {method: values.tolist() for method, values in report.per_pair.items()},
-        "signature": report.signature,
-        "runtime": runtime,
-        "key": key,
     }
+
+
+def _retrieval(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: str) -> dict[str, Any]:
+    """Representation -> direction -> accuracy over the sentences, pooled over the layers as the evaluator does."""
+    found: dict[str, dict[str, Any]] = {}
+    n = next(iter(source.values())).shape[1]
+    for read in dict.fromkeys(evaluator.representations.values()):
+        for direction, hits in retrieved(source[read], target[read]).items():
+            per_layer = hits.double().mean(dim=1)
+            best = int(per_layer.argmax())
+            per_sentence = hits[best].double() if evaluator.layer_pooling == "max" else hits.double().mean(dim=0)
+            accuracy = per_sentence.mean().item()
+            p_value = statistics.chance_p_value(accuracy, n, None if direction == "both" else 1 / n)
+            chances = len(per_layer) if evaluator.layer_pooling == "max" else 1
+            found.setdefault(read, {})[direction] = {
+                "accuracy": accuracy,
+                "p_value": min(1.0, chances * p_value),
+                "ci": statistics.bootstrap_interval(per_sentence.numpy()),
+                "per_layer": per_layer.tolist(),
+            }
+    fields = fields_of(signature) | {"method": f"retrieval({'+'.join(found)})"}
+    return {"retrieval": found, "signature": "|".join(f"{name}:{value}" for name, value in fields.items())}
 
 
 def pairs_with(corpus: Corpus, pivot: str, languages: Sequence[str]) -> tuple[list[ParallelPairs], list[str]]:
@@ -202,6 +249,71 @@ def score_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
     columns = ["language", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
     title = f"Alignment of {records[0]['model']} with {records[0]['pivot']}"
     return Table(title, columns, rows, [*notes, *_chance_notes(records)])
+
+
+def retrieval_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
+    """One row a language, representation and direction.
+
+    Accuracy with its 95 % interval over the sentences, the probability of it by chance (for the greatest layer
+    multiplied by the number of layers), and that corrected over the languages (Holm).
+    """
+    rows: list[list[Cell]] = []
+    for read, by_direction in records[0]["retrieval"].items():
+        for direction in by_direction:
+            found = [record["retrieval"][read][direction] for record in records]
+            corrected = _holm(numbers["p_value"] for numbers in found)
+            for record, numbers, p_value in zip(records, found, corrected, strict=True):
+                named = [record["lang"], _group(record), read, direction]
+                rows.append([*named, numbers["accuracy"], *numbers["ci"], numbers["p_value"], p_value])
+                rows[-1].append(record["signature"])
+    columns = ["language", "group", "representation", "direction", "accuracy", "low", "high", "p", "p (Holm)"]
+    title = f"Retrieval by {records[0]['model']}, source {records[0]['pivot']}"
+    return Table(title, [*columns, "signature"], rows, [*notes, *_retrieval_chance(records)])
+
+
+def _group(record: Record) -> str:
+    return "head" if record["lang"] in head_languages() else "long-tail"
+
+
+def retrieval_summary(records: Sequence[Record]) -> Table:
+    """Tables 1 and 5 of the paper: accuracy averaged over head, long-tail and all languages."""
+    groups = {
+        "head": [record for record in records if _group(record) == "head"],
+        "long-tail": [record for record in records if _group(record) == "long-tail"],
+        "all": list(records),
+    }
+    rows: list[list[Cell]] = []
+    for read, by_direction in records[0]["retrieval"].items():
+        for direction in by_direction:
+            accuracies = [[r["retrieval"][read][direction]["accuracy"] for r in group] for group in groups.values()]
+            rows.append([read, direction, *(fmean(values) if values else None for values in accuracies)])
+    columns = ["representation", "direction", *(f"{name} ({len(group)})" for name, group in groups.items())]
+    return Table(f"Retrieval by {records[0]['model']}, averaged over languages", columns, rows)
+
+
+def layer_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
+    """One row a language, method and layer (paper, Fig. 2), with Eq. 5's p-value where the method has one."""
+    rows: list[list[Cell]] = []
+    for record in records:
+        n = int(fields_of(record["signature"])["n"])
+        for method, scores in record["per_layer"].items():
+            for layer, value in zip(layer_numbers(method, scores), scores, strict=True):
+                p_value = statistics.chance_p_value(value, n) if method in ALIGNMENT else None
+                rows.append([record["lang"], method, layer, value, p_value, record["signature"]])
+    columns = ["language", "method", "layer", "score", "p", "signature"]
+    title = f"Alignment of {records[0]['model']} with {records[0]['pivot']} per layer"
+    return Table(title, columns, rows, [*notes, *_chance_notes(records)])
+
+
+def draw_layers(records: Sequence[Record], folder: Path) -> list[Path]:
+    """A figure of the score per layer for each method (paper, Fig. 2), in the folder."""
+    n = min(int(fields_of(record["signature"])["n"]) for record in records)
+    paths = []
+    for method in records[0]["per_layer"]:
+        figure = layer_figure({r["lang"]: r["per_layer"][method] for r in records}, method, n, records[0]["model"])
+        paths.append(folder / f"layers-{method}.png")
+        figure.savefig(paths[-1], dpi=DPI)
+    return paths
 
 
 def compare_table(first: Sequence[Record], second: Sequence[Record], notes: Sequence[str]) -> Table:
@@ -261,6 +373,14 @@ def _holm(p_values: Iterable[float | None]) -> list[float | None]:
     given = list(p_values)
     corrected = iter(statistics.holm([p for p in given if p is not None]))
     return [None if p is None else next(corrected) for p in given]
+
+
+def _retrieval_chance(records: Sequence[Record]) -> list[str]:
+    counts = sorted({int(fields_of(record["signature"])["n"]) for record in records})
+    return [
+        f"By chance one direction reaches {1 / n:.4f} at a layer, both {1 / (2 * n - 1):.4f} ({n} pairs)."
+        for n in counts
+    ]
 
 
 def _chance_notes(records: Sequence[Record]) -> list[str]:

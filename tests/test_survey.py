@@ -14,17 +14,20 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, statistics
 from neuronxa_callback.cli import app
 from neuronxa_callback.lines import read_lines
-from neuronxa_callback.pairs import embedded, language_codes
+from neuronxa_callback.pairs import embedded, head_languages, language_codes
+from tests import reference
 from tests.conftest import ROOT, make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
+SURVEYS = tuple(f"neuronxa {name} " for name in ("score", "retrieve", "layers", "compare"))
 
 
 @pytest.fixture(scope="module")
@@ -190,17 +193,77 @@ def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Pat
     assert printed.count("| 0.0000 | 0.0000 | 0.0000 | 1.0000 | 1.0000 |") == 2
 
 
+def test_retrieval_is_the_share_of_sentences_that_find_their_own(models: Path, tmp_path: Path) -> None:
+    command = ("retrieve", models / "one", "--langs", "isl_Latn,fra_Latn", "--n", 20, "--output", tmp_path)
+    found = rows(run(*command, "--format", "csv"))
+    model, tokenizer = (loader.from_pretrained(models / "one") for loader in (AutoModelForCausalLM, AutoTokenizer))
+    assert len(found) == 2 * 2 * 3
+    for row in found:
+        pair = ParallelPairs.load(f"eng_Latn-{row['language']}", n=20)
+        read: Any = row["representation"]
+        sides = [reference.encode(model.eval(), tokenizer, side, read) for side in (pair.source, pair.target)]
+        best = 0
+        for s, t in zip(*sides, strict=True):
+            c = [[reference.cosine(one, other) for other in t] for one in s]
+            others = [[j for j in range(20) if j != i] for i in range(20)]
+            forward = [all(c[i][i] > c[i][j] + 1e-9 for j in others[i]) for i in range(20)]
+            backward = [all(c[i][i] > c[j][i] + 1e-9 for j in others[i]) for i in range(20)]
+            both = [f and b for f, b in zip(forward, backward, strict=True)]
+            hits = {"source->target": forward, "target->source": backward, "both": both}
+            best = max(best, sum(hits[row["direction"]]))
+        assert float(row["accuracy"]) == pytest.approx(best / 20)
+        level = 1 / 39 if row["direction"] == "both" else 1 / 20
+        expected = min(1, len(sides[0]) * stats.binom.sf(best - 1, 20, level))
+        assert float(row["p"]) == pytest.approx(expected)
+        assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
+        assert row["group"] == "head"
+        assert row["signature"].startswith("method:retrieval(embedding+nas)|n:20|")
+        assert "|layers:max|" in row["signature"]
+    printed = run(*command, "--format", "markdown")
+    accuracy = [float(row["accuracy"]) for row in found if (row["representation"], row["direction"]) == ("nas", "both")]
+    assert f"| nas | both | {sum(accuracy) / 2:.4f} |  | {sum(accuracy) / 2:.4f} |" in printed
+    assert "| representation | direction | head (2) | long-tail (0) | all (2) |" in printed
+
+
+def test_layers_prints_and_draws_what_score_has_measured(models: Path, tmp_path: Path) -> None:
+    options = ("--langs", "isl_Latn,fra_Latn", "--methods", "nasca,mexa", "--n", 20, "--output", tmp_path)
+    run("score", models / "one", *options)
+    records = list(read_lines(tmp_path / "scores.jsonl"))
+    found = rows(run("layers", models / "one", *options, "--format", "csv"))
+    assert list(read_lines(tmp_path / "scores.jsonl")) == records
+    lines = {record["lang"]: record for record in records}
+    assert [(row["language"], row["method"], row["layer"]) for row in found] == [
+        (code, method, str(layer))
+        for code in ("isl_Latn", "fra_Latn")
+        for method, first in (("nasca", 1), ("mexa", 0))
+        for layer in range(first, 4)
+    ]
+    for row in found:
+        layer = int(row["layer"]) - (row["method"] == "nasca")
+        value = lines[row["language"]]["per_layer"][row["method"]][layer]
+        assert float(row["score"]) == value
+        assert float(row["p"]) == statistics.chance_p_value(value, 20)
+    for method in ("nasca", "mexa"):
+        assert (tmp_path / f"layers-{method}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_papers_head_languages() -> None:
+    assert len(head_languages()) == 68
+    assert head_languages() < language_codes()
+    assert len(language_codes() - head_languages() - {"eng_Latn"}) == 135
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
 def test_the_documented_commands_run(page: str, models: Path, smollm_path: Path, tmp_path: Path) -> None:
     """As they stand there, on fewer sentences."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
-    commands = [line.split()[1:] for line in lines if line.startswith(("neuronxa score ", "neuronxa compare "))]
+    commands = [line.split()[1:] for line in lines if line.startswith(SURVEYS)]
     assert commands
     places = {"BEFORE": models / "one", "AFTER": models / "other", ".models/smollm2-135m-instruct": smollm_path}
     for command in commands:
         printed = run(*(places.get(word, word) for word in command), "--n", 8, "--output", tmp_path)
         assert "fra_Latn" in printed
-        assert "Signature: method:nasca" in printed
+        assert "Signature: method:" in printed
 
 
 @pytest.mark.parametrize(
