@@ -229,7 +229,6 @@ def layers(
     langs: Languages = None,
     pivot: Pivot = "eng_Latn",
     methods: Methods = None,
-    representation: Representations = None,
     n: PairsCount = 100,
     token_pooling: TokenPoolingOption = "weighted",
     token_budget: TokenBudget = None,
@@ -244,7 +243,7 @@ def layers(
     from neuronxa_callback.survey import ModelChoice
 
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
-    options = (methods, representation, token_pooling, "mean", 0, token_budget)
+    options = (methods, None, token_pooling, "mean", 0, token_budget)
     with _surveying(table_format) as (console, progress):
         (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
         figures = survey.draw_layers(records, output)
@@ -314,11 +313,16 @@ def compare(
 ) -> None:
     """Compare two models on the same pairs, with a paired permutation test for each language."""
     from neuronxa_callback import survey
+    from neuronxa_callback.scores import OVER_PAIRS
     from neuronxa_callback.survey import ModelChoice
 
     choices = [ModelChoice(name, None, dtype, load_in_4bit, device) for name in (model, other)]  # type: ignore[arg-type]
     options = (methods, representation, token_pooling, layer_pooling, 0, token_budget)
     with _surveying(table_format) as (console, progress):
+        if not set(_listed(methods) or ["nasca"]) & set(OVER_PAIRS):
+            raise ValueError(
+                f"a paired test needs a value a pair; have one of {', '.join(OVER_PAIRS)} among --methods."
+            )
         records, notes = _survey(choices, (pairs, n, pivot, langs), options, output, progress, survey.score)
         first, second = records
         table = survey.compare_table(first, second, notes)

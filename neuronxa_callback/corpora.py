@@ -54,7 +54,7 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
             * "embedded": the held-out set of this package in five languages;
             * the path of a .tsv, .csv, .jsonl or .parquet file with a column a language, named by FLORES-200 codes;
             * a folder with a file a language, named by its code and line by line the same sentences: FLORES-200's
-              release ("flores200_dataset/devtest" with "isl_Latn.devtest") and MEXA's sPBC ("isl_Latn.txt").
+              release ("flores200_dataset/devtest" with "isl_Latn.devtest"), or "isl_Latn.txt" and the like.
         n: sentences to keep, 100 as in the paper; None for all.
 
     Raises:

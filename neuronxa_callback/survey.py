@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -64,7 +65,7 @@ class ModelChoice:
 
         Of a name on the hub it is the name alone.
         """
-        files = [path for place in (self.model, self.adapter) if place for path in _weights(Path(place))]
+        files = [path for checkpoint in self.checkpoints() for path in _weights(Path(checkpoint.source))]
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:12] if stamps else "hub"
         parts = (self.model, self.adapter or "", self.dtype, "nf4" if self.load_in_4bit else "", digest)
@@ -140,11 +141,11 @@ def measure(
 
     Raises:
         ModelError: the model cannot be loaded.
-        ValueError: it cannot be measured; see `NeuronXAEvaluator.check`.
+        ValueError: it cannot be measured (see `NeuronXAEvaluator.check`), or the file is something else's.
     """
     pairs = evaluator.pairs
     keys = {pair.name: _key(choice, evaluator, pair) for pair in pairs}
-    done = {record["key"]: record for record in read_lines(path)}
+    done = _done(path)
     left = [pair for pair in pairs if keys[pair.name] not in done]
     progress = progress or Progress(disable=True)
     task = progress.add_task(choice.name, total=len(pairs), completed=len(pairs) - len(left))
@@ -170,9 +171,21 @@ def measure(
     return [done[keys[pair.name]] for pair in pairs]
 
 
+def _done(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines that are there, by their keys.
+
+    Raises:
+        ValueError: they are something else's, such as a training run's.
+    """
+    records = list(read_lines(path))
+    if not all("key" in record for record in records):
+        raise ValueError(f"{path} holds scores of something else, such as a training run; choose another --output.")
+    return {record["key"]: record for record in records}
+
+
 def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> str:
     """What a line is known by: every choice that can be known before the model is loaded."""
-    fields = evaluator.choices(pair)
+    fields = evaluator.choices(pair) | {"version": version("neuronxa-callback")}
     if not set(evaluator.methods) <= set(ALIGNMENT):
         fields["permutations"] = evaluator.permutations
     return "|".join([choice.identity, *(f"{name}:{value}" for name, value in fields.items())])
@@ -378,7 +391,7 @@ def _holm(p_values: Iterable[float | None]) -> list[float | None]:
 def _retrieval_chance(records: Sequence[Record]) -> list[str]:
     counts = sorted({int(fields_of(record["signature"])["n"]) for record in records})
     return [
-        f"By chance one direction reaches {1 / n:.4f} at a layer, both {1 / (2 * n - 1):.4f} ({n} pairs)."
+        f"By chance one direction reaches {1 / n:.4f} at a layer, both {statistics.chance_level(n):.4f} ({n} pairs)."
         for n in counts
     ]
 

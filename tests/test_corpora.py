@@ -24,12 +24,12 @@ def write_tsv(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["embedded", "flores", "sPBC", "tsv"])
+@pytest.mark.parametrize("kind", ["embedded", "flores", "plain", "tsv"])
 def test_any_two_languages_are_pairs(kind: str, tmp_path: Path) -> None:
     makers: dict[str, Callable[[], str | Path]] = {
         "embedded": lambda: "embedded",
         "flores": lambda: write_folder(tmp_path / "flores200_dataset" / "devtest", "devtest"),
-        "sPBC": lambda: write_folder(tmp_path / "bible", "txt"),
+        "plain": lambda: write_folder(tmp_path / "text", "txt"),
         "tsv": lambda: write_tsv(tmp_path / "text.tsv"),
     }
     corpus = open_corpus(makers[kind](), n=30)

@@ -125,6 +125,15 @@ def test_new_weights_in_the_same_folder_are_measured_anew(models: Path, tmp_path
     assert rows(found[0])[0]["score"] != rows(found[1])[0]["score"]
 
 
+def test_the_scores_of_a_training_run_are_left_alone(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_text('{"step": 0, "score": {"nasca": 0.1}}\n')
+    done = RUNNER.invoke(app, ["score", str(models / "one"), "--output", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "holds scores of something else, such as a training run; choose another --output" in done.stderr
+    assert path.read_text().count("\n") == 1
+
+
 def test_an_adapter_is_put_on(models: Path, tmp_path: Path) -> None:
     options = ("--langs", "fra_Latn", "--methods", "nasca,mexa", "--n", 30, "--output", tmp_path, "--format", "csv")
     on_the_model = rows(run("score", models / "one", "--adapter", models / "adapter", *options))
@@ -191,6 +200,14 @@ def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Pat
     printed = run("compare", models / "one", models / "one", *options, "--format", "markdown")
     assert "**second against first, with eng_Latn**" in printed
     assert printed.count("| 0.0000 | 0.0000 | 0.0000 | 1.0000 | 1.0000 |") == 2
+
+
+def test_compare_needs_a_method_with_a_value_a_pair(models: Path, tmp_path: Path) -> None:
+    places = [str(models / "one"), str(models / "other")]
+    done = RUNNER.invoke(app, ["compare", *places, "--methods", "cka,anc", "--output", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "have one of nasca, navca, mexa, sads among --methods" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_retrieval_is_the_share_of_sentences_that_find_their_own(models: Path, tmp_path: Path) -> None:
