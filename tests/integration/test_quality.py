@@ -337,7 +337,7 @@ class TestFaults:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         callback = NeuronXACallback(FRENCH, eval_steps=3, quality="chrf")
-        monkeypatch.setattr(callback.evaluator, "methods", ("broken",))
+        monkeypatch.setattr(callback.evaluator, "representations", {"nasca": "broken"})
         trainer = sft(tmp_path, [callback])
         trainer.train()
         records = History(tmp_path).read()
