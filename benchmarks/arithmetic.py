@@ -53,7 +53,7 @@ def _states(model: Any, token_ids: list[list[int]], token_budget: int) -> list[T
     found: dict[int, Tensor] = {}
     for rows in batches(token_ids, token_budget):
         layers.clear()
-        with undisturbed(model), neurons.watch(ffns, "nas", lambda layer, states: layers.append(states)):
+        with undisturbed(model), neurons.watch(ffns, "nas", lambda layer, part, states: layers.append(states)):
             run_decoder(model, [token_ids[row] for row in rows])
         for place, row in enumerate(rows):
             found[row] = torch.stack([states[place, : len(token_ids[row])] for states in layers])

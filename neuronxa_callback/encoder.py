@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -47,6 +47,7 @@ def encode(
     representation: Representation = "nas",
     token_pooling: TokenPooling = "weighted",
     token_budget: int | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Tensor:
     """Represent each sentence at each layer by its pooled neuron states, neuron values or hidden states.
 
@@ -61,17 +62,24 @@ def encode(
         token_budget: padded tokens in a batch at most (a longer sentence gets a batch of its own). Default 512 on
             a CPU, 8192 elsewhere. Smaller needs less memory.
 
+        layers: which of them, FFNs counted from 1 and hidden states from 0, the embedding layer's; all for None. The
+            forward pass ends after the deepest.
+
     Returns:
         float32 tensor (layers, sentences, features) on the CPU. Features are the layer's FFN neurons, or the hidden
         size for "embedding", which has one layer more: the embedding layer comes first, the last is after the
-        final norm.
+        final norm. Where layers have different numbers of neurons, the narrower ones are filled up with zeros, which
+        change no score.
 
     Raises:
         UnreadableFFNError: the model's FFNs cannot be read.
         NonFiniteActivationError: the model's activations are NaN or infinite.
-        ValueError: an unknown representation or pooling, or a sentence without tokens or longer than the context.
+        ValueError: an unknown representation or pooling, a layer that is not there, or a sentence without tokens or
+            longer than the context.
     """
-    return encode_all(model, tokenizer, sentences, (representation,), token_pooling, token_budget)[representation]
+    return encode_all(model, tokenizer, sentences, (representation,), token_pooling, token_budget, layers)[
+        representation
+    ]
 
 
 def encode_all(
@@ -81,6 +89,7 @@ def encode_all(
     representations: Sequence[Representation],
     token_pooling: TokenPooling = "weighted",
     token_budget: int | None = None,
+    layers: Sequence[int] | None = None,
 ) -> dict[Representation, Tensor]:
     """As `encode`, for several representations from the same forward passes."""
     for representation in representations:
@@ -90,11 +99,44 @@ def encode_all(
     if token_budget is None:
         token_budget = default_token_budget(model)
     ffns = neurons.find_ffns(model)
-    encoded: dict[Representation, Tensor] = {}
+    chosen = {read: check_layers(layers, read, len(ffns)) for read in representations}
+    encoded = {read: _room_for(read, numbers, ffns, model, len(token_ids)) for read, numbers in chosen.items()}
     with undisturbed(model):
         for rows in batches(token_ids, token_budget):
-            _encode_batch(model, ffns, token_ids, rows, representations, token_pooling, encoded)
+            _encode_batch(model, ffns, chosen, token_ids, rows, token_pooling, encoded)
     return {representation: values.cpu() for representation, values in encoded.items()}
+
+
+def check_layers(layers: Sequence[int] | None, representation: Representation, depth: int) -> list[int]:
+    """The chosen layers' numbers, all there are for None.
+
+    Raises:
+        ValueError: one that is not there, or there twice, or none.
+    """
+    first = 0 if representation == "embedding" else 1
+    there = range(first, depth + 1)
+    if layers is None:
+        return list(there)
+    if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(there):
+        raise ValueError(
+            f"layers={list(layers)} must be different numbers from {first} to {depth} for {representation}: FFNs count "
+            "from 1, hidden states from 0, the embedding layer's."
+        )
+    return sorted(layers)
+
+
+def _room_for(
+    representation: Representation,
+    layers: Sequence[int],
+    ffns: Sequence[Sequence[neurons.FFN]],
+    model: nn.Module,
+    sentences: int,
+) -> Tensor:
+    """(layers, sentences, features) for the results on the model's device."""
+    if representation == "embedding":
+        return torch.zeros(len(layers), sentences, neurons.text_config(model).hidden_size, device=device_of(model))
+    width = max(sum(ffn.neurons for ffn in ffns[layer - 1]) for layer in layers)
+    return torch.zeros(len(layers), sentences, width, device=device_of(model))
 
 
 def default_token_budget(model: nn.Module) -> int:
@@ -224,45 +266,104 @@ def _rewrites_its_weights(module: nn.Module) -> bool:
     return bool(getattr(module, "support_avx512bf16_for_cpu", False))
 
 
+class _Reader:
+    """Puts what the layers hand over in one forward pass into its rows of the results, pooled inside the hooks.
+
+    Nothing of a batch is kept beside the results.
+
+    Args:
+        ffns: of all layers.
+        chosen: representation -> the layers to read, as `check_layers` returns them.
+        encoded: representation -> (layers, sentences, features), to be filled.
+        weights: of the batch's tokens, as `token_weights` returns them.
+        places: the batch's rows.
+    """
+
+    def __init__(
+        self,
+        ffns: Sequence[Sequence[neurons.FFN]],
+        chosen: Mapping[Representation, Sequence[int]],
+        encoded: Mapping[Representation, Tensor],
+        weights: Tensor,
+        places: Tensor,
+    ) -> None:
+        self.ffns = ffns
+        self.chosen = chosen
+        self.encoded = encoded
+        self.weights = weights
+        self.places = places
+        self.due = {
+            (read, layer, part)
+            for read, layers in chosen.items()
+            for layer in layers
+            for part in range(1 if read == "embedding" else len(ffns[layer - 1]))
+        }
+
+    @contextmanager
+    def watching(self, layers: Sequence[nn.Module], deepest: int) -> Iterator[None]:
+        """While open, read a pass through the first `deepest` layers; the last one's norm is behind all of them."""
+        hidden = [layer for layer in self.chosen.get("embedding", ()) if layer < deepest]
+        with ExitStack() as hooks:
+            for read in self.chosen:
+                if read != "embedding":
+                    ffns = [self.ffns[layer - 1] for layer in self.chosen[read]]
+                    hooks.enter_context(neurons.watch(ffns, read, partial(self.keep_ffn, read)))
+            inputs = [layers[layer] for layer in hidden]
+            hooks.enter_context(
+                neurons.watch_inputs(inputs, lambda index, values: self.keep_hidden(hidden[index], values))
+            )
+            if deepest < len(layers) and deepest in self.chosen.get("embedding", ()):
+                hooks.enter_context(neurons.watch_output(layers[deepest - 1], partial(self.keep_hidden, deepest)))
+            yield
+
+    def keep_hidden(self, layer: int, values: Tensor) -> None:
+        """Hidden states (batch, tokens, hidden) of a layer."""
+        self._keep("embedding", layer, 0, values)
+
+    def keep_ffn(self, read: neurons.NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
+        """States or values, (batch * tokens) x neurons, of one of the FFNs of a chosen layer."""
+        self._keep(read, self.chosen[read][index], part, values)
+
+    def _keep(self, read: Representation, layer: int, part: int, values: Tensor) -> None:
+        if (read, layer, part) not in self.due:
+            raise neurons.UnreadableFFNError(
+                f"layer {layer} was read twice in one forward pass: a module was replaced and no longer calls its "
+                "projections once. Restore its forward."
+            )
+        self.due.remove((read, layer, part))
+        # Some FFNs, and all experts, see the batch's tokens in one row.
+        pooled = pool_tokens(values.reshape(*self.weights.shape, -1), self.weights).to(self.places.device)
+        first = 0 if read == "embedding" else sum(ffn.neurons for ffn in self.ffns[layer - 1][:part])
+        room = self.encoded[read][self.chosen[read].index(layer)]
+        room[:, first : first + pooled.shape[1]].index_copy_(0, self.places, pooled)
+
+    def end(self) -> None:
+        """Raise UnreadableFFNError if something was not read."""
+        if self.due:
+            _, layer, part = min(self.due)
+            raise neurons.UnreadableFFNError(
+                f"layer {layer} was not read in a forward pass: {self.ffns[layer - 1][part].name} was replaced and no "
+                "longer calls its projections. Restore its forward."
+            )
+
+
 def _encode_batch(
     model: nn.Module,
-    ffns: list[neurons.GatedFFN],
+    ffns: Sequence[Sequence[neurons.FFN]],
+    chosen: Mapping[Representation, Sequence[int]],
     token_ids: Sequence[Sequence[int]],
     rows: Sequence[int],
-    representations: Sequence[Representation],
     token_pooling: TokenPooling,
-    encoded: dict[Representation, Tensor],
+    encoded: Mapping[Representation, Tensor],
 ) -> None:
-    """Fill the batch's rows of `encoded`, (layers, sentences, features) on the model's device, made when first needed.
-
-    Each layer's pooled rows go to their place inside the hook: nothing of a batch is kept beside the result.
-    """
+    """Fill the batch's rows of `encoded`, (layers, sentences, features) on the model's device."""
     batch = [token_ids[row] for row in rows]
     device = device_of(model)
     weights = token_weights(torch.tensor([len(ids) for ids in batch], device=device), token_pooling)
-    places = torch.tensor(rows, device=device)
-    layers_read: dict[Representation, int] = dict.fromkeys(representations, 0)
-
-    def keep(representation: Representation, layer: int, values: Tensor) -> None:
-        if layer != layers_read[representation]:
-            raise neurons.UnreadableFFNError(
-                f"layer {layer} was read when layer {layers_read[representation]} was due: a module was replaced and "
-                "no longer calls its projections once in a forward pass. Restore its forward."
-            )
-        layers_read[representation] += 1
-        pooled = pool_tokens(values, weights).to(device)
-        if representation not in encoded:
-            depth = len(ffns) + (representation == "embedding")
-            encoded[representation] = torch.empty(depth, len(token_ids), pooled.shape[1], device=device)
-        encoded[representation][layer].index_copy_(0, places, pooled)
-
-    with ExitStack() as hooks:
-        for representation in representations:
-            receive = partial(keep, representation)
-            if representation == "embedding":
-                hooks.enter_context(neurons.watch_inputs(neurons.decoder_layers(model), receive))
-            else:
-                hooks.enter_context(neurons.watch(ffns, representation, receive))
+    reader = _Reader(ffns, chosen, encoded, weights, torch.tensor(rows, device=device))
+    deepest = max(1, *(max(layers) for layers in chosen.values()))
+    layers = neurons.decoder_layers(model)
+    with reader.watching(layers, deepest), neurons.first_layers(model, deepest):
         last_hidden = run_decoder(model, batch)
     if not bool(torch.isfinite(last_hidden).all()):
         raise NonFiniteActivationError(
@@ -270,14 +371,9 @@ def _encode_batch(
             "states mean nothing. Its weights have probably diverged, or its dtype overflows: look at the training "
             "loss, or use bfloat16 or float32."
         )
-    for read in layers_read.values():
-        if read != len(ffns):
-            raise neurons.UnreadableFFNError(
-                f"only {read} of {len(ffns)} layers were read in a forward pass: a module such as {ffns[-1].name} was "
-                "replaced and no longer calls its projections. Restore its forward."
-            )
-    if "embedding" in representations:
-        keep("embedding", len(ffns), last_hidden)
+    if len(layers) in chosen.get("embedding", ()):
+        reader.keep_hidden(len(layers), last_hidden)
+    reader.end()
 
 
 def _first_non_finite(model: nn.Module, batch: Sequence[Sequence[int]]) -> str:

@@ -181,7 +181,7 @@ class NeuronXAEvaluator:
         fields = {
             **self.choices(pair),
             "special": encoder.special_tokens(tokenizer),
-            "neurons": "sigma(gate)>0",
+            "neurons": neurons.rule(neurons.find_ffns(model)),
             "dtype": encoder.compute_dtype(model),
             "version": version("neuronxa-callback"),
         }

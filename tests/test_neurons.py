@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MixtralConfig,
-    MixtralForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -22,9 +20,9 @@ from transformers import (
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
 from neuronxa_callback.encoder import encode_all
-from neuronxa_callback.neurons import UnreadableFFNError, find_ffns
+from neuronxa_callback.neurons import DenseFFN, UnreadableFFNError, find_ffns
 from tests import reference
-from tests.architectures import CONFIGS, SIZES, tiny
+from tests.architectures import CONFIGS, tiny
 from tests.conftest import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
@@ -44,9 +42,9 @@ def lora(model: Any) -> Any:
 def test_every_gated_architecture_passes_its_check(architecture: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(architecture)
     check(model, tokenizer)
-    ffns = find_ffns(model)
+    ffns = [ffn for (ffn,) in find_ffns(model)]
     assert [ffn.name for ffn in ffns] == [f"model.layers.{i}.mlp" for i in range(3)]
-    assert all((ffn.up is None) == architecture.endswith("fused") for ffn in ffns)
+    assert all(isinstance(ffn, DenseFFN) and (ffn.layout == "fused") == architecture.endswith("fused") for ffn in ffns)
     assert all(ffn.sign_preserving for ffn in ffns)
 
 
@@ -174,19 +172,26 @@ def test_an_activation_that_shifts_its_zero_is_computed(llama: Any, tokenizer: P
     for layer in llama.model.layers:
         layer.mlp.act_fn = Shifted()
     check(llama, tokenizer)
-    assert not find_ffns(llama)[0].sign_preserving
+    assert not find_ffns(llama)[0][0].sign_preserving
     expected = reference.encode(llama, tokenizer, PAIRS.source, "nas")
     np.testing.assert_allclose(encode(llama, tokenizer, PAIRS.source).numpy(), expected, atol=1e-5)
 
 
+def experts_one_by_one() -> Any:
+    """As transformers 4 holds them."""
+    model = tiny_llama()
+    model.model.layers[0].mlp = nn.ModuleDict({"experts": nn.ModuleList([model.model.layers[0].mlp])})
+    return model
+
+
 UNREADABLE = {
-    "an ungated FFN": (
-        lambda: GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=16, n_layer=2, n_head=2, n_positions=256)),
-        r"transformer\.h\.0 holds 0 gated FFNs among .*mlp \(GPT2MLP\).*ungated FFNs are not supported",
+    "no FFN at all": (
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=600, hidden_size=16, num_hidden_layers=2)),
+        r"backbone\.layers\.0 holds 0 FFNs among norm \(MambaRMSNorm\), mixer \(MambaMixer\)",
     ),
-    "a mixture of experts": (
-        lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4)),
-        r"model\.layers\.0 holds a mixture of experts.*not supported",
+    "experts one by one": (
+        experts_one_by_one,
+        r"model\.layers\.0 holds a mixture of experts \(0 readable\): transformers 5 and experts .* in one tensor",
     ),
     "an encoder-decoder": (
         lambda: T5ForConditionalGeneration(

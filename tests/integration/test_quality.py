@@ -352,9 +352,9 @@ class TestFaults:
 
         class Break(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                callback.evaluator.methods = ("broken",)  # type: ignore[assignment]
+                callback.evaluator.representations = {"nasca": "broken"}  # type: ignore[dict-item]
 
-        with pytest.raises(KeyError, match="broken"):
+        with pytest.raises(ValueError, match="'broken' is unknown"):
             sft(tmp_path, [callback, Break()]).train()
         assert no_comet_is_left()
 
