@@ -88,6 +88,7 @@ class NeuronXACallback(TrainerCallback):
             TrainingArguments. Default: a tenth of the run. Not used where the Trainer evaluates.
         token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last".
         token_budget: padded tokens in a batch at most; smaller needs less memory. See `encode`.
+        layers: which layers to score, such as (8, 16, 24); all for None. The pass ends after the deepest of them.
         tokenizer: needed only where the Trainer was given no `processing_class`.
         quality: one or several of "comet", "cometkiwi", "chrf" and "bleu", and objects with a method
             `score(sources, translations, references)`; `()` for none. Default "auto": COMET and CometKiwi where
@@ -135,6 +136,7 @@ class NeuronXACallback(TrainerCallback):
         eval_steps: float = 0.1,
         token_pooling: TokenPooling = "weighted",
         token_budget: int | None = None,
+        layers: Sequence[int] | None = None,
         tokenizer: Any = None,
         quality: Literal["auto"] | Metric | Sequence[Metric] = "auto",
         direction: Direction = "source->target",
@@ -164,7 +166,7 @@ class NeuronXACallback(TrainerCallback):
             raise ValueError(f"on_floor={on_floor!r} is unknown; choose stop or warn.")
         if not 0 < max_overhead <= 1:
             raise ValueError(f"max_overhead={max_overhead!r} must be a share of the run such as 0.1; 1 never warns.")
-        self.evaluator = NeuronXAEvaluator(pairs, methods, token_pooling, token_budget)
+        self.evaluator = NeuronXAEvaluator(pairs, methods, token_pooling, token_budget, layers=layers)
         self.stopping = StoppingRule(
             early_stopping_patience,
             (early_stopping_metric or self.evaluator.methods[0]).removeprefix("eval_"),
@@ -761,6 +763,7 @@ def _show_layers(trainer: Trainer, report: AlignmentReport, n: int, step: int) -
     for writer in filter(None, writers):
         for method in report.score:
             per_layer = {name: language.per_layer[method].tolist() for name, language in report.by_language.items()}
-            figure = plots.layer_figure(per_layer, method, n, f"Alignment per layer at step {step}")
+            title = f"Alignment per layer at step {step}"
+            figure = plots.layer_figure(per_layer, method, n, title, report.signature)
             writer.add_image(f"neuronxa/{method}_per_layer", plots.pixels(figure), step, dataformats="HWC")
             writer.flush()

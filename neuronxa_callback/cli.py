@@ -172,6 +172,12 @@ Representations = Annotated[
 PairsCount = Annotated[int, typer.Option("--n", min=2, help="Sentences of each language, the first of the text.")]
 TokenPoolingOption = Annotated[str, typer.Option("--token-pooling", help="weighted, average or last.")]
 LayerPoolingOption = Annotated[str, typer.Option("--layer-pooling", help="mean or max.")]
+LayersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers", help="Which layers, such as 8,16,24; the pass ends after the deepest.", show_default="all"
+    ),
+]
 Permutations = Annotated[
     int, typer.Option(min=0, help="How often pairs are torn apart for the p-values of cka, svcca, anc and sads.")
 ]
@@ -202,6 +208,7 @@ def score(
     n: PairsCount = 100,
     token_pooling: TokenPoolingOption = "weighted",
     layer_pooling: LayerPoolingOption = "mean",
+    layers: LayersOption = None,
     permutations: Permutations = 199,
     token_budget: TokenBudget = None,
     load_in_4bit: LoadIn4bit = False,
@@ -215,7 +222,7 @@ def score(
     from neuronxa_callback.survey import ModelChoice
 
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
-    options = (methods, representation, token_pooling, layer_pooling, permutations, token_budget)
+    options = (methods, representation, token_pooling, layer_pooling, permutations, token_budget, layers)
     with _surveying(table_format) as (console, progress):
         records, notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
     _tell(survey.score_table(records[0], notes), table_format, console)
@@ -243,7 +250,7 @@ def layers(
     from neuronxa_callback.survey import ModelChoice
 
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
-    options = (methods, None, token_pooling, "mean", 0, token_budget)
+    options = (methods, None, token_pooling, "mean", 0, token_budget, None)
     with _surveying(table_format) as (console, progress):
         (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
         figures = survey.draw_layers(records, output)
@@ -266,6 +273,7 @@ def retrieve(
     n: PairsCount = 100,
     token_pooling: TokenPoolingOption = "weighted",
     layer_pooling: LayerPoolingOption = "max",
+    layers: LayersOption = None,
     token_budget: TokenBudget = None,
     load_in_4bit: LoadIn4bit = False,
     dtype: DtypeOption = "auto",
@@ -285,7 +293,7 @@ def retrieve(
         for read in _listed(representations) or ["embedding", "nas"]:
             check_choice("representation", read, Representation)
             methods += [method for method in ALIGNMENT if REPRESENTATION_OF[method] == read]
-        options = (methods, None, token_pooling, layer_pooling, 0, token_budget)
+        options = (methods, None, token_pooling, layer_pooling, 0, token_budget, layers)
         (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.retrieve)
     _tell(survey.retrieval_table(records, notes), table_format, console)
     if table_format not in ("json", "csv"):
@@ -304,6 +312,7 @@ def compare(
     n: PairsCount = 100,
     token_pooling: TokenPoolingOption = "weighted",
     layer_pooling: LayerPoolingOption = "mean",
+    layers: LayersOption = None,
     token_budget: TokenBudget = None,
     load_in_4bit: LoadIn4bit = False,
     dtype: DtypeOption = "auto",
@@ -317,7 +326,7 @@ def compare(
     from neuronxa_callback.survey import ModelChoice
 
     choices = [ModelChoice(name, None, dtype, load_in_4bit, device) for name in (model, other)]  # type: ignore[arg-type]
-    options = (methods, representation, token_pooling, layer_pooling, 0, token_budget)
+    options = (methods, representation, token_pooling, layer_pooling, 0, token_budget, layers)
     with _surveying(table_format) as (console, progress):
         if not set(_listed(methods) or ["nasca"]) & set(OVER_PAIRS):
             raise ValueError(
@@ -356,7 +365,7 @@ def _surveying(table_format: str | None) -> Iterator[tuple[Console, Progress]]:
 def _survey(
     choices: Sequence[ModelChoice],
     text: tuple[str, int, str, list[str] | None],
-    options: tuple[list[str] | None, list[str] | None, str, str, int, int | None],
+    options: tuple[list[str] | None, list[str] | None, str, str, int, int | None, list[str] | None],
     output: Path,
     progress: Progress,
     run: Callable[..., list[dict[str, Any]]],
@@ -367,7 +376,7 @@ def _survey(
     from neuronxa_callback.evaluator import NeuronXAEvaluator
 
     spec, n, pivot, langs = text
-    methods, representation, token_pooling, layer_pooling, permutations, token_budget = options
+    methods, representation, token_pooling, layer_pooling, permutations, token_budget, layers = options
     pairs, notes = survey.pairs_with(open_corpus(spec, n), pivot, _listed(langs))
     evaluator = NeuronXAEvaluator(
         pairs,
@@ -377,8 +386,16 @@ def _survey(
         layer_pooling,  # type: ignore[arg-type]
         _chosen(representation),  # type: ignore[arg-type]
         permutations,
+        _numbers(layers),
     )
     return [run(choice, evaluator, output, progress) for choice in choices], notes
+
+
+def _numbers(layers: list[str] | None) -> list[int] | None:
+    wrong = [layer for layer in _listed(layers) if not layer.isdigit()]
+    if wrong:
+        raise ValueError(f"--layers {wrong[0]} is no number of a layer, such as 16.")
+    return [int(layer) for layer in _listed(layers)] or None
 
 
 def _chosen(representation: list[str] | None) -> dict[str, str]:

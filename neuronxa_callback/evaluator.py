@@ -84,6 +84,9 @@ class NeuronXAEvaluator:
             than their sources do (`scores.REPRESENTATION_OF`).
         permutations: how often the pairs of a language are torn apart for the p-values of CKA, SVCCA, ANC and SADS; 0
             for none.
+        layers: which layers to read, such as (8, 16, 24); all for None. The forward pass ends after the deepest. FFNs
+            count from 1; for methods that read embeddings layer 0 is the embedding layer and the last one is after
+            the final norm.
 
     Raises:
         PairsError: held-out pairs that cannot be used.
@@ -99,6 +102,7 @@ class NeuronXAEvaluator:
         layer_pooling: LayerPooling = "mean",
         representations: Mapping[Method, Representation] | None = None,
         permutations: int = 0,
+        layers: Sequence[int] | None = None,
     ) -> None:
         self.pairs = load_all(pairs)
         self.methods: tuple[Method, ...] = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -117,6 +121,7 @@ class NeuronXAEvaluator:
         self.layer_pooling = layer_pooling
         self.representations = representations_of(self.methods, representations or {})
         self.permutations = permutations
+        self.layers = None if layers is None else tuple(sorted(layers))
         self._chosen = dict(representations or {})
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
@@ -126,9 +131,12 @@ class NeuronXAEvaluator:
 
         Raises:
             UnreadableFFNError: names the module that cannot be read and says what to do.
-            ValueError: a held-out sentence that is longer than the model's context, or has no token.
+            ValueError: a chosen layer that the model does not have, or a held-out sentence that is longer than the
+                model's context, or has no token.
         """
-        neurons.find_ffns(model)
+        depth = len(neurons.find_ffns(model))
+        for read in set(self.representations.values()):
+            encoder.check_layers(self.layers, read, depth)
         limit = encoder.context_length(model)
         texts = {text for pair in self.pairs for text in (pair.source, pair.target)}
         token_ids = [ids for text in texts for ids in encoder.tokenize(tokenizer, text, limit)]
@@ -196,7 +204,7 @@ class NeuronXAEvaluator:
             "pair": pair.name,
             "data": pair.fingerprint,
             "tokens": self.token_pooling,
-            "layers": self.layer_pooling,
+            "layers": self.layer_pooling if self.layers is None else f"{self.layer_pooling}({_joined(self.layers)})",
         }
 
     def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
@@ -204,7 +212,9 @@ class NeuronXAEvaluator:
         representations = list(dict.fromkeys(self.representations.values()))
 
         def run(token_budget: int) -> Encoded:
-            return encoder.encode_all(model, tokenizer, sentences, representations, self.token_pooling, token_budget)
+            return encoder.encode_all(
+                model, tokenizer, sentences, representations, self.token_pooling, token_budget, self.layers
+            )
 
         asked = self.token_budget or encoder.default_token_budget(model)
         encoded, fitted = encoder.within_memory(
@@ -245,6 +255,10 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} was given twice, and its scores would share one name.")
     return loaded
+
+
+def _joined(layers: Sequence[int]) -> str:
+    return ",".join(map(str, layers))
 
 
 def _is_several(pairs: PairsLike) -> bool:

@@ -391,7 +391,8 @@ def _activation_of(ffn: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
     for attribute in ACTIVATIONS:
         if callable(activation := getattr(ffn, attribute, None)):
             return activation  # type: ignore[no-any-return]
-    hidden_act = getattr(getattr(ffn, "config", None), "hidden_act", None)  # Liger's FFNs name it there alone
+    config = getattr(ffn, "config", None)  # Liger's FFNs name it there alone
+    hidden_act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     if hidden_act in ACT2FN:
         return ACT2FN[hidden_act]  # type: ignore[no-any-return]
     raise UnreadableFFNError(

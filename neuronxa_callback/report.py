@@ -229,6 +229,11 @@ def _layers_at(records: Sequence[Mapping[str, Any]], method: str) -> dict[str, d
     }
 
 
+def _signature(records: Sequence[Mapping[str, Any]]) -> str:
+    """The first line's that has one."""
+    return next((language["signature"] for r in records for language in r["languages"].values()), "")
+
+
 def _called(step: int, roles: Sequence[str], evaluations: int) -> str:
     return f"step {step}" if evaluations == 1 else f"{' and '.join(roles)}, step {step}"
 
@@ -271,7 +276,7 @@ def _figures(records: Sequence[Mapping[str, Any]], points: Points, correlations:
             records, method, pairs.values(), f"{name} over training steps"
         )
         figures[_file("layers", method, points)] = plots.layer_change_figure(
-            _layers_at(records, method), method, pairs, f"{name} per layer"
+            _layers_at(records, method), method, pairs, f"{name} per layer", _signature(records)
         )
         if points[method]:
             figures[_file("quality", method, points)] = plots.quality_figure(

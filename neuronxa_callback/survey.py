@@ -310,7 +310,7 @@ def layer_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
     for record in records:
         n = int(fields_of(record["signature"])["n"])
         for method, scores in record["per_layer"].items():
-            for layer, value in zip(layer_numbers(method, scores), scores, strict=True):
+            for layer, value in zip(layer_numbers(method, scores, record["signature"]), scores, strict=True):
                 p_value = statistics.chance_p_value(value, n) if method in ALIGNMENT else None
                 rows.append([record["lang"], method, layer, value, p_value, record["signature"]])
     columns = ["language", "method", "layer", "score", "p", "signature"]
@@ -323,7 +323,8 @@ def draw_layers(records: Sequence[Record], folder: Path) -> list[Path]:
     n = min(int(fields_of(record["signature"])["n"]) for record in records)
     paths = []
     for method in records[0]["per_layer"]:
-        figure = layer_figure({r["lang"]: r["per_layer"][method] for r in records}, method, n, records[0]["model"])
+        per_layer = {record["lang"]: record["per_layer"][method] for record in records}
+        figure = layer_figure(per_layer, method, n, records[0]["model"], records[0]["signature"])
         paths.append(folder / f"layers-{method}.png")
         figure.savefig(paths[-1], dpi=DPI)
     return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -120,6 +121,7 @@ MIXTURES: dict[str, Any] = {
     ),
 }
 
+ROPE = "rope_parameters" if int(transformers.__version__.split(".")[0]) >= 5 else "rope_scaling"
 VISION: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -137,7 +139,7 @@ MULTIMODAL: dict[str, Any] = {
         | {
             "num_hidden_layers": 5,
             "cross_attention_layers": [1, 3],
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+            ROPE: {"rope_type": "default", "rope_theta": 1e4},
         },
         vision_config=VISION
         | {"attention_heads": 2, "num_global_layers": 1, "vision_output_dim": 32, "intermediate_layers_indices": [0]},

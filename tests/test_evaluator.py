@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode, encoder
 from neuronxa_callback.evaluator import LayerPooling
+from neuronxa_callback.plots import layer_numbers
 from neuronxa_callback.scores import REPRESENTATION_OF, Method, torn_apart
 from neuronxa_callback.statistics import bootstrap_interval, chance_p_value
 from tests import reference
@@ -135,6 +136,31 @@ def test_every_method_on_the_real_model_equals_its_slow_reference(
     source, target = (reference.encode(smollm, smollm_tokenizer, side, read) for side in (pairs.source, pairs.target))
     # Features within rounding of a constant are left out by us and are noise in the reference: 1e-4 covers them.
     assert report.per_layer[method].tolist() == pytest.approx(reference.measure(source, target, method), abs=1e-4)
+
+
+def test_chosen_layers_are_those_of_all(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    last: list[int] = []
+    llama.model.layers[2].register_forward_hook(lambda *_: last.append(1))
+    methods: list[Method] = ["nasca", "mexa", "cka"]
+    chosen = NeuronXAEvaluator(FRENCH, methods, layers=(2, 1), representations={"cka": "nav"})
+    chosen.check(llama, tokenizer)
+    last.clear()
+    some = chosen(llama, tokenizer)
+    assert not last  # the pass ended before
+    every = NeuronXAEvaluator(FRENCH, methods, representations={"cka": "nav"})(llama, tokenizer)
+    for method in methods:
+        first = 1 if method == "mexa" else 0
+        assert torch.equal(some.per_layer[method], every.per_layer[method][first : first + 2])
+        assert layer_numbers(method, some.per_layer[method].tolist(), some.signature) == [1, 2]
+    assert "|layers:mean(1,2)|" in some.signature
+    assert layer_numbers("mexa", [0.0] * 4, every.signature) == [0, 1, 2, 3]
+    assert layer_numbers("cka", [0.0] * 3, every.signature) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("layers", [(), (4,), (0, 1), (2, 2)])
+def test_layers_that_are_not_there(layers: tuple[int, ...], llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="must be different numbers from 1 to 3 for nas: FFNs count from 1"):
+        NeuronXAEvaluator(FRENCH, layers=layers).check(llama, tokenizer)
 
 
 def test_the_greatest_layer(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
