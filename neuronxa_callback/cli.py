@@ -301,6 +301,24 @@ def retrieve(
 
 
 @app.command()
+def correlate(
+    scores: Annotated[Path, typer.Argument(help="Folder of neuronxa score, or its scores.jsonl.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Results JSON of lm-evaluation-harness, or CSV files with task, lang, value.")
+    ],
+    metric: Annotated[str, typer.Option(help="Which of the harness's metrics.")] = "acc",
+    table_format: Format = None,
+) -> None:
+    """Correlate alignment with task results over languages, a row a model, method and task."""
+    from neuronxa_callback import downstream
+
+    with _surveying(table_format) as (console, _):
+        found = [result for path in results for result in downstream.read_results(path, metric)]
+        table = downstream.correlate(downstream.read_scores(scores), found)
+    _tell(table, table_format, console)
+
+
+@app.command()
 def compare(
     model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
     other: Annotated[str, typer.Argument(help="The same of the model that is compared with it.")],

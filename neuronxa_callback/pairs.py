@@ -165,6 +165,12 @@ def head_languages() -> frozenset[str]:
     return frozenset(_data_file("head_languages.txt").split())
 
 
+@cache
+def harness_languages() -> dict[str, str]:
+    """Two-letter codes in the names of lm-evaluation-harness's tasks -> FLORES-200 codes."""
+    return dict(line.split("\t") for line in _data_file("harness_languages.tsv").splitlines())
+
+
 def language_name(code: str) -> str:
     """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn"."""
     return _language_names()[code]

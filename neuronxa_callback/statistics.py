@@ -1,11 +1,11 @@
-"""How sure a number is: chance level and p-value (paper, Eq. 5), bootstrap interval, paired test, Pearson's r."""
+"""How sure a number is: chance level and p-value (paper, Eq. 5), bootstrap interval, paired test, correlations."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -136,7 +136,7 @@ def paired_p_value(
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's r of n points, its two-sided p-value and 95 % bootstrap interval."""
+    """A correlation of n points, its two-sided p-value and 95 % bootstrap interval."""
 
     r: float
     p_value: float
@@ -160,15 +160,29 @@ def pearson(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation
     Returns:
         the correlation, or None with fewer than three points or a score that does not vary.
     """
+    return _correlation(x, y, stats.pearsonr, confidence)
+
+
+def spearman(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation | None:
+    """Spearman's rank correlation, with p-value and interval as `pearson` has them."""
+    return _correlation(x, y, _spearmanr, confidence)
+
+
+def _spearmanr(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = 0) -> Any:
+    """Pearson's r of the ranks, along an axis as `scipy.stats.spearmanr` cannot."""
+    return stats.pearsonr(stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis), axis=axis)
+
+
+def _correlation(x: ArrayLike, y: ArrayLike, correlate: Callable[..., Any], confidence: float) -> Correlation | None:
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) < FEWEST_POINTS or _is_constant(x) or _is_constant(y):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, about resamples that do not vary
-        result = stats.pearsonr(x, y)
+        result = correlate(x, y)
         drawn = stats.bootstrap(
             (x, y),
-            lambda x, y, axis: stats.pearsonr(x, y, axis=axis).statistic,
+            lambda x, y, axis: correlate(x, y, axis=axis).statistic,
             paired=True,
             n_resamples=RESAMPLES,
             batch=1000,  # bounds the memory of long runs

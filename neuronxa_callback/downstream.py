@@ -1,0 +1,226 @@
+"""Alignment against task results over languages (paper, Tables 3, 4 and 6 to 11)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from neuronxa_callback import statistics
+from neuronxa_callback.history import fields_of
+from neuronxa_callback.lines import read_lines
+from neuronxa_callback.pairs import harness_languages, language_codes
+from neuronxa_callback.tables import Cell, Table
+
+CSV_COLUMNS = ("model", "task", "lang", "value")
+COLUMNS = ["model", "method", "task", "n", "Pearson r", "low", "high", "p"]
+COLUMNS += ["Spearman rho", "rho low", "rho high", "rho p", "signature"]
+
+
+class ResultsError(ValueError):
+    """Scores or task results that cannot be read or joined; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model reached at a task in a language.
+
+    Attributes:
+        model: its name or folder; empty where the file says none, for any.
+        task: such as "belebele", without the language.
+        lang: FLORES-200 code.
+        value: the metric.
+    """
+
+    model: str
+    task: str
+    lang: str
+    value: float
+
+
+@dataclass(frozen=True)
+class AlignmentScore:
+    """A line's score of `neuronxa score`: model, method, FLORES-200 code of the language, score, and its signature."""
+
+    model: str
+    method: str
+    lang: str
+    score: float
+    signature: str
+
+
+def read_scores(path: Path) -> list[AlignmentScore]:
+    """The scores that `neuronxa score` wrote.
+
+    Args:
+        path: its output folder, or the scores.jsonl in it.
+
+    Returns:
+        one for each language and method, with the signature's fields that all languages share.
+
+    Raises:
+        ResultsError: no such file, or no scores of a survey in it.
+    """
+    file = path / "scores.jsonl" if path.is_dir() else path
+    records = list(read_lines(file))
+    if not records or not all({"key", "scores", "lang"} <= record.keys() for record in records):
+        raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
+    return [
+        AlignmentScore(record["model"], method, record["lang"], score, _common(record["signature"]))
+        for record in records
+        for method, score in record["scores"].items()
+    ]
+
+
+def _common(signature: str) -> str:
+    """Without what differs from language to language."""
+    fields = fields_of(signature)
+    return "|".join(f"{name}:{value}" for name, value in fields.items() if name not in ("pair", "data"))
+
+
+def read_results(path: Path, metric: str = "acc") -> list[TaskResult]:
+    """Task results by language.
+
+    Args:
+        path: results JSON as lm-evaluation-harness writes it, or a CSV with the columns task, lang, value and, where
+            there are several models, model.
+        metric: which of the harness's metrics, such as "acc" or "acc_norm".
+
+    Returns:
+        one for each task and language; of the harness's tasks those whose name ends with a language.
+
+    Raises:
+        ResultsError: a file that is neither, or holds no language or not the metric.
+    """
+    if not path.is_file():
+        raise ResultsError(f"{path} does not exist; name a results JSON of lm-evaluation-harness, or a CSV.")
+    return _read_csv(path) if path.suffix == ".csv" else _read_harness(path, metric)
+
+
+def _read_csv(path: Path) -> list[TaskResult]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = [name for name in CSV_COLUMNS[1:] if name not in (reader.fieldnames or [])]
+        if lacking:
+            raise ResultsError(f"{path} has no column {lacking[0]}; its first line must be {','.join(CSV_COLUMNS)}.")
+        return [_csv_row(path, reader.line_num, row) for row in reader]
+
+
+def _csv_row(path: Path, number: int, row: Mapping[str, str]) -> TaskResult:
+    lang = _language(row["lang"] or "")
+    if lang is None:
+        raise ResultsError(f"{path}, line {number}: {row['lang']!r} is no language; write a code such as isl_Latn.")
+    try:
+        return TaskResult(row.get("model") or "", row["task"], lang, float(row["value"]))
+    except (TypeError, ValueError):
+        raise ResultsError(f"{path}, line {number}: {row['value']!r} is no number; correct it.") from None
+
+
+def _read_harness(path: Path, metric: str) -> list[TaskResult]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results, model = content["results"], _model_of(content)
+    except (ValueError, KeyError, TypeError):
+        raise ResultsError(
+            f"{path} is no results file of lm-evaluation-harness; name the results_*.json that its --output_path made."
+        ) from None
+    found, without = [], []
+    for name, values in results.items():
+        task, lang = _task_and_language(name)
+        if lang is None:
+            continue
+        value = values.get(f"{metric},none", values.get(metric))
+        if isinstance(value, int | float):
+            found.append(TaskResult(model, task, lang, float(value)))
+        else:
+            without.append((name, values))
+    if not found and without:
+        name, values = without[0]
+        there = ", ".join(sorted({key.split(",")[0] for key in values if "," in key and "stderr" not in key}))
+        raise ResultsError(f"{path}: {name} has no metric {metric!r}; it has {there}. Choose one with --metric.")
+    if not found:
+        raise ResultsError(f"{path} holds no task that ends with a language, such as belebele_isl_Latn or arc_is.")
+    return found
+
+
+def _model_of(content: Mapping[str, Any]) -> str:
+    arguments = content.get("config", {}).get("model_args") or {}
+    if isinstance(arguments, str):
+        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    return str(arguments.get("pretrained") or content.get("model_name") or "")
+
+
+def _task_and_language(name: str) -> tuple[str, str | None]:
+    """A task's name without its language, and the language: belebele_isl_Latn, m_mmlu_is, xnli_de."""
+    parts = name.split("_")
+    for count in (2, 1):
+        if len(parts) > count and (lang := _language("_".join(parts[-count:]))):
+            return "_".join(parts[:-count]), lang
+    return name, None
+
+
+def _language(code: str) -> str | None:
+    """The FLORES-200 code of a code in a task's name, None where it is none."""
+    return code if code in language_codes() else harness_languages().get(code)
+
+
+def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -> Table:
+    """Pearson's and Spearman's correlation of alignment with task results over languages.
+
+    Returns:
+        a table of one row a model, method and task: both correlations with 95 % bootstrap intervals over the languages
+        and two-sided p-values, and their number n.
+
+    Raises:
+        ResultsError: no model and language that both know, or one of them twice with different numbers.
+    """
+    wanted: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for result in results:
+        _put(wanted[result.model, result.task], result.lang, result.value, f"task {result.task}")
+    aligned: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for score in scores:
+        key = score.model, score.method, score.signature
+        _put(aligned[key], score.lang, score.score, f"{score.method} of {score.model} ({score.signature})")
+    rows: list[list[Cell]] = []
+    left_out: list[str] = []
+    for (model, method, signature), by_language in aligned.items():
+        for (theirs, task), values in wanted.items():
+            if not _same_model(model, theirs):
+                continue
+            shared = [lang for lang in by_language if lang in values]
+            rows.append([model, method, task, len(shared), *_numbers(shared, by_language, values), signature])
+            if len(shared) < statistics.FEWEST_POINTS:
+                left_out.append(f"{model}, {method}, {task}: {len(shared)} languages in both, but three are needed.")
+    if not rows:
+        raise ResultsError(
+            f"no model is in both: the scores are of {_names(key[0] for key in aligned)}, the results of "
+            f"{_names(key[0] for key in wanted)}. Score the model that was evaluated, or leave the model's column out."
+        )
+    note = "n languages; they are no independent draws (families, scripts), so that p-values and intervals flatter."
+    return Table("Alignment against task results over languages", COLUMNS, rows, [note, *left_out])
+
+
+def _put(values: dict[str, float], lang: str, value: float, what: str) -> None:
+    if values.setdefault(lang, value) != value:
+        raise ResultsError(f"{what}: {lang} is there twice, with {values[lang]:g} and {value:g}; keep one.")
+
+
+def _same_model(ours: str, theirs: str) -> bool:
+    """A folder is known by its last part, as `neuronxa score` calls it; results that name no model are any's."""
+    return not theirs or ours == theirs or PurePath(ours).name == PurePath(theirs).name
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))
+
+
+def _numbers(languages: Sequence[str], scores: Mapping[str, float], values: Mapping[str, float]) -> list[Cell]:
+    x, y = [scores[lang] for lang in languages], [values[lang] for lang in languages]
+    cells: list[Cell] = []
+    for correlation in (statistics.pearson(x, y), statistics.spearman(x, y)):
+        cells += [None] * 4 if correlation is None else [correlation.r, *correlation.ci, correlation.p_value]
+    return cells
