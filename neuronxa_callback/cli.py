@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import typer
 from rich.console import Console
@@ -18,6 +18,8 @@ from neuronxa_callback import comet_environment
 from neuronxa_callback.comet_environment import CometEnvironmentError
 
 if TYPE_CHECKING:
+    from neuronxa_callback.evaluator import NeuronXAEvaluator
+    from neuronxa_callback.pairs import ParallelPairs
     from neuronxa_callback.survey import ModelChoice
     from neuronxa_callback.tables import Table
 
@@ -193,6 +195,8 @@ Format = Annotated[
     typer.Option("--format", help="json, csv, markdown or latex, on stdout.", show_default="a table on the terminal"),
 ]
 OUTPUT = Path("neuronxa-scores")
+# methods, representation, token pooling, layer pooling, permutations, token budget, layers
+Options: TypeAlias = tuple[list[str] | None, list[str] | None, str, str, int, int | None, list[str] | None]
 WIDTH = 160  # of tables that go into a file
 
 
@@ -301,6 +305,42 @@ def retrieve(
 
 
 @app.command()
+def matrix(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
+    adapter: Annotated[str | None, typer.Option(help="Folder of an adapter to put on the model.")] = None,
+    pairs: Pairs = "embedded",
+    langs: Languages = None,
+    methods: Methods = None,
+    representation: Representations = None,
+    n: PairsCount = 100,
+    token_pooling: TokenPoolingOption = "weighted",
+    layer_pooling: LayerPoolingOption = "mean",
+    layers: LayersOption = None,
+    token_budget: TokenBudget = None,
+    load_in_4bit: LoadIn4bit = False,
+    dtype: DtypeOption = "auto",
+    device: Device = None,
+    output: Output = OUTPUT,
+    table_format: Format = None,
+) -> None:
+    """Measure the alignment of every two languages, each of which is encoded once."""
+    from neuronxa_callback import matrix as languages
+    from neuronxa_callback.corpora import open_corpus
+    from neuronxa_callback.survey import ModelChoice
+
+    choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
+    options = (methods, representation, token_pooling, layer_pooling, 0, token_budget, layers)
+    with _surveying(table_format, "language pairs") as (console, progress):
+        found, notes = languages.every_pair(open_corpus(pairs, n), _listed(langs))
+        records = languages.measure_matrix(choice, _evaluator(found, options), output, progress)
+    if table_format in ("json", "csv"):
+        _tell(languages.matrix_table(records, notes), table_format, console)
+        return
+    for table in languages.square_tables(records, notes):
+        _tell(table, table_format, console)
+
+
+@app.command()
 def correlate(
     scores: Annotated[Path, typer.Argument(help="Folder of neuronxa score, or its scores.jsonl.")],
     results: Annotated[
@@ -357,7 +397,7 @@ def compare(
 
 
 @contextmanager
-def _surveying(table_format: str | None) -> Iterator[tuple[Console, Progress]]:
+def _surveying(table_format: str | None, counted: str = "languages") -> Iterator[tuple[Console, Progress]]:
     """A progress bar on stderr, and one sentence for what a user can mend."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -370,7 +410,7 @@ def _surveying(table_format: str | None) -> Iterator[tuple[Console, Progress]]:
     if not console.is_terminal:
         console.width = WIDTH
     errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("languages"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(counted))
     try:
         if table_format is not None:
             check_choice("format", table_format, TableFormat)
@@ -383,7 +423,7 @@ def _surveying(table_format: str | None) -> Iterator[tuple[Console, Progress]]:
 def _survey(
     choices: Sequence[ModelChoice],
     text: tuple[str, int, str, list[str] | None],
-    options: tuple[list[str] | None, list[str] | None, str, str, int, int | None, list[str] | None],
+    options: Options,
     output: Path,
     progress: Progress,
     run: Callable[..., list[dict[str, Any]]],
@@ -391,12 +431,18 @@ def _survey(
     """Each model's lines, and what was left out."""
     from neuronxa_callback import survey
     from neuronxa_callback.corpora import open_corpus
-    from neuronxa_callback.evaluator import NeuronXAEvaluator
 
     spec, n, pivot, langs = text
-    methods, representation, token_pooling, layer_pooling, permutations, token_budget, layers = options
     pairs, notes = survey.pairs_with(open_corpus(spec, n), pivot, _listed(langs))
-    evaluator = NeuronXAEvaluator(
+    evaluator = _evaluator(pairs, options)
+    return [run(choice, evaluator, output, progress) for choice in choices], notes
+
+
+def _evaluator(pairs: list[ParallelPairs], options: Options) -> NeuronXAEvaluator:
+    from neuronxa_callback.evaluator import NeuronXAEvaluator
+
+    methods, representation, token_pooling, layer_pooling, permutations, token_budget, layers = options
+    return NeuronXAEvaluator(
         pairs,
         _listed(methods) or "nasca",  # type: ignore[arg-type]
         token_pooling,  # type: ignore[arg-type]
@@ -406,7 +452,6 @@ def _survey(
         permutations,
         _numbers(layers),
     )
-    return [run(choice, evaluator, output, progress) for choice in choices], notes
 
 
 def _numbers(layers: list[str] | None) -> list[int] | None:

@@ -168,18 +168,20 @@ class NeuronXAEvaluator:
         tokenizer: Any,
         pairs: Sequence[ParallelPairs],
         measure: Callable[[ParallelPairs, Encoded, Encoded], T],
+        encode: Callable[[nn.Module, Any, Sequence[str]], Encoded] | None = None,
     ) -> Iterator[T]:
         """What `measure` makes of each language pair and its two encoded sides.
 
-        A source side that several pairs share is encoded once. What is kept of the encoded text is one source and one
-        target side, whatever the number of pairs.
+        A source side that several pairs share is encoded once, by `encode` where one is given. What is kept of the
+        encoded text is one source and one target side, whatever the number of pairs.
         """
+        encode = encode or self.encode
         encoded: dict[tuple[str, ...], Encoded] = {}
         for pair in sorted(pairs, key=lambda pair: pair.source):  # pairs with one source side stand together
             if pair.source not in encoded:
                 encoded.clear()  # before the next is made
-                encoded[pair.source] = self.encode(model, tokenizer, pair.source)
-            yield measure(pair, encoded[pair.source], self.encode(model, tokenizer, pair.target))
+                encoded[pair.source] = encode(model, tokenizer, pair.source)
+            yield measure(pair, encoded[pair.source], encode(model, tokenizer, pair.target))
 
     def signature(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> str:
         """The choices behind a pair's numbers, as sacreBLEU signs its scores.

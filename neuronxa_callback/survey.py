@@ -107,7 +107,7 @@ def score(
     choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Measure a model on the evaluator's language pairs with its methods, into scores.jsonl; see `measure`."""
-    return measure(choice, evaluator, folder / "scores.jsonl", _scores, progress)
+    return measure(choice, evaluator, folder / "scores.jsonl", scores_of, progress)
 
 
 def retrieve(
@@ -123,6 +123,7 @@ def measure(
     path: Path,
     numbers: Callable[[NeuronXAEvaluator, Encoded, Encoded, str], dict[str, Any]],
     progress: Progress | None = None,
+    encode: Callable[[nn.Module, Any, Sequence[str]], Encoded] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model on the evaluator's language pairs, those left out whose line is in the file already.
 
@@ -135,6 +136,7 @@ def measure(
         path: the JSON-lines file.
         numbers: a line's numbers, from the evaluator, the two encoded sides and the signature.
         progress: is shown a task that counts the language pairs.
+        encode: encodes one side's sentences, the evaluator's own for None.
 
     Returns:
         the lines of these pairs, in their order.
@@ -164,7 +166,7 @@ def measure(
                     "key": keys[pair.name],
                 }
 
-            for record in evaluator.each(model, tokenizer, left, line):
+            for record in evaluator.each(model, tokenizer, left, line, encode):
                 append_line(path, record)
                 done[record["key"]] = record
                 progress.advance(task)
@@ -191,7 +193,8 @@ def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs)
     return "|".join([choice.identity, *(f"{name}:{value}" for name, value in fields.items())])
 
 
-def _scores(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: str) -> dict[str, Any]:
+def scores_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: str) -> dict[str, Any]:
+    """A line's scores, per layer and pair, intervals and p-values."""
     report = evaluator.report(source, target, signature)
     return {
         "scores": report.score,
@@ -251,7 +254,7 @@ def pairs_with(corpus: Corpus, pivot: str, languages: Sequence[str]) -> tuple[li
 def score_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
     """One row a language and method: score, 95 % interval, p-value, and that corrected over the languages (Holm)."""
     methods = list(records[0]["scores"])
-    corrected = {m: _holm(record["p_value"].get(m) for record in records) for m in methods}
+    corrected = {m: holm(record["p_value"].get(m) for record in records) for m in methods}
     rows: list[list[Cell]] = []
     for number, record in enumerate(records):
         for method in methods:
@@ -261,7 +264,7 @@ def score_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
             rows.append([*row, record["signature"]])
     columns = ["language", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
     title = f"Alignment of {records[0]['model']} with {records[0]['pivot']}"
-    return Table(title, columns, rows, [*notes, *_chance_notes(records)])
+    return Table(title, columns, rows, [*notes, *chance_notes(records)])
 
 
 def retrieval_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
@@ -274,7 +277,7 @@ def retrieval_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
     for read, by_direction in records[0]["retrieval"].items():
         for direction in by_direction:
             found = [record["retrieval"][read][direction] for record in records]
-            corrected = _holm(numbers["p_value"] for numbers in found)
+            corrected = holm(numbers["p_value"] for numbers in found)
             for record, numbers, p_value in zip(records, found, corrected, strict=True):
                 named = [record["lang"], _group(record), read, direction]
                 rows.append([*named, numbers["accuracy"], *numbers["ci"], numbers["p_value"], p_value])
@@ -315,7 +318,7 @@ def layer_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
                 rows.append([record["lang"], method, layer, value, p_value, record["signature"]])
     columns = ["language", "method", "layer", "score", "p", "signature"]
     title = f"Alignment of {records[0]['model']} with {records[0]['pivot']} per layer"
-    return Table(title, columns, rows, [*notes, *_chance_notes(records)])
+    return Table(title, columns, rows, [*notes, *chance_notes(records)])
 
 
 def draw_layers(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -339,14 +342,14 @@ def compare_table(first: Sequence[Record], second: Sequence[Record], notes: Sequ
     rows: list[list[Cell]] = []
     for method in (method for method in first[0]["scores"] if method in OVER_PAIRS):
         compared = [_compare(one, other, method) for one, other in zip(first, second, strict=True)]
-        corrected = _holm(p_value for *_, p_value in compared)
+        corrected = holm(p_value for *_, p_value in compared)
         for one, cells, p_value in zip(first, compared, corrected, strict=True):
             rows.append([one["lang"], method, *cells, p_value, one["signature"]])
     names = [str(records[0]["model"]) for records in (first, second)]
     if names[0] == names[1]:
         names = ["first", "second"]
     columns = ["language", "method", *names, "difference", "low", "high", "p", "p (Holm)", "signature"]
-    other_signature = _shared([record["signature"] for record in second])
+    other_signature = shared([record["signature"] for record in second])
     return Table(
         f"{names[1]} against {names[0]}, with {first[0]['pivot']}",
         columns,
@@ -370,10 +373,10 @@ def for_people(table: Table) -> Table:
     signatures = [str(row[at]) for row in table.rows]
     rows = [row[:at] + row[at + 1 :] for row in table.rows]
     columns = table.columns[:at] + table.columns[at + 1 :]
-    return Table(table.title, columns, rows, [*table.notes, f"Signature: {_shared(signatures)}"])
+    return Table(table.title, columns, rows, [*table.notes, f"Signature: {shared(signatures)}"])
 
 
-def _shared(signatures: Sequence[str]) -> str:
+def shared(signatures: Sequence[str]) -> str:
     """What signatures agree in; the names alone of what differs."""
     fields = [fields_of(signature) for signature in dict.fromkeys(signatures)]
     return "|".join(
@@ -382,7 +385,7 @@ def _shared(signatures: Sequence[str]) -> str:
     )
 
 
-def _holm(p_values: Iterable[float | None]) -> list[float | None]:
+def holm(p_values: Iterable[float | None]) -> list[float | None]:
     """Corrected over those that are there."""
     given = list(p_values)
     corrected = iter(statistics.holm([p for p in given if p is not None]))
@@ -397,7 +400,8 @@ def _retrieval_chance(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _chance_notes(records: Sequence[Record]) -> list[str]:
+def chance_notes(records: Sequence[Record]) -> list[str]:
+    """What chance gives the shares of weakly aligned pairs (Eq. 5)."""
     counts = sorted({int(fields_of(record["signature"])["n"]) for record in records})
     levels = ", ".join(f"{statistics.chance_level(n):.4f} for {n} pairs" for n in counts)
     return [f"Chance level of NASCA, NAVCA and MEXA (Eq. 5): {levels}."]

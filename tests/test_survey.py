@@ -27,7 +27,7 @@ from tests.conftest import ROOT, make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
-SURVEYS = tuple(f"neuronxa {name} " for name in ("score", "retrieve", "layers", "compare"))
+SURVEYS = tuple(f"neuronxa {name} " for name in ("score", "retrieve", "layers", "compare", "matrix"))
 
 
 @pytest.fixture(scope="module")
