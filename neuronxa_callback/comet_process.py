@@ -94,6 +94,7 @@ class CometWorker:
         self._stderr: Any = None
         self._requests: queue.Queue[Any] | None = None
         self._thread: threading.Thread | None = None
+        self._closing: threading.Thread | None = None
 
     def submit(
         self, model: str, samples: Sequence[Mapping[str, str]], local_only: bool = False
@@ -111,7 +112,7 @@ class CometWorker:
         if self._thread is None or self._requests is None:
             self._requests = queue.Queue()
             self._thread = threading.Thread(
-                target=self._work, args=(self._requests,), name="neuronxa-comet", daemon=True
+                target=self._work, args=(self._requests, self._closing), name="neuronxa-comet", daemon=True
             )
             self._thread.start()
         future: Future[QualityScore] = Future()
@@ -124,16 +125,23 @@ class CometWorker:
         self._thread = self._requests = None  # at once: an interruption here must not leave them half ended
         if thread is None or requests is None:
             return
+        self._closing = thread
         _fail_all(requests, "COMET was ended before it came to this.")
         requests.put(None)
-        deadline = time.monotonic() + CLOSING_SECONDS
+        self._await_end(thread, CLOSING_SECONDS)
+
+    def _await_end(self, thread: threading.Thread, seconds: float) -> None:
+        """Wait for a thread that was told to end, and kill the process that it may be waiting for."""
+        deadline = time.monotonic() + seconds
         while thread.is_alive() and time.monotonic() < deadline:
             process = self.process  # the thread may be done with it by the next line
             if process is not None:
                 _kill(process)
             thread.join(0.05)
 
-    def _work(self, requests: queue.Queue[Any]) -> None:
+    def _work(self, requests: queue.Queue[Any], before: threading.Thread | None) -> None:
+        if before is not None:  # of an interrupted close: it would end this thread's process as its own
+            self._await_end(before, math.inf)
         while (item := requests.get()) is not None:
             request, future = item
             try:

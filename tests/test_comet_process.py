@@ -261,17 +261,24 @@ class TestEnds:
         """Ctrl-C in the middle of close: what is asked afterwards is still answered."""
         worker = CometWorker()
         score = worker.submit(str(comet_models / "comet"), SAMPLES).result()
-        thread = worker._thread
+        thread, end = worker._thread, worker._end
         assert thread is not None
 
         def interrupted(timeout: float | None = None) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(thread, "join", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            worker.close()
+        def late_end() -> None:
+            if threading.current_thread() is thread:
+                time.sleep(2)  # by then the next request's process would be there
+            end()
+
+        monkeypatch.setattr(worker, "_end", late_end)
+        with monkeypatch.context() as interruption:
+            interruption.setattr(thread, "join", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                worker.close()
         worker.close()
-        assert worker.submit(str(comet_models / "comet"), SAMPLES).result(timeout=60) == score
+        assert worker.submit(str(comet_models / "comet"), SAMPLES).result(timeout=300) == score
         worker.close()
 
     def test_it_can_be_copied_before_it_is_used(self) -> None:
