@@ -16,10 +16,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.neurons import find_ffns
+from neuronxa_callback.neurons import DenseFFN, find_ffns
 
 GIB = 2**30
 
@@ -120,11 +121,20 @@ def memory(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -> 
     # A float32 weight with its gradient and Adam's two moments.
     adapter = 16 * _lora_parameters(model, model_args)
     tokens = args.per_device_train_batch_size * args.max_length
-    layer = tokens * (8 * config.hidden_size + 3 * config.intermediate_size) * width
+    layer = tokens * (8 * config.hidden_size + 3 * _ffn_width(model)) * width
     states = tokens * config.num_hidden_layers * config.hidden_size * width
     activations = states + layer if args.gradient_checkpointing else layer * config.num_hidden_layers
     logits = tokens * config.vocab_size * (width + 4 + width)
     return int(_weights(model, model_args, width) + adapter + activations + logits)
+
+
+def _ffn_width(model: torch.nn.Module) -> int:
+    """Neurons that a token passes in the widest layer; of a mixture those of the experts it is routed to."""
+    routed = getattr(model.config.get_text_config(), "num_experts_per_tok", 1)  # type: ignore[operator, union-attr]
+    return max(
+        sum(ffn.neurons if isinstance(ffn, DenseFFN) else ffn.width * routed for ffn in layer)
+        for layer in find_ffns(model)
+    )
 
 
 def _weights(model: torch.nn.Module, model_args: ModelConfig, width: int) -> float:
@@ -140,8 +150,8 @@ def _weights(model: torch.nn.Module, model_args: ModelConfig, width: int) -> flo
 def _lora_parameters(model: torch.nn.Module, model_args: ModelConfig) -> int:
     """Parameters that LoRA adds, at the most: every linear layer but the head counts."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    return sum(int(model_args.lora_r) * (module.in_features + module.out_features) for module in linear)
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
+    return sum(int(model_args.lora_r) * sum(module.weight.shape) for module in linear)
 
 
 def available(args: SFTConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from transformers import (
@@ -146,6 +147,11 @@ MULTIMODAL: dict[str, Any] = {
         image_token_index=VOCABULARY,
     ),
 }
+
+
+needs_stacked_experts = pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason="transformers 4 holds its experts one by one"
+)
 
 
 def tiny_multimodal(name: str) -> Any:

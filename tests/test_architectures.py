@@ -17,16 +17,12 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.encoder import Representation, encode_all
 from neuronxa_callback.neurons import UnreadableFFNError, decoder, find_ffns
 from tests import reference
-from tests.architectures import MIXTURES, MULTIMODAL, PLAIN, tiny, tiny_multimodal
+from tests.architectures import MIXTURES, MULTIMODAL, PLAIN, needs_stacked_experts, tiny, tiny_multimodal
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 SENTENCES = PAIRS.target
 READ: tuple[Representation, ...] = ("nas", "nav", "embedding")
 ByHand = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
-
-needs_stacked_experts = pytest.mark.skipif(
-    int(transformers.__version__.split(".")[0]) < 5, reason="transformers 4 holds its experts one by one"
-)
 
 
 def expected(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHand) -> dict[Representation, Any]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 from trl import ModelConfig, SFTConfig
 
 from neuronxa_callback import ParallelPairs
+from tests.architectures import needs_stacked_experts, tiny
 from tests.conftest import make_tokenizer, tiny_llama
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -62,13 +63,28 @@ def test_weights_are_what_bitsandbytes_really_loads(tmp_path: Path) -> None:
     assert estimate == pytest.approx(loaded.get_memory_footprint() + scales, rel=0.05)
 
 
-def test_lora_parameters_are_what_peft_really_adds(tmp_path: Path) -> None:
-    model = tiny_llama()
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt-neox"])
+def test_lora_parameters_are_what_peft_really_adds(name: str, tmp_path: Path) -> None:
+    model = tiny(name)
+    model.save_pretrained(tmp_path / "model")
     adapted = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    tiny_llama().save_pretrained(tmp_path / "model")
     asked = ModelConfig(str(tmp_path / "model"), **LORA)
     assert preflight._lora_parameters(preflight.empty_model(asked), asked) == trainable
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("llama", 48),
+        ("gpt2", 48),
+        ("opt", 48),
+        pytest.param("mixtral", 2 * 48, marks=needs_stacked_experts),
+        pytest.param("qwen2-moe", 24 + 2 * 16, marks=needs_stacked_experts),
+    ],
+)
+def test_the_widest_ffn_is_what_a_token_passes(name: str, width: int) -> None:
+    assert preflight._ffn_width(tiny(name)) == width
 
 
 def test_memory_grows_with_the_batch_and_the_length_alike(tmp_path: Path) -> None:

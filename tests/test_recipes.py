@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, T5Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig, T5Config
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback.history import History
@@ -322,9 +321,8 @@ def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, run: Callable[..
     huge.save_pretrained(tmp_path / "huge")
     assert "lower --per_device_train_batch_size" in refusal(run, SFT, tmp_path / "huge", out)
     assert "is no model that can be had here" in refusal(run, SFT, tmp_path / "none", out)
-    (tmp_path / "gpt2").mkdir()
-    (tmp_path / "gpt2" / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 12}))
-    assert "is no decoder whose neurons can be read" in refusal(run, SFT, tmp_path / "gpt2", out)
+    MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=600).save_pretrained(tmp_path / "mamba")
+    assert "is no decoder whose neurons can be read" in refusal(run, SFT, tmp_path / "mamba", out)
     assert not out.exists()
 
 
