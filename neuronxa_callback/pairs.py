@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,11 +16,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import langcodes
+
 from neuronxa_callback.overlap import Overlap, Sentences
 
 DEFAULT_SIZE = 100
 
 Row = Mapping[str, Any]
+
+_CODE = re.compile("[a-z]{3}_[A-Z][a-z]{3}")  # ISO 639-3 and ISO 15924, as FLORES-200 writes them
 
 
 class PairsError(ValueError):
@@ -33,8 +38,8 @@ class ParallelPairs:
     Attributes:
         source: sentences in the pivot language.
         target: the same sentences in the other language.
-        source_lang: FLORES-200 code of the source, such as "eng_Latn".
-        target_lang: FLORES-200 code of the target.
+        source_lang: code of the source as FLORES-200 has them, such as "eng_Latn".
+        target_lang: code of the target.
 
     Raises:
         PairsError: unequal lengths, fewer than two pairs, an empty or repeated sentence, or an unknown code.
@@ -159,10 +164,35 @@ def language_codes() -> frozenset[str]:
     return frozenset(_language_names())
 
 
+def is_language(name: str) -> bool:
+    """Whether this is a language code: FLORES-200's, or one made alike of a known language and script ("kal_Latn")."""
+    # Columns and files have all kinds of names; those of this form alone are worth a look into the registry.
+    return name in language_codes() or bool(_CODE.fullmatch(name) and langcodes.tag_is_valid(name))
+
+
 @cache
 def head_languages() -> frozenset[str]:
     """The 68 codes that the paper calls head languages in FLORES-200 (appendix A.1); the others are long-tail."""
     return frozenset(_data_file("head_languages.txt").split())
+
+
+@cache
+def tatoeba_languages() -> dict[str, str]:
+    """The names of Tatoeba's 112 languages in LASER's test sets -> our codes: "isl" -> "isl_Latn"."""
+    return {name: code for name, code, _ in _tatoeba()}
+
+
+@cache
+def tatoeba_head_languages() -> frozenset[str]:
+    """The codes that the paper lists as head languages in Tatoeba (appendix A.1).
+
+    It calls them 36 and lists 42, English among them: these are the other 41.
+    """
+    return frozenset(code for _, code, group in _tatoeba() if group == "head")
+
+
+def _tatoeba() -> Iterator[list[str]]:
+    return (line.split("\t") for line in _data_file("tatoeba_languages.tsv").splitlines())
 
 
 @cache
@@ -172,8 +202,11 @@ def harness_languages() -> dict[str, str]:
 
 
 def language_name(code: str) -> str:
-    """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn"."""
-    return _language_names()[code]
+    """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn".
+
+    Of a language that FLORES-200 does not have, the code itself.
+    """
+    return _language_names().get(code, code)
 
 
 @cache
@@ -182,10 +215,10 @@ def _language_names() -> dict[str, str]:
 
 
 def check_language(code: str) -> None:
-    """Raise PairsError for a code that is not one of FLORES-200's, with the nearest ones."""
+    """Raise PairsError for what is no language code, with the nearest ones of FLORES-200; see `is_language`."""
     if not isinstance(code, str):
         raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn.")
-    if code in language_codes():
+    if is_language(code):
         return
     near = difflib.get_close_matches(code, sorted(language_codes()), n=3, cutoff=0.5)
     near = near or sorted(known for known in language_codes() if code and known.startswith(code[:2].lower()))[:3]
@@ -269,7 +302,7 @@ def is_language_pair(spec: Any) -> bool:
 
 def code_in_name(path: str | Path) -> str | None:
     """The language code that a file is named by, as in FLORES' "devtest/isl_Latn.devtest"."""
-    return next((part for part in Path(path).name.split(".") if part in language_codes()), None)
+    return next((part for part in Path(path).name.split(".") if is_language(part)), None)
 
 
 def languages_in(path: Path) -> list[str]:
@@ -280,7 +313,7 @@ def languages_in(path: Path) -> list[str]:
     """
     rows, _, origin = _open_rows(path, 1)
     names = list(_flat(next(rows, {})))
-    codes = [name for name in names if name in language_codes()]
+    codes = [name for name in names if is_language(name)]
     if len(codes) < 2:
         raise PairsError(f"{origin} has the columns {', '.join(names)}; name two at least by FLORES-200 codes.")
     return codes
@@ -419,7 +452,7 @@ def _choose_columns(
     row: Row, columns: tuple[str, str] | None, source_lang: str | None, target_lang: str | None, origin: str
 ) -> tuple[str, str]:
     names = list(_flat(row))
-    codes = [name for name in names if name in language_codes()]
+    codes = [name for name in names if is_language(name)]
     if columns is None and source_lang in codes and target_lang in codes:
         columns = (str(source_lang), str(target_lang))
     if columns is None and len(codes) == 2 and not (source_lang and target_lang):
@@ -442,14 +475,14 @@ def _check_columns(columns: tuple[str, str], source_lang: str | None, target_lan
     if columns[0] == columns[1]:
         raise PairsError(f"columns={columns} of {origin} is one column twice; a pair needs two.")
     for column, code in zip(columns, (source_lang, target_lang), strict=True):
-        if column in language_codes() and code is not None and code != column:
+        if is_language(column) and code is not None and code != column:
             raise PairsError(f"the column {column} of {origin} would be called {code}; give it its own code.")
 
 
 def _languages_of(
     columns: tuple[str, str], source_lang: str | None, target_lang: str | None
 ) -> tuple[str | None, str | None]:
-    named = [column if column in language_codes() else None for column in columns]
+    named = [column if is_language(column) else None for column in columns]
     return source_lang or named[0], target_lang or named[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,12 +16,12 @@ from rich.progress import Progress
 from torch import nn
 
 from neuronxa_callback import statistics
-from neuronxa_callback.corpora import Corpus
+from neuronxa_callback.corpora import ENGLISH, Corpus
 from neuronxa_callback.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.history import fields_of
 from neuronxa_callback.lines import append_line, read_lines
 from neuronxa_callback.models import Checkpoint, Dtype, Loader, check_packages, load_tokenizer, read_json
-from neuronxa_callback.pairs import PairsError, ParallelPairs, head_languages
+from neuronxa_callback.pairs import PairsError, ParallelPairs
 from neuronxa_callback.plots import layer_figure, layer_numbers
 from neuronxa_callback.scores import ALIGNMENT, OVER_PAIRS, retrieved
 from neuronxa_callback.tables import Cell, Table
@@ -267,8 +267,8 @@ def score_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
     return Table(title, columns, rows, [*notes, *chance_notes(records)])
 
 
-def retrieval_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
-    """One row a language, representation and direction.
+def retrieval_table(records: Sequence[Record], notes: Sequence[str], head: Container[str]) -> Table:
+    """One row a language, representation and direction; `head` are the languages that the paper calls so.
 
     Accuracy with its 95 % interval over the sentences, the probability of it by chance (for the greatest layer
     multiplied by the number of layers), and that corrected over the languages (Holm).
@@ -279,7 +279,7 @@ def retrieval_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
             found = [record["retrieval"][read][direction] for record in records]
             corrected = holm(numbers["p_value"] for numbers in found)
             for record, numbers, p_value in zip(records, found, corrected, strict=True):
-                named = [record["lang"], _group(record), read, direction]
+                named = [record["lang"], _group(record, head), read, direction]
                 rows.append([*named, numbers["accuracy"], *numbers["ci"], numbers["p_value"], p_value])
                 rows[-1].append(record["signature"])
     columns = ["language", "group", "representation", "direction", "accuracy", "low", "high", "p", "p (Holm)"]
@@ -287,17 +287,18 @@ def retrieval_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
     return Table(title, [*columns, "signature"], rows, [*notes, *_retrieval_chance(records)])
 
 
-def _group(record: Record) -> str:
-    return "head" if record["lang"] in head_languages() else "long-tail"
+def _group(record: Record, head: Container[str]) -> str | None:
+    """Head or long-tail; English, which has more data than any, is neither (paper, appendix A.1)."""
+    if record["lang"] in head:
+        return "head"
+    return None if record["lang"] == ENGLISH else "long-tail"
 
 
-def retrieval_summary(records: Sequence[Record]) -> Table:
+def retrieval_summary(records: Sequence[Record], head: Container[str]) -> Table:
     """Tables 1 and 5 of the paper: accuracy averaged over head, long-tail and all languages."""
-    groups = {
-        "head": [record for record in records if _group(record) == "head"],
-        "long-tail": [record for record in records if _group(record) == "long-tail"],
-        "all": list(records),
-    }
+    grouped = [(record, _group(record, head)) for record in records]
+    groups = {name: [record for record, group in grouped if group == name] for name in ("head", "long-tail")}
+    groups["all"] = list(records)
     rows: list[list[Cell]] = []
     for read, by_direction in records[0]["retrieval"].items():
         for direction in by_direction:

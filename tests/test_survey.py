@@ -242,6 +242,28 @@ def test_retrieval_is_the_share_of_sentences_that_find_their_own(models: Path, t
     assert "| representation | direction | head (2) | long-tail (0) | all (2) |" in printed
 
 
+def test_english_is_neither_head_nor_long_tail(models: Path, many: Path, tmp_path: Path) -> None:
+    """Table 5: another pivot, among whose languages English is."""
+    codes = "eng_Latn,deu_Latn,ace_Arab"
+    command = ("retrieve", models / "one", "--pairs", many, "--pivot", "fra_Latn", "--langs", codes, "--n", 20)
+    found = rows(run(*command, "--output", tmp_path, "--format", "csv"))
+    groups = {row["language"]: row["group"] for row in found}
+    assert groups == {"eng_Latn": "", "deu_Latn": "head", "ace_Arab": "long-tail"}
+    printed = run(*command, "--output", tmp_path, "--format", "markdown")
+    assert "| representation | direction | head (1) | long-tail (1) | all (3) |" in printed
+
+
+def test_tatoeba_has_head_languages_of_its_own(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tatoeba"
+    folder.mkdir()
+    for name, code in (("est", "isl_Latn"), ("isl", "deu_Latn")):  # Icelandic is a head language in FLORES-200 alone
+        (folder / f"tatoeba.{name}-eng.{name}").write_text("\n".join(TEXT[code][:12]), encoding="utf-8")
+        (folder / f"tatoeba.{name}-eng.eng").write_text("\n".join(TEXT["eng_Latn"][:12]), encoding="utf-8")
+    command = ("retrieve", models / "one", "--pairs", folder, "--output", tmp_path / "out", "--format", "csv")
+    groups = {row["language"]: row["group"] for row in rows(run(*command))}
+    assert groups == {"est_Latn": "head", "isl_Latn": "long-tail"}
+
+
 def test_layers_prints_and_draws_what_score_has_measured(models: Path, tmp_path: Path) -> None:
     options = ("--langs", "isl_Latn,fra_Latn", "--methods", "nasca,mexa", "--n", 20, "--output", tmp_path)
     run("score", models / "one", *options)
