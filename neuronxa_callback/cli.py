@@ -18,6 +18,8 @@ from neuronxa_callback import comet_environment
 from neuronxa_callback.comet_environment import CometEnvironmentError
 
 if TYPE_CHECKING:
+    from neuronxa_callback.corpora import Corpus
+    from neuronxa_callback.encoder import Representation
     from neuronxa_callback.evaluator import NeuronXAEvaluator
     from neuronxa_callback.pairs import ParallelPairs
     from neuronxa_callback.survey import ModelChoice
@@ -152,7 +154,11 @@ def sweep(
 
 
 Pairs = Annotated[
-    str, typer.Option("--pairs", help="embedded, a file with a column a language, or a folder with a file a language.")
+    str,
+    typer.Option(
+        "--pairs",
+        help="embedded, a file with a column a language, a folder with a file a language, or a data set of the hub.",
+    ),
 ]
 Languages = Annotated[
     list[str] | None,
@@ -169,6 +175,12 @@ Representations = Annotated[
         "--representation",
         help="What a method reads, as cka=nav; repeatable, or with commas.",
         show_default="as its source",
+    ),
+]
+RetrievalRepresentations = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--representations", help="embedding, nas, nav; repeatable, or with commas.", show_default="embedding,nas"
     ),
 ]
 PairsCount = Annotated[int, typer.Option("--n", min=2, help="Sentences of each language, the first of the text.")]
@@ -223,12 +235,15 @@ def score(
 ) -> None:
     """Measure a model's alignment over many languages; stopped and started again, it goes on where it was."""
     from neuronxa_callback import survey
+    from neuronxa_callback.corpora import open_corpus
     from neuronxa_callback.survey import ModelChoice
 
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
     options = (methods, representation, token_pooling, layer_pooling, permutations, token_budget, layers)
     with _surveying(table_format) as (console, progress):
-        records, notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
+        records, notes = _survey(
+            [choice], (open_corpus(pairs, n), pivot, langs), options, output, progress, survey.score
+        )
     _tell(survey.score_table(records[0], notes), table_format, console)
 
 
@@ -251,16 +266,18 @@ def layers(
 ) -> None:
     """Draw the score at each layer, a line a language, and print it."""
     from neuronxa_callback import survey
+    from neuronxa_callback.corpora import open_corpus
     from neuronxa_callback.survey import ModelChoice
 
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
     options = (methods, None, token_pooling, "mean", 0, token_budget, None)
     with _surveying(table_format) as (console, progress):
-        (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.score)
+        (records,), notes = _survey(
+            [choice], (open_corpus(pairs, n), pivot, langs), options, output, progress, survey.score
+        )
         figures = survey.draw_layers(records, output)
     _tell(survey.layer_table(records, notes), table_format, console)
-    for figure in figures:
-        Console(stderr=True).print(f"Figure: {figure}", soft_wrap=True, highlight=False, markup=False)
+    _tell_figures(figures)
 
 
 @app.command()
@@ -270,10 +287,7 @@ def retrieve(
     pairs: Pairs = "embedded",
     langs: Languages = None,
     pivot: Pivot = "eng_Latn",
-    representations: Annotated[
-        list[str] | None,
-        typer.Option(help="embedding, nas, nav; repeatable, or with commas.", show_default="embedding,nas"),
-    ] = None,
+    representations: RetrievalRepresentations = None,
     n: PairsCount = 100,
     token_pooling: TokenPoolingOption = "weighted",
     layer_pooling: LayerPoolingOption = "max",
@@ -287,21 +301,24 @@ def retrieve(
 ) -> None:
     """Measure how many sentences find their translation, to the pivot, from it and both ways."""
     from neuronxa_callback import survey
-    from neuronxa_callback.encoder import Representation, check_choice
+    from neuronxa_callback.corpora import open_corpus
     from neuronxa_callback.scores import ALIGNMENT, REPRESENTATION_OF
     from neuronxa_callback.survey import ModelChoice
 
     choice = ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
     with _surveying(table_format) as (console, progress):
-        methods: list[str] = []
-        for read in _listed(representations) or ["embedding", "nas"]:
-            check_choice("representation", read, Representation)
-            methods += [method for method in ALIGNMENT if REPRESENTATION_OF[method] == read]
+        methods: list[str] = [
+            method
+            for read in _representations(representations)
+            for method in ALIGNMENT
+            if REPRESENTATION_OF[method] == read
+        ]
         options = (methods, None, token_pooling, layer_pooling, 0, token_budget, layers)
-        (records,), notes = _survey([choice], (pairs, n, pivot, langs), options, output, progress, survey.retrieve)
-    _tell(survey.retrieval_table(records, notes), table_format, console)
+        corpus = open_corpus(pairs, n)
+        (records,), notes = _survey([choice], (corpus, pivot, langs), options, output, progress, survey.retrieve)
+    _tell(survey.retrieval_table(records, notes, corpus.head), table_format, console)
     if table_format not in ("json", "csv"):
-        _tell(survey.retrieval_summary(records), table_format, console)
+        _tell(survey.retrieval_summary(records, corpus.head), table_format, console)
 
 
 @app.command()
@@ -340,6 +357,42 @@ def matrix(
         _tell(table, table_format, console)
 
 
+@app.command("map")
+def sentence_map(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a model, or the folder of an adapter.")],
+    adapter: Annotated[str | None, typer.Option(help="Folder of an adapter to put on the model.")] = None,
+    pairs: Pairs = "embedded",
+    langs: Languages = None,
+    pivot: Pivot = "eng_Latn",
+    representations: RetrievalRepresentations = None,
+    layer: Annotated[
+        int | None, typer.Option(min=1, help="Which layer, counted from 1.", show_default="the middle one")
+    ] = None,
+    n: PairsCount = 100,
+    token_pooling: TokenPoolingOption = "weighted",
+    token_budget: TokenBudget = None,
+    load_in_4bit: LoadIn4bit = False,
+    dtype: DtypeOption = "auto",
+    device: Device = None,
+    output: Output = OUTPUT,
+    table_format: Format = None,
+) -> None:
+    """Draw sentences and their translations in the plane, by t-SNE of embeddings and neuron states."""
+    from neuronxa_callback import sentence_map as maps
+    from neuronxa_callback import survey
+    from neuronxa_callback.corpora import open_corpus
+
+    choice = survey.ModelChoice(model, adapter, dtype, load_in_4bit, device)  # type: ignore[arg-type]
+    with _surveying(table_format) as (console, progress):
+        reads = _representations(representations)
+        found, notes = survey.pairs_with(open_corpus(pairs, n), pivot, _listed(langs))
+        drawn = maps.measure_maps(choice, found, reads, layer, token_pooling, token_budget, progress)  # type: ignore[arg-type]
+        figures = maps.draw(drawn, output)
+    table = maps.point_table if table_format in ("json", "csv") else maps.map_table
+    _tell(table(drawn, notes), table_format, console)
+    _tell_figures(figures)
+
+
 @app.command()
 def correlate(
     scores: Annotated[Path, typer.Argument(help="Folder of neuronxa score, or its scores.jsonl.")],
@@ -356,6 +409,8 @@ def correlate(
         found = [result for path in results for result in downstream.read_results(path, metric)]
         table = downstream.correlate(downstream.read_scores(scores), found)
     _tell(table, table_format, console)
+    if table_format not in ("json", "csv"):
+        _tell(downstream.averages(table), table_format, console)
 
 
 @app.command()
@@ -380,6 +435,7 @@ def compare(
 ) -> None:
     """Compare two models on the same pairs, with a paired permutation test for each language."""
     from neuronxa_callback import survey
+    from neuronxa_callback.corpora import open_corpus
     from neuronxa_callback.scores import OVER_PAIRS
     from neuronxa_callback.survey import ModelChoice
 
@@ -390,7 +446,9 @@ def compare(
             raise ValueError(
                 f"a paired test needs a value a pair; have one of {', '.join(OVER_PAIRS)} among --methods."
             )
-        records, notes = _survey(choices, (pairs, n, pivot, langs), options, output, progress, survey.score)
+        records, notes = _survey(
+            choices, (open_corpus(pairs, n), pivot, langs), options, output, progress, survey.score
+        )
         first, second = records
         table = survey.compare_table(first, second, notes)
     _tell(table, table_format, console)
@@ -422,7 +480,7 @@ def _surveying(table_format: str | None, counted: str = "languages") -> Iterator
 
 def _survey(
     choices: Sequence[ModelChoice],
-    text: tuple[str, int, str, list[str] | None],
+    text: tuple[Corpus, str, list[str] | None],
     options: Options,
     output: Path,
     progress: Progress,
@@ -430,10 +488,9 @@ def _survey(
 ) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Each model's lines, and what was left out."""
     from neuronxa_callback import survey
-    from neuronxa_callback.corpora import open_corpus
 
-    spec, n, pivot, langs = text
-    pairs, notes = survey.pairs_with(open_corpus(spec, n), pivot, _listed(langs))
+    corpus, pivot, langs = text
+    pairs, notes = survey.pairs_with(corpus, pivot, _listed(langs))
     evaluator = _evaluator(pairs, options)
     return [run(choice, evaluator, output, progress) for choice in choices], notes
 
@@ -452,6 +509,15 @@ def _evaluator(pairs: list[ParallelPairs], options: Options) -> NeuronXAEvaluato
         permutations,
         _numbers(layers),
     )
+
+
+def _representations(chosen: list[str] | None) -> list[Representation]:
+    from neuronxa_callback.encoder import Representation, check_choice
+
+    reads = _listed(chosen) or ["embedding", "nas"]
+    for read in reads:
+        check_choice("representation", read, Representation)
+    return list(dict.fromkeys(reads))  # type: ignore[arg-type]
 
 
 def _numbers(layers: list[str] | None) -> list[int] | None:
@@ -482,6 +548,11 @@ def _tell(table: Table, table_format: str | None, console: Console) -> None:
         tables.show(shown, console)
     else:
         console.out(tables.render(shown, table_format), end="", highlight=False)  # type: ignore[arg-type]
+
+
+def _tell_figures(figures: Sequence[Path]) -> None:
+    for figure in figures:
+        Console(stderr=True).print(f"Figure: {figure}", soft_wrap=True, highlight=False, markup=False)
 
 
 @comet_app.command()

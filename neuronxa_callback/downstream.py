@@ -8,17 +8,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from statistics import fmean
 from typing import Any
 
 from neuronxa_callback import statistics
 from neuronxa_callback.history import fields_of
 from neuronxa_callback.lines import read_lines
-from neuronxa_callback.pairs import harness_languages, language_codes
+from neuronxa_callback.pairs import harness_languages, is_language
 from neuronxa_callback.tables import Cell, Table
 
 CSV_COLUMNS = ("model", "task", "lang", "value")
-COLUMNS = ["model", "method", "task", "n", "Pearson r", "low", "high", "p"]
+COLUMNS = ["model", "method", "pivot", "task", "n", "Pearson r", "low", "high", "p"]
 COLUMNS += ["Spearman rho", "rho low", "rho high", "rho p", "signature"]
+# What scores of different models must agree in before their correlations are averaged.
+SHARED_CHOICES = ("n", "tokens", "layers")
+ALL_TASKS = "all tasks"
 
 
 class ResultsError(ValueError):
@@ -44,10 +48,11 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class AlignmentScore:
-    """A line's score of `neuronxa score`: model, method, FLORES-200 code of the language, score, and its signature."""
+    """A line's score of `neuronxa score`, of one method; pivot and lang are FLORES-200 codes."""
 
     model: str
     method: str
+    pivot: str
     lang: str
     score: float
     signature: str
@@ -67,10 +72,10 @@ def read_scores(path: Path) -> list[AlignmentScore]:
     """
     file = path / "scores.jsonl" if path.is_dir() else path
     records = list(read_lines(file))
-    if not records or not all({"key", "scores", "lang"} <= record.keys() for record in records):
+    if not records or not all({"key", "scores", "lang", "pivot"} <= record.keys() for record in records):
         raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
     return [
-        AlignmentScore(record["model"], method, record["lang"], score, _common(record["signature"]))
+        AlignmentScore(record["model"], method, record["pivot"], record["lang"], score, _common(record["signature"]))
         for record in records
         for method, score in record["scores"].items()
     ]
@@ -165,15 +170,15 @@ def _task_and_language(name: str) -> tuple[str, str | None]:
 
 def _language(code: str) -> str | None:
     """The FLORES-200 code of a code in a task's name, None where it is none."""
-    return code if code in language_codes() else harness_languages().get(code)
+    return code if is_language(code) else harness_languages().get(code)
 
 
 def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -> Table:
     """Pearson's and Spearman's correlation of alignment with task results over languages.
 
     Returns:
-        a table of one row a model, method and task: both correlations with 95 % bootstrap intervals over the languages
-        and two-sided p-values, and their number n.
+        a table of one row a model, method, pivot and task: both correlations with 95 % bootstrap intervals over the
+        languages and two-sided p-values, and their number n.
 
     Raises:
         ResultsError: no model and language that both know, or one of them twice with different numbers.
@@ -181,18 +186,18 @@ def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -
     wanted: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for result in results:
         _put(wanted[result.model, result.task], result.lang, result.value, f"task {result.task}")
-    aligned: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    aligned: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(dict)
     for score in scores:
-        key = score.model, score.method, score.signature
+        key = score.model, score.method, score.pivot, score.signature
         _put(aligned[key], score.lang, score.score, f"{score.method} of {score.model} ({score.signature})")
     rows: list[list[Cell]] = []
     left_out: list[str] = []
-    for (model, method, signature), by_language in aligned.items():
+    for (model, method, pivot, signature), by_language in aligned.items():
         for (theirs, task), values in wanted.items():
             if not _same_model(model, theirs):
                 continue
             shared = [lang for lang in by_language if lang in values]
-            rows.append([model, method, task, len(shared), *_numbers(shared, by_language, values), signature])
+            rows.append([model, method, pivot, task, len(shared), *_numbers(shared, by_language, values), signature])
             if len(shared) < statistics.FEWEST_POINTS:
                 left_out.append(f"{model}, {method}, {task}: {len(shared)} languages in both, but three are needed.")
     if not rows:
@@ -202,6 +207,34 @@ def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -
         )
     note = "n languages; they are no independent draws (families, scripts), so that p-values and intervals flatter."
     return Table("Alignment against task results over languages", COLUMNS, rows, [note, *left_out])
+
+
+def averages(table: Table) -> Table:
+    """Correlations averaged over models, for each task and over all (paper, Tables 6 to 11).
+
+    Args:
+        table: as `correlate` returns it.
+
+    Returns:
+        a table of one row a method, pivot and task, with the number of correlations that each mean is over; methods
+        that were measured on other numbers of pairs, or pooled otherwise, stand apart.
+    """
+    found: dict[tuple[str, str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for row in table.rows:
+        named = dict(zip(table.columns, row, strict=True))
+        if named["Pearson r"] is None:
+            continue
+        fields = fields_of(str(named["signature"]))
+        choices = "|".join(f"{name}:{fields[name]}" for name in SHARED_CHOICES if name in fields)
+        for task in (named["task"], ALL_TASKS):
+            key = str(named["method"]), str(named["pivot"]), str(task), choices
+            found[key].append((named["Pearson r"], named["Spearman rho"]))  # type: ignore[arg-type]
+    rows: list[list[Cell]] = [
+        [method, pivot, task, len(pairs), *(fmean(values) for values in zip(*pairs, strict=True)), choices]
+        for (method, pivot, task, choices), pairs in sorted(found.items(), key=lambda item: item[0][2] == ALL_TASKS)
+    ]
+    columns = ["method", "pivot", "task", "correlations", "mean Pearson r", "mean Spearman rho", "signature"]
+    return Table("Correlations averaged over models", columns, rows)
 
 
 def _put(values: dict[str, float], lang: str, value: float, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The figures: alignment per layer (Fig. 2 of the paper), over steps (Fig. 3) and against quality (Fig. 4)."""
+"""The figures: sentences in the plane (Fig. 1 of the paper), scores per layer (2), over steps (3), and quality (4)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from math import ceil
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -30,6 +31,7 @@ STEP_COLOURS = "cividis"  # from dark to light for every kind of colour vision, 
 
 NAMES = {"comet": "COMET", "cometkiwi": "CometKiwi", "chrf": "chrF", "bleu": "BLEU"}
 NAMES |= {method: method.upper() for method in get_args(Method)}
+REPRESENTATION_NAMES = {"embedding": "Embedding", "nas": "Neuron states", "nav": "Neuron values"}
 LONGEST_LABEL = 40  # characters; a metric of the user's own may have any name
 MOST_COLUMNS = 3
 MOST_INSIDE = 6  # entries of a legend that leave room for the lines
@@ -171,6 +173,46 @@ def quality_curve_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, f
     keys = [Line2D([], [], label=_label(direction), **style) for direction, style in styles.items()]
     _legend_below(figure, keys, len(panels))
     _name_x(panels, "Step")
+    return figure
+
+
+class MapPanel(NamedTuple):
+    """One representation of two languages' sentences in the plane.
+
+    Attributes:
+        representation: "embedding", "nas" or "nav".
+        layer: which.
+        aligned: the share of weakly aligned pairs there.
+        points: (2, sentences, 2), of the source and the target sentences.
+    """
+
+    representation: str
+    layer: int
+    aligned: float
+    points: NDArray[np.float64]
+
+
+def map_figure(panels: Sequence[MapPanel], languages: tuple[str, str], title: str) -> Figure:
+    """Sentences of two languages, a panel a representation, and a line from each to its translation (Fig. 1).
+
+    Args:
+        panels: what to draw.
+        languages: what the source and the target side are called.
+        title: what stands above.
+    """
+    figure, axes = _panels(len(panels), title)
+    styles = [style for style, _ in zip(_styles(), languages, strict=False)]
+    for panel, place in zip(panels, axes, strict=True):
+        place.add_collection(LineCollection(panel.points.swapaxes(0, 1).tolist(), colors="0.75", linewidths=0.7))
+        for points, style in zip(panel.points, styles, strict=True):
+            place.plot(*points.T, linestyle="", markersize=4, markeredgewidth=0, alpha=0.8, **style)
+        name = REPRESENTATION_NAMES[panel.representation]
+        place.set_title(f"{name}, layer {panel.layer}\n{panel.aligned:.0%} of pairs aligned there", fontsize="medium")
+        place.set(xticks=[], yticks=[])  # the plane of t-SNE has no unit
+        place.grid(visible=False)
+    sides = zip(languages, styles, strict=True)
+    keys = [Line2D([], [], linestyle="", label=_label(name), **style) for name, style in sides]
+    _legend_below(figure, [*keys, Line2D([], [], color="0.75", label="translation")], len(panels))
     return figure
 
 

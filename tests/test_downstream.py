@@ -18,6 +18,7 @@ from neuronxa_callback.downstream import (
     AlignmentScore,
     ResultsError,
     TaskResult,
+    averages,
     correlate,
     read_results,
     read_scores,
@@ -97,24 +98,54 @@ def test_a_csv_of_several_models_is_joined_by_model(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(["model,task,lang,value", *rows]) + "\n", encoding="utf-8")
     aligned = [
-        AlignmentScore(model, "nasca", lang, score, "s")
+        AlignmentScore(model, "nasca", "eng_Latn", lang, score, "s")
         for model in ("a", "b", "c")
         for lang, score in zip(LANGUAGES, (0.1, 0.2, 0.4), strict=False)
     ]
     table = correlate(aligned, read_results(path))
-    assert [(row[0], row[3]) for row in table.rows] == [("a", 3), ("b", 3)]
-    assert [row[8] for row in table.rows] == pytest.approx([1, -1])
+    assert [(row[0], row[4]) for row in table.rows] == [("a", 3), ("b", 3)]
+    assert [row[9] for row in table.rows] == pytest.approx([1, -1])
 
 
 def test_two_languages_have_no_correlation_and_the_table_says_so() -> None:
-    aligned = [AlignmentScore("m", "nasca", lang, 0.1, "s") for lang in LANGUAGES[:2]]
+    aligned = [AlignmentScore("m", "nasca", "eng_Latn", lang, 0.1, "s") for lang in LANGUAGES[:2]]
     table = correlate(aligned, [TaskResult("", "xnli", lang, 0.5) for lang in LANGUAGES])
-    assert table.rows == [["m", "nasca", "xnli", 2, *[None] * 8, "s"]]
+    assert table.rows == [["m", "nasca", "eng_Latn", "xnli", 2, *[None] * 8, "s"]]
     assert "m, nasca, xnli: 2 languages in both, but three are needed." in table.notes
+    assert averages(table).rows == []
+
+
+def test_pivots_stand_apart_and_models_are_averaged() -> None:
+    """Tables 6 and 8 to 10: one row a pivot, a mean over models and over tasks."""
+    levels: dict[tuple[str, str], tuple[float, ...]] = {
+        ("a", "eng_Latn"): (0.1, 0.2, 0.3, 0.5),
+        ("a", "deu_Latn"): (0.3, 0.1, 0.2, 0.2),
+        ("b", "eng_Latn"): (0.4, 0.1, 0.3, 0.2),
+    }
+    tasks = {"xnli": (1.0, 2.0, 4.0, 3.0), "arc": (4.0, 1.0, 2.0, 2.0)}
+    aligned = [
+        AlignmentScore(model, "nasca", pivot, lang, score, f"n:30|tokens:last|layers:mean|dtype:{model}")
+        for (model, pivot), scores in levels.items()
+        for lang, score in zip(LANGUAGES, scores, strict=True)
+    ]
+    results = [TaskResult("", t, lang, v) for t, vs in tasks.items() for lang, v in zip(LANGUAGES, vs, strict=True)]
+    table = correlate(aligned, results)
+    r = {key: {t: stats.pearsonr(level, vs).statistic for t, vs in tasks.items()} for key, level in levels.items()}
+    for row in (dict(zip(table.columns, row, strict=True)) for row in table.rows):
+        assert row["Pearson r"] == pytest.approx(r[str(row["model"]), str(row["pivot"])][str(row["task"])])
+    assert len(table.rows) == 6
+    means: dict[Any, Any] = {(row[1], row[2]): (row[3], row[4], row[6]) for row in averages(table).rows}
+    assert len(means) == 6
+    choices = "n:30|tokens:last|layers:mean"
+    both = [r["a", "eng_Latn"]["xnli"], r["b", "eng_Latn"]["xnli"]]
+    assert means["eng_Latn", "xnli"] == (2, pytest.approx(sum(both) / 2), choices)
+    german = r["a", "deu_Latn"].values()
+    assert means["deu_Latn", "all tasks"] == (2, pytest.approx(sum(german) / 2), choices)
+    assert means["eng_Latn", "all tasks"][0] == 4
 
 
 def test_what_cannot_be_joined_is_refused() -> None:
-    score = AlignmentScore("m", "nasca", "isl_Latn", 0.1, "s")
+    score = AlignmentScore("m", "nasca", "eng_Latn", "isl_Latn", 0.1, "s")
     result = TaskResult("other", "xnli", "isl_Latn", 0.5)
     with pytest.raises(ResultsError, match="the scores are of m, the results of other"):
         correlate([score], [result])
@@ -164,6 +195,7 @@ def test_the_command(table_format: str, scores: Path) -> None:
     else:
         assert "Pearson r" in done.stdout
         assert "Signature: method:nasca+mexa" in done.stdout
+        assert "Correlations averaged over models" in done.stdout
 
 
 def test_the_documented_command(scores: Path) -> None:
