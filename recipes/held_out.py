@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import load_dataset
-from datasets.exceptions import DatasetsError
-from huggingface_hub.errors import HfHubHTTPError
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.corpora import open_corpus
+from neuronxa_callback.pairs import PairsError
 from neuronxa_callback.quality import Metric, MetricName, QualityEvaluator
 from neuronxa_callback.translation import Prompt
 
@@ -72,11 +71,11 @@ def _flores(flores: str, n: int) -> tuple[ParallelPairs, ParallelPairs] | None:
         return _from_folder(Path(flores), "dev", n), _from_folder(Path(flores), "devtest", n)
     try:
         return _from_hub(flores, "dev", n), _from_hub(flores, "devtest", n)
-    except (DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+    except PairsError as error:
+        reason = str(error).rstrip(".")
         print(
-            f"{flores} cannot be had ({reason}), so the embedded pairs are watched and nothing is left for a test at "
-            "the end; run `hf auth login` and accept its terms, or give FLORES-200's release folder as --flores.",
+            f"The embedded pairs are watched and nothing is left for a test at the end, since {reason}; "
+            "run `hf auth login` and accept the terms of FLORES+, or give FLORES-200's release folder as --flores.",
             file=sys.stderr,
         )
         return None
@@ -88,8 +87,7 @@ def _from_folder(folder: Path, split: str, n: int) -> ParallelPairs:
 
 
 def _from_hub(name: str, split: str, n: int) -> ParallelPairs:
-    source, target = (load_dataset(name, code, split=split)["text"][:n] for code in LANGUAGES)
-    return ParallelPairs(tuple(source), tuple(target), *LANGUAGES)
+    return open_corpus(f"{name}:{split}", n).pairs(*LANGUAGES)
 
 
 def _quality_metrics(pairs: ParallelPairs) -> tuple[tuple[Metric, ...], str | None]:

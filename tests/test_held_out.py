@@ -55,7 +55,8 @@ def test_the_embedded_pairs_where_flores_cannot_be_had_is_said_once(capsys: pyte
     assert held.test is None
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
-    assert said.startswith("openlanguagedata/flores_plus cannot be had")
+    assert said.startswith("The embedded pairs are watched")
+    assert "since openlanguagedata/flores_plus is no data set that can be had here" in said
     assert "hf auth login" in said
 
 
