@@ -86,7 +86,9 @@ def sweep(
     ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(help="nasca, navca, mexa; repeatable, or with commas.", show_default="nasca"),
+        typer.Option(
+            help="nasca, navca, mexa, cka, svcca, anc, sads; repeatable, or with commas.", show_default="nasca"
+        ),
     ] = None,
     quality: Annotated[
         list[str] | None,
@@ -206,6 +208,7 @@ Format = Annotated[
     str | None,
     typer.Option("--format", help="json, csv, markdown or latex, on stdout.", show_default="a table on the terminal"),
 ]
+Summary = Annotated[bool, typer.Option("--summary", help="The means alone, which CSV and JSON leave out otherwise.")]
 OUTPUT = Path("neuronxa-scores")
 # methods, representation, token pooling, layer pooling, permutations, token budget, layers
 Options: TypeAlias = tuple[list[str] | None, list[str] | None, str, str, int, int | None, list[str] | None]
@@ -297,6 +300,7 @@ def retrieve(
     dtype: DtypeOption = "auto",
     device: Device = None,
     output: Output = OUTPUT,
+    summary: Summary = False,
     table_format: Format = None,
 ) -> None:
     """Measure how many sentences find their translation, to the pivot, from it and both ways."""
@@ -316,9 +320,8 @@ def retrieve(
         options = (methods, None, token_pooling, layer_pooling, 0, token_budget, layers)
         corpus = open_corpus(pairs, n)
         (records,), notes = _survey([choice], (corpus, pivot, langs), options, output, progress, survey.retrieve)
-    _tell(survey.retrieval_table(records, notes, corpus.head), table_format, console)
-    if table_format not in ("json", "csv"):
-        _tell(survey.retrieval_summary(records, corpus.head), table_format, console)
+    rows, means = survey.retrieval_table(records, notes, corpus.head), survey.retrieval_summary(records, corpus.head)
+    _tell_with_means(rows, means, summary, table_format, console)
 
 
 @app.command()
@@ -349,7 +352,7 @@ def matrix(
     options = (methods, representation, token_pooling, layer_pooling, 0, token_budget, layers)
     with _surveying(table_format, "language pairs") as (console, progress):
         found, notes = languages.every_pair(open_corpus(pairs, n), _listed(langs))
-        records = languages.measure_matrix(choice, _evaluator(found, options), output, progress)
+        records = languages.measure_matrix(choice, _evaluator(found, options), output, notes, progress)
     if table_format in ("json", "csv"):
         _tell(languages.matrix_table(records, notes), table_format, console)
         return
@@ -400,6 +403,7 @@ def correlate(
         list[Path], typer.Argument(help="Results JSON of lm-evaluation-harness, or CSV files with task, lang, value.")
     ],
     metric: Annotated[str, typer.Option(help="Which of the harness's metrics.")] = "acc",
+    summary: Summary = False,
     table_format: Format = None,
 ) -> None:
     """Correlate alignment with task results over languages, a row a model, method and task."""
@@ -408,9 +412,7 @@ def correlate(
     with _surveying(table_format) as (console, _):
         found = [result for path in results for result in downstream.read_results(path, metric)]
         table = downstream.correlate(downstream.read_scores(scores), found)
-    _tell(table, table_format, console)
-    if table_format not in ("json", "csv"):
-        _tell(downstream.averages(table), table_format, console)
+    _tell_with_means(table, downstream.averages(table), summary, table_format, console)
 
 
 @app.command()
@@ -492,7 +494,9 @@ def _survey(
     corpus, pivot, langs = text
     pairs, notes = survey.pairs_with(corpus, pivot, _listed(langs))
     evaluator = _evaluator(pairs, options)
-    return [run(choice, evaluator, output, progress) for choice in choices], notes
+    records = [run(choice, evaluator, output, notes, progress) for choice in choices]
+    measured = {pair.target_lang for pair in evaluator.pairs}  # the context of the last model may be the shortest
+    return [[record for record in lines if record["lang"] in measured] for lines in records], notes
 
 
 def _evaluator(pairs: list[ParallelPairs], options: Options) -> NeuronXAEvaluator:
@@ -548,6 +552,14 @@ def _tell(table: Table, table_format: str | None, console: Console) -> None:
         tables.show(shown, console)
     else:
         console.out(tables.render(shown, table_format), end="", highlight=False)  # type: ignore[arg-type]
+
+
+def _tell_with_means(rows: Table, means: Table, summary: bool, table_format: str | None, console: Console) -> None:
+    """Both for a reader; a file of rows holds one table."""
+    if not summary:
+        _tell(rows, table_format, console)
+    if summary or table_format not in ("json", "csv"):
+        _tell(means, table_format, console)
 
 
 def _tell_figures(figures: Sequence[Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -65,7 +65,7 @@ class Corpus:
             check_language(code)
             if code not in self.languages:
                 raise PairsError(f"{self.name} has no {code}; it has {', '.join(self.languages)}.")
-        return self.load(pivot, lang)
+        return replace(self.load(pivot, lang), corpus=self.name)
 
 
 def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:

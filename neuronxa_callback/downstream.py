@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +20,15 @@ from neuronxa_callback.lines import read_lines
 from neuronxa_callback.pairs import harness_languages, is_language
 from neuronxa_callback.tables import Cell, Table
 
+logger = logging.getLogger(__name__)
+
 CSV_COLUMNS = ("model", "task", "lang", "value")
 COLUMNS = ["model", "method", "pivot", "task", "n", "Pearson r", "low", "high", "p"]
 COLUMNS += ["Spearman rho", "rho low", "rho high", "rho p", "signature"]
 # What scores of different models must agree in before their correlations are averaged.
 SHARED_CHOICES = ("n", "tokens", "layers")
 ALL_TASKS = "all tasks"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class ResultsError(ValueError):
@@ -48,7 +54,16 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class AlignmentScore:
-    """A line's score of `neuronxa score`, of one method; pivot and lang are FLORES-200 codes."""
+    """A line's score of `neuronxa score`, of one method.
+
+    Attributes:
+        model: as `ModelChoice.name` calls it.
+        method: such as "nasca".
+        pivot: FLORES-200 code.
+        lang: FLORES-200 code.
+        score: the score.
+        signature: what scores over languages must agree in to be correlated.
+    """
 
     model: str
     method: str
@@ -65,7 +80,8 @@ def read_scores(path: Path) -> list[AlignmentScore]:
         path: its output folder, or the scores.jsonl in it.
 
     Returns:
-        one for each language and method, with the signature's fields that all languages share.
+        one for each language and method, with the signature's fields that all languages share and the corpus; of lines
+        that agree in these, the last, which is that of the newest weights.
 
     Raises:
         ResultsError: no such file, or no scores of a survey in it.
@@ -74,17 +90,22 @@ def read_scores(path: Path) -> list[AlignmentScore]:
     records = list(read_lines(file))
     if not records or not all({"key", "scores", "lang", "pivot"} <= record.keys() for record in records):
         raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
-    return [
-        AlignmentScore(record["model"], method, record["pivot"], record["lang"], score, _common(record["signature"]))
-        for record in records
-        for method, score in record["scores"].items()
-    ]
+    found = {}
+    for record in records:
+        for method, value in record["scores"].items():
+            signature = _common(record, method)
+            known_by = record["model"], method, record["pivot"], record["lang"]
+            found[known_by, signature] = AlignmentScore(*known_by, value, signature)
+    return list(found.values())
 
 
-def _common(signature: str) -> str:
-    """Without what differs from language to language."""
-    fields = fields_of(signature)
-    return "|".join(f"{name}:{value}" for name, value in fields.items() if name not in ("pair", "data"))
+def _common(record: Mapping[str, Any], method: str) -> str:
+    """Of one of the line's methods, without what differs from language to language."""
+    fields = fields_of(record["signature"])
+    named = [name for name in fields["method"].split("+") if name.partition("(")[0] == method]
+    kept = {name: value for name, value in fields.items() if name not in ("method", "pair", "data", "permutations")}
+    kept = {"method": named[0], **kept, "corpus": record.get("corpus", "")}
+    return "|".join(f"{name}:{value}" for name, value in kept.items())
 
 
 def read_results(path: Path, metric: str = "acc") -> list[TaskResult]:
@@ -103,11 +124,11 @@ def read_results(path: Path, metric: str = "acc") -> list[TaskResult]:
     """
     if not path.is_file():
         raise ResultsError(f"{path} does not exist; name a results JSON of lm-evaluation-harness, or a CSV.")
-    return _read_csv(path) if path.suffix == ".csv" else _read_harness(path, metric)
+    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_harness(path, metric)
 
 
 def _read_csv(path: Path) -> list[TaskResult]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         lacking = [name for name in CSV_COLUMNS[1:] if name not in (reader.fieldnames or [])]
         if lacking:
@@ -120,9 +141,12 @@ def _csv_row(path: Path, number: int, row: Mapping[str, str]) -> TaskResult:
     if lang is None:
         raise ResultsError(f"{path}, line {number}: {row['lang']!r} is no language; write a code such as isl_Latn.")
     try:
-        return TaskResult(row.get("model") or "", row["task"], lang, float(row["value"]))
+        value = float(row["value"])
     except (TypeError, ValueError):
-        raise ResultsError(f"{path}, line {number}: {row['value']!r} is no number; correct it.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ResultsError(f"{path}, line {number}: {row['value']!r} is no number; correct it.")
+    return TaskResult(row.get("model") or "", row["task"], lang, value)
 
 
 def _read_harness(path: Path, metric: str) -> list[TaskResult]:
@@ -139,7 +163,7 @@ def _read_harness(path: Path, metric: str) -> list[TaskResult]:
         if lang is None:
             continue
         value = values.get(f"{metric},none", values.get(metric))
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and math.isfinite(value):
             found.append(TaskResult(model, task, lang, float(value)))
         else:
             without.append((name, values))
@@ -149,14 +173,19 @@ def _read_harness(path: Path, metric: str) -> list[TaskResult]:
         raise ResultsError(f"{path}: {name} has no metric {metric!r}; it has {there}. Choose one with --metric.")
     if not found:
         raise ResultsError(f"{path} holds no task that ends with a language, such as belebele_isl_Latn or arc_is.")
+    if without:
+        logger.warning("NeuronXA: %s: %s left out, without %s.", path, ", ".join(name for name, _ in without), metric)
     return found
 
 
 def _model_of(content: Mapping[str, Any]) -> str:
+    """As `ModelChoice.name` would call it: the model, its adapter, its quantisation."""
     arguments = content.get("config", {}).get("model_args") or {}
     if isinstance(arguments, str):
         arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
-    return str(arguments.get("pretrained") or content.get("model_name") or "")
+    name = str(arguments.get("pretrained") or content.get("model_name") or "")
+    name += f" + {PurePath(str(arguments['peft'])).name}" if arguments.get("peft") else ""
+    return name + (" (nf4)" if str(arguments.get("load_in_4bit")) == "True" else "")
 
 
 def _task_and_language(name: str) -> tuple[str, str | None]:
@@ -244,7 +273,11 @@ def _put(values: dict[str, float], lang: str, value: float, what: str) -> None:
 
 def _same_model(ours: str, theirs: str) -> bool:
     """A folder is known by its last part, as `neuronxa score` calls it; results that name no model are any's."""
-    return not theirs or ours == theirs or PurePath(ours).name == PurePath(theirs).name
+    (base, *rest), (their_base, *their_rest) = (name.split(" + ") for name in (ours, theirs or ours))
+    if rest != their_rest:
+        return False
+    on_the_hub = all(_HUB_NAME.fullmatch(name.removesuffix(" (nf4)")) for name in (base, their_base))
+    return base == their_base or (not on_the_hub and PurePath(base).name == PurePath(their_base).name)
 
 
 def _names(names: Iterable[str]) -> str:

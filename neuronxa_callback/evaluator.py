@@ -144,6 +144,27 @@ class NeuronXAEvaluator:
         with encoder.undisturbed(model):
             neurons.check_readable(model, lambda: encoder.run_decoder(model, [shortest]))
 
+    def leave_out_too_long(self, model: nn.Module, tokenizer: Any) -> list[str]:
+        """Drop language pairs with a sentence beyond the model's context, where some are left; say which and why.
+
+        Raises:
+            ValueError: none would be left.
+        """
+        limit = encoder.context_length(model)
+        reasons: dict[str, str] = {}
+        sides = {(pair.source_lang, pair.source) for pair in self.pairs}
+        sides |= {(pair.target_lang, pair.target) for pair in self.pairs}
+        for code, sentences in sorted(sides):
+            try:
+                encoder.tokenize(tokenizer, sentences, limit)
+            except ValueError as error:
+                reasons[code] = str(error)
+        kept = [pair for pair in self.pairs if not reasons.keys() & {pair.source_lang, pair.target_lang}]
+        if not kept:
+            raise ValueError(next(iter(reasons.values())))
+        self.pairs = kept
+        return [f"{code} is left out: {reason}" for code, reason in reasons.items()]
+
     def __call__(self, model: nn.Module, tokenizer: Any) -> AlignmentReport:
         """Score the model as it is now, leaving its mode, random state and configuration as they were."""
         by_language = {pair.name: report for pair, report in self.reports(model, tokenizer, self.pairs)}
@@ -200,7 +221,7 @@ class NeuronXAEvaluator:
     def choices(self, pair: ParallelPairs) -> dict[str, Any]:
         """The part of the signature that needs no model."""
         names = [f"{method}({self._chosen[method]})" if method in self._chosen else method for method in self.methods]
-        return {
+        fields = {
             "method": "+".join(names),
             "n": len(pair),
             "pair": pair.name,
@@ -208,6 +229,9 @@ class NeuronXAEvaluator:
             "tokens": self.token_pooling,
             "layers": self.layer_pooling if self.layers is None else f"{self.layer_pooling}({_joined(self.layers)})",
         }
+        if self.permutations and not set(self.methods) <= set(ALIGNMENT):
+            fields["permutations"] = self.permutations
+        return fields
 
     def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
         """What the methods read of these sentences, as `encoder.encode` returns it, from one forward pass for each."""

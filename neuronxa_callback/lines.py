@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 logger = logging.getLogger(__name__)
 
+BLOCK = 65_536  # bytes
+
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record as the file's last line and see it onto the disk; a last line that was cut short is mended."""
@@ -47,8 +49,12 @@ def _is_whole(line: bytes) -> bool:
 def _mend_end(file: BinaryIO, path: Path) -> None:
     """End the last line where a crash left it without an end, or take away what is there of it."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    last = file.read(size).rpartition(b"\n")[2]
+    last, start = b"", size
+    while start > 0 and b"\n" not in last:  # the last line alone: a file of many is long
+        start = max(0, start - BLOCK)
+        file.seek(start)
+        last = file.read(size - start)
+    last = last.rpartition(b"\n")[2]
     if not last:
         return
     if _is_whole(last):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,10 @@ from neuronxa_callback.corpora import Corpus
 from neuronxa_callback.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.pairs import PairsError, ParallelPairs
 from neuronxa_callback.survey import ModelChoice, Record, chance_notes, holm, measure, scores_of, shared
-from neuronxa_callback.tables import Cell, Table
+from neuronxa_callback.tables import Cell, Table, rounded
+
+SIGNIFICANT = 0.05
+STAR = f"* p < {SIGNIFICANT} after Holm's correction over all pairs; --format csv has intervals and p-values."
 
 
 def every_pair(corpus: Corpus, languages: Sequence[str]) -> tuple[list[ParallelPairs], list[str]]:
@@ -33,9 +39,12 @@ def every_pair(corpus: Corpus, languages: Sequence[str]) -> tuple[list[ParallelP
         if code not in corpus.languages:
             corpus.pairs(code, code)  # raises with the reason
     pairs, left_out = [], []
+    sides: dict[tuple[str, ...], tuple[str, ...]] = {}  # each text once, however many pairs it is in
     for first, second in combinations(wanted, 2):
         try:
-            pairs.append(corpus.pairs(first, second))
+            pair = corpus.pairs(first, second)
+            source, target = (sides.setdefault(side, side) for side in (pair.source, pair.target))
+            pairs.append(replace(pair, source=source, target=target))
         except PairsError as error:
             left_out.append(f"{first}-{second} is left out: {error}")
     if not pairs:
@@ -44,37 +53,53 @@ def every_pair(corpus: Corpus, languages: Sequence[str]) -> tuple[list[ParallelP
 
 
 def measure_matrix(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, progress: Progress | None = None
+    choice: ModelChoice,
+    evaluator: NeuronXAEvaluator,
+    folder: Path,
+    notes: list[str],
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model on the evaluator's language pairs, into matrix.jsonl; see `survey.measure`.
 
     What is encoded of a language stays in folder/encoded until all pairs are done: layers x sentences x features x 4
     bytes, for 100 sentences and NAS of an 8B Llama 183 MB a language.
     """
-    store = folder / "encoded"
-    encode = _encoded_once(choice, evaluator, store)
-    records = measure(choice, evaluator, folder / "matrix.jsonl", scores_of, progress, encode)
-    shutil.rmtree(store, ignore_errors=True)
+    store = _Store(choice, evaluator, folder / "encoded")
+    records = measure(choice, evaluator, folder / "matrix.jsonl", scores_of, notes, progress, store.encode)
+    store.remove()
     return records
 
 
-def _encoded_once(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, store: Path
-) -> Callable[[nn.Module, Any, Sequence[str]], Encoded]:
-    def encode(model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
+class _Store:
+    """Encoded languages on the disk, in a folder of their own for each model and choice of what is read."""
+
+    def __init__(self, choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path) -> None:
+        self.evaluator = evaluator
         reads = sorted(set(evaluator.representations.values()))
-        said = (choice.identity, evaluator.token_pooling, evaluator.layers, reads, tuple(sentences))
-        path = store / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:32]}.safetensors"
+        said = (choice.identity, evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
+        self.folder = folder / _digest(said)
+
+    def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
+        """From the disk, else by the evaluator, and then to the disk."""
+        path = self.folder / f"{_digest(tuple(sentences))}.safetensors"
         if path.exists():
             return load_file(path)  # type: ignore[return-value]
-        encoded = evaluator.encode(model, tokenizer, sentences)
-        store.mkdir(parents=True, exist_ok=True)
+        encoded = self.evaluator.encode(model, tokenizer, sentences)
+        self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
         save_file({str(read): values.contiguous() for read, values in encoded.items()}, unfinished)
         unfinished.replace(path)  # a kill leaves a whole file or none
         return encoded
 
-    return encode
+    def remove(self) -> None:
+        """What was encoded, and the folder of all such where it is empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another matrix may be at work in it
+            self.folder.parent.rmdir()
+
+
+def _digest(said: Any) -> str:
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
 
 
 def matrix_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
@@ -92,18 +117,26 @@ def matrix_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
 
 
 def square_tables(records: Sequence[Record], notes: Sequence[str]) -> list[Table]:
-    """A table a method with a row and a column a language."""
+    """A table a method with a row and a column a language; a star where Holm's correction leaves p below 0.05."""
     languages = list(dict.fromkeys(code for record in records for code in (record["pivot"], record["lang"])))
-    signed = [*notes, *chance_notes(records), f"Signature: {shared([record['signature'] for record in records])}"]
+    signed = [*notes, *chance_notes(records), STAR, f"Signature: {shared([record['signature'] for record in records])}"]
     tables = []
     for method in records[0]["scores"]:
-        scores = {frozenset((record["pivot"], record["lang"])): record["scores"][method] for record in records}
+        corrected = holm(record["p_value"].get(method) for record in records)
+        scores = {
+            frozenset((record["pivot"], record["lang"])): rounded(record["scores"][method]) + _star(p_value)
+            for record, p_value in zip(records, corrected, strict=True)
+        }
         rows: list[list[Cell]] = [
             [code, *(scores.get(frozenset((code, other))) if code != other else None for other in languages)]
             for code in languages
         ]
         tables.append(Table(f"{_title(records)}, {method}", ["language", *languages], rows, signed))
     return tables
+
+
+def _star(p_value: float | None) -> str:
+    return "*" if p_value is not None and p_value < SIGNIFICANT else ""
 
 
 def _title(records: Sequence[Record]) -> str:

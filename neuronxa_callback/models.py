@@ -122,6 +122,13 @@ class Loader:
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype
             )
         with _loading(source, checkpoint.remedy):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if getattr(config, "is_encoder_decoder", False):  # of some of these a decoder alone would be loaded
+            raise ModelError(
+                f"{source} is an encoder-decoder ({config.model_type}); NeuronXA is defined for decoder-only models: "
+                f"{checkpoint.remedy}."
+            )
+        with _loading(source, checkpoint.remedy):
             model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
         lacking = sorted(told["missing_keys"])
         if lacking:  # they would be random numbers, and so would the scores

@@ -292,6 +292,9 @@ def decoder(model: nn.Module) -> nn.Module:
     # transformers 4.57 gives the whole model back where its decoder is not named "model" (GPT-2, ...).
     if stack is base:
         stack = base.base_model  # type: ignore[assignment]
+    # Llama 3.2 Vision's text model, loaded without its vision tower, names it otherwise than its prefix says.
+    if stack is base:
+        stack = getattr(base, "model", stack)
     # ... and a whole language model where a multimodal one holds such (Llama 3.2 Vision).
     inner = getattr(stack, "get_decoder", lambda: stack)()
     return inner if isinstance(inner, nn.Module) else stack

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -40,6 +40,7 @@ class ParallelPairs:
         target: the same sentences in the other language.
         source_lang: code of the source as FLORES-200 has them, such as "eng_Latn".
         target_lang: code of the target.
+        corpus: what they are from, for tables; not part of what they are.
 
     Raises:
         PairsError: unequal lengths, fewer than two pairs, an empty or repeated sentence, or an unknown code.
@@ -49,6 +50,7 @@ class ParallelPairs:
     target: tuple[str, ...]
     source_lang: str
     target_lang: str
+    corpus: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.source, str) or isinstance(self.target, str):

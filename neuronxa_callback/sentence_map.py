@@ -22,7 +22,7 @@ from neuronxa_callback.neurons import find_ffns
 from neuronxa_callback.pairs import ParallelPairs
 from neuronxa_callback.plots import MapPanel, map_figure
 from neuronxa_callback.scores import ALIGNMENT, REPRESENTATION_OF, aligned_pairs
-from neuronxa_callback.survey import DPI, ModelChoice
+from neuronxa_callback.survey import DPI, ModelChoice, file_name
 from neuronxa_callback.tables import Cell, Table
 
 PERPLEXITY = 30.0  # scikit-learn's own; of few sentences a third of their number, which it must stay below
@@ -154,7 +154,7 @@ def draw(maps: Sequence[SentenceMap], folder: Path) -> list[Path]:
         of_pair = [m for m in maps if m.pairs.name == name]
         panels = [MapPanel(m.representation, m.layer, m.aligned, m.points) for m in of_pair]
         codes = of_pair[0].pairs.source_lang, of_pair[0].pairs.target_lang
-        paths.append(folder / f"map-{name}.png")
+        paths.append(folder / f"map-{file_name(of_pair[0].model)}-{name}.png")
         map_figure(panels, codes, of_pair[0].model).savefig(paths[-1], dpi=DPI)
     return paths
 

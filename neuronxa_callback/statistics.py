@@ -33,9 +33,10 @@ def chance_p_value(score: float, n: int, level: float | None = None) -> float:
         level: what chance gives a pair, where that is not Eq. 5's: 1 / n for retrieval in one direction.
 
     Returns:
-        P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n).
+        P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n), where what float32 rounds
+        off a share does not count.
     """
-    k = np.floor(score * n + 1e-9)
+    k = np.floor(score * n * (1 + 1e-6))
     return float(stats.binom.sf(k - 1, n, level or chance_level(n)))
 
 
@@ -90,11 +91,30 @@ def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[f
         (shares,),
         np.mean,
         n_resamples=RESAMPLES,
+        batch=1000,  # bounds the memory of many pairs
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def share_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """`bootstrap_interval` of pairs that each hold or do not, without the resampling.
+
+    How many of n pairs drawn anew hold is binomial, so that its quantiles are known.
+
+    Args:
+        share: of pairs that hold, such as those aligned at one layer.
+        n: number of pairs.
+        confidence: coverage.
+
+    Returns:
+        (low, high).
+    """
+    tail = (1 - confidence) / 2
+    low, high = stats.binom.ppf([tail, 1 - tail], n, round(share * n) / n) / n
+    return max(0.0, float(low)), float(high)
 
 
 def paired_p_value(

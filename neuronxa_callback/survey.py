@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,17 +105,17 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def score(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, progress: Progress | None = None
+    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, notes: list[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Measure a model on the evaluator's language pairs with its methods, into scores.jsonl; see `measure`."""
-    return measure(choice, evaluator, folder / "scores.jsonl", scores_of, progress)
+    return measure(choice, evaluator, folder / "scores.jsonl", scores_of, notes, progress)
 
 
 def retrieve(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, progress: Progress | None = None
+    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, notes: list[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Retrieval accuracy on what the evaluator's methods read, into retrieval.jsonl; see `measure`."""
-    return measure(choice, evaluator, folder / "retrieval.jsonl", _retrieval, progress)
+    return measure(choice, evaluator, folder / "retrieval.jsonl", _retrieval, notes, progress)
 
 
 def measure(
@@ -122,6 +123,7 @@ def measure(
     evaluator: NeuronXAEvaluator,
     path: Path,
     numbers: Callable[[NeuronXAEvaluator, Encoded, Encoded, str], dict[str, Any]],
+    notes: list[str],
     progress: Progress | None = None,
     encode: Callable[[nn.Module, Any, Sequence[str]], Encoded] | None = None,
 ) -> list[dict[str, Any]]:
@@ -132,9 +134,10 @@ def measure(
 
     Args:
         choice: the model; it is loaded only where something is left to measure.
-        evaluator: what to read of which pairs.
+        evaluator: what to read of which pairs; those that the model's context is too short for are dropped from it.
         path: the JSON-lines file.
         numbers: a line's numbers, from the evaluator, the two encoded sides and the signature.
+        notes: gets a sentence for each language that is dropped.
         progress: is shown a task that counts the language pairs.
         encode: encodes one side's sentences, the evaluator's own for None.
 
@@ -145,15 +148,16 @@ def measure(
         ModelError: the model cannot be loaded.
         ValueError: it cannot be measured (see `NeuronXAEvaluator.check`), or the file is something else's.
     """
-    pairs = evaluator.pairs
-    keys = {pair.name: _key(choice, evaluator, pair) for pair in pairs}
+    keys = {pair.name: _key(choice, evaluator, pair) for pair in evaluator.pairs}
     done = _done(path)
-    left = [pair for pair in pairs if keys[pair.name] not in done]
     progress = progress or Progress(disable=True)
-    task = progress.add_task(choice.name, total=len(pairs), completed=len(pairs) - len(left))
-    if left:
+    task = progress.add_task(choice.name, total=len(keys), completed=sum(key in done for key in keys.values()))
+    if any(key not in done for key in keys.values()):
         with choice.loaded() as (model, tokenizer):
+            notes += evaluator.leave_out_too_long(model, tokenizer)
+            progress.update(task, total=len(evaluator.pairs))
             evaluator.check(model, tokenizer)
+            left = [pair for pair in evaluator.pairs if keys[pair.name] not in done]
 
             def line(pair: ParallelPairs, source: Encoded, target: Encoded) -> dict[str, Any]:
                 signature = evaluator.signature(pair, model, tokenizer)
@@ -161,6 +165,7 @@ def measure(
                     "model": choice.name,
                     "lang": pair.target_lang,
                     "pivot": pair.source_lang,
+                    "corpus": pair.corpus,
                     "signature": signature,
                     **numbers(evaluator, source, target, signature),
                     "key": keys[pair.name],
@@ -170,7 +175,7 @@ def measure(
                 append_line(path, record)
                 done[record["key"]] = record
                 progress.advance(task)
-    return [done[keys[pair.name]] for pair in pairs]
+    return [done[keys[pair.name]] for pair in evaluator.pairs]
 
 
 def _done(path: Path) -> dict[str, dict[str, Any]]:
@@ -188,8 +193,6 @@ def _done(path: Path) -> dict[str, dict[str, Any]]:
 def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> str:
     """What a line is known by: every choice that can be known before the model is loaded."""
     fields = evaluator.choices(pair) | {"version": version("neuronxa-callback")}
-    if not set(evaluator.methods) <= set(ALIGNMENT):
-        fields["permutations"] = evaluator.permutations
     return "|".join([choice.identity, *(f"{name}:{value}" for name, value in fields.items())])
 
 
@@ -303,23 +306,49 @@ def retrieval_summary(records: Sequence[Record], head: Container[str]) -> Table:
     for read, by_direction in records[0]["retrieval"].items():
         for direction in by_direction:
             accuracies = [[r["retrieval"][read][direction]["accuracy"] for r in group] for group in groups.values()]
-            rows.append([read, direction, *(fmean(values) if values else None for values in accuracies)])
-    columns = ["representation", "direction", *(f"{name} ({len(group)})" for name, group in groups.items())]
-    return Table(f"Retrieval by {records[0]['model']}, averaged over languages", columns, rows)
+            rows.append([read, direction, *(cell for values in accuracies for cell in _mean_over_languages(values))])
+            rows[-1].append(shared([record["signature"] for record in records]))
+    columns = ["representation", "direction"]
+    columns += [
+        column for name, group in groups.items() for column in (f"{name} ({len(group)})", f"{name} low", f"{name} high")
+    ]
+    title = f"Retrieval by {records[0]['model']}, source {records[0]['pivot']}, averaged over languages"
+    return Table(title, [*columns, "signature"], rows, ["Intervals: 95 % bootstrap over the languages."])
+
+
+def _mean_over_languages(values: Sequence[float]) -> list[Cell]:
+    """Mean and interval; none of no language, and no interval of one."""
+    if not values:
+        return [None] * 3
+    return [fmean(values), *(statistics.bootstrap_interval(values) if len(values) > 1 else (None, None))]
 
 
 def layer_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
-    """One row a language, method and layer (paper, Fig. 2), with Eq. 5's p-value where the method has one."""
+    """One row a language, method and layer (paper, Fig. 2).
+
+    Where the method is a share of pairs: its 95 % interval over them, Eq. 5's p-value, and that corrected over the
+    languages and layers (Holm).
+    """
     rows: list[list[Cell]] = []
-    for record in records:
-        n = int(fields_of(record["signature"])["n"])
-        for method, scores in record["per_layer"].items():
-            for layer, value in zip(layer_numbers(method, scores, record["signature"]), scores, strict=True):
-                p_value = statistics.chance_p_value(value, n) if method in ALIGNMENT else None
-                rows.append([record["lang"], method, layer, value, p_value, record["signature"]])
-    columns = ["language", "method", "layer", "score", "p", "signature"]
+    for method in records[0]["per_layer"]:
+        measured = [(record, layer, value) for record in records for layer, value in _layers_of(record, method)]
+        counts = [int(fields_of(record["signature"])["n"]) for record, _, _ in measured]
+        is_share = method in ALIGNMENT
+        p_values = [
+            statistics.chance_p_value(value, n) if is_share else None
+            for (*_, value), n in zip(measured, counts, strict=True)
+        ]
+        for (record, layer, value), n, *ps in zip(measured, counts, p_values, holm(p_values), strict=True):
+            ci = statistics.share_interval(value, n) if is_share else (None, None)
+            rows.append([record["lang"], method, layer, value, *ci, *ps, record["signature"]])
+    columns = ["language", "method", "layer", "score", "low", "high", "p", "p (Holm)", "signature"]
     title = f"Alignment of {records[0]['model']} with {records[0]['pivot']} per layer"
     return Table(title, columns, rows, [*notes, *chance_notes(records)])
+
+
+def _layers_of(record: Record, method: str) -> list[tuple[int, float]]:
+    scores = record["per_layer"][method]
+    return list(zip(layer_numbers(method, scores, record["signature"]), scores, strict=True))
 
 
 def draw_layers(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -329,9 +358,14 @@ def draw_layers(records: Sequence[Record], folder: Path) -> list[Path]:
     for method in records[0]["per_layer"]:
         per_layer = {record["lang"]: record["per_layer"][method] for record in records}
         figure = layer_figure(per_layer, method, n, records[0]["model"], records[0]["signature"])
-        paths.append(folder / f"layers-{method}.png")
+        paths.append(folder / f"layers-{file_name(records[0]['model'])}-{method}.png")
         figure.savefig(paths[-1], dpi=DPI)
     return paths
+
+
+def file_name(name: str) -> str:
+    """A model's name as part of a file's."""
+    return re.sub(r"[^\w.+-]+", "-", name)
 
 
 def compare_table(first: Sequence[Record], second: Sequence[Record], notes: Sequence[str]) -> Table:

@@ -27,18 +27,19 @@ ByHand = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 def expected(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHand) -> dict[Representation, Any]:
     """Pooled states and values of each block, one unpadded sentence at a time, from each block's input."""
-    pooled: dict[Representation, list[Any]] = {"nas": [], "nav": []}
+    pooled: dict[Representation, list[Any]] = {"nas": [], "nav": [], "embedding": []}
     for sentence in SENTENCES:
         inputs: list[Tensor] = []
         hooks = [block.register_forward_pre_hook(_keep_input(inputs)) for block in blocks]
         ids = torch.tensor([tokenizer(sentence)["input_ids"]])
         with torch.no_grad():
-            decoder(model)(input_ids=ids, use_cache=False)
+            output = decoder(model)(input_ids=ids, use_cache=False, output_hidden_states=True)
             for hook in hooks:
                 hook.remove()
             found = [by_hand(block, x.reshape(-1, x.shape[-1])) for block, x in zip(blocks, inputs, strict=True)]
         pooled["nas"].append([reference.pool(states.double().numpy(), "weighted") for states, _ in found])
         pooled["nav"].append([reference.pool(values.double().abs().numpy(), "weighted") for _, values in found])
+        pooled["embedding"].append([reference.pool(h[0].double().numpy(), "weighted") for h in output.hidden_states])
     return pooled
 
 

@@ -153,6 +153,73 @@ def test_what_cannot_be_joined_is_refused() -> None:
         correlate([score], [result, TaskResult("other", "xnli", "isl_Latn", 0.6)])
 
 
+def survey_line(lang: str, score: float, **changed: Any) -> dict[str, Any]:
+    """A line as neuronxa score writes it."""
+    method = changed.pop("method", "nasca")
+    signature = f"method:{method}|n:30|pair:eng_Latn-{lang}|data:{score}|tokens:weighted"
+    line = {"model": "one", "lang": lang, "pivot": "eng_Latn", "corpus": "devtest", "signature": signature, "key": lang}
+    return line | {"scores": dict.fromkeys(method.split("+"), score)} | changed
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_texts_are_not_mixed_and_methods_not_counted_twice(tmp_path: Path) -> None:
+    levels = dict(zip(LANGUAGES, (0.1, 0.2, 0.4, 0.3), strict=True))
+    lines = [survey_line(lang, level) for lang, level in levels.items()]
+    lines += [survey_line(lang, level, method="nasca+mexa") for lang, level in levels.items()]
+    lines += [survey_line(lang, 1 - level, corpus="tatoeba") for lang, level in levels.items()]
+    aligned = read_scores(write_lines(tmp_path / "scores.jsonl", lines))
+    table = correlate(aligned, [TaskResult("", "xnli", lang, level) for lang, level in levels.items()])
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(row["method"], row["n"], round(float(str(row["Pearson r"])))) for row in found] == [
+        ("nasca", 4, 1),
+        ("mexa", 4, 1),
+        ("nasca", 4, -1),
+    ]
+    assert [str(row["signature"]).rpartition("|")[2] for row in found] == ["corpus:devtest"] * 2 + ["corpus:tatoeba"]
+    assert str(found[0]["signature"]).startswith("method:nasca|n:30|tokens")
+
+
+def test_of_a_model_that_was_trained_on_the_newest_scores_count(tmp_path: Path) -> None:
+    lines = [survey_line("isl_Latn", score, key=str(score)) for score in (0.1, 0.7)]
+    (score,) = read_scores(write_lines(tmp_path / "scores.jsonl", lines))
+    assert score.score == 0.7
+
+
+@pytest.mark.parametrize(
+    ("ours", "arguments", "same"),
+    [
+        ("hub/base", {"pretrained": "hub/base"}, True),
+        ("base", {"pretrained": "/models/base"}, True),
+        ("hub/base", {"pretrained": "other/base"}, False),
+        ("hub/base", {"pretrained": "hub/base", "peft": "runs/adapter"}, False),
+        ("hub/base + adapter", {"pretrained": "hub/base", "peft": "runs/adapter"}, True),
+        ("hub/base + adapter", "pretrained=hub/base,peft=runs/adapter", True),
+        ("hub/base (nf4)", {"pretrained": "hub/base", "load_in_4bit": True}, True),
+        ("hub/base", "pretrained=hub/base,load_in_4bit=True", False),
+    ],
+)
+def test_a_model_is_joined_with_its_own_results_alone(ours: str, arguments: Any, same: bool, tmp_path: Path) -> None:
+    content = {"results": {"xnli_is": {"acc,none": 0.5}}, "config": {"model_args": arguments}}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    score = AlignmentScore(ours, "nasca", "eng_Latn", "isl_Latn", 0.1, "s")
+    if same:
+        assert len(correlate([score], read_results(tmp_path / "r.json")).rows) == 1
+    else:
+        with pytest.raises(ResultsError, match="no model is in both"):
+            correlate([score], read_results(tmp_path / "r.json"))
+
+
+def test_a_language_without_the_metric_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = {"results": {"xnli_is": {"acc,none": 0.5}, "xnli_de": {"f1,none": 0.5}}}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert [result.lang for result in read_results(tmp_path / "r.json")] == ["isl_Latn"]
+    assert "xnli_de left out, without acc" in caplog.text
+
+
 FILES: dict[str, tuple[str, str, str]] = {
     "no JSON": ("r.json", "{", "r.json is no results file of lm-evaluation-harness; name the results_"),
     "other JSON": ("r.json", "[1]", "is no results file"),
@@ -160,6 +227,7 @@ FILES: dict[str, tuple[str, str, str]] = {
     "no metric": ("r.json", '{"results": {"xnli_de": {"f1,none": 1, "alias": "x"}}}', "no metric 'acc'; it has f1."),
     "no column": ("r.csv", "task,lang\n", "r.csv has no column value; its first line must be model,task,lang,value"),
     "no code": ("r.csv", "task,lang,value\nx,Icelandic,1\n", "line 2: 'Icelandic' is no language"),
+    "not a number": ("r.csv", "task,lang,value\nx,is,nan\n", "line 2: 'nan' is no number"),
     "no number": ("r.csv", "task,lang,value\nx,is,high\n", "line 2: 'high' is no number"),
 }
 
@@ -194,7 +262,7 @@ def test_the_command(table_format: str, scores: Path) -> None:
         assert [list(row.values()) for row in json.loads(done.stdout)["rows"]] == expected.rows
     else:
         assert "Pearson r" in done.stdout
-        assert "Signature: method:nasca+mexa" in done.stdout
+        assert "Signature: method:(in the file)|n:30" in done.stdout
         assert "Correlations averaged over models" in done.stdout
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
 from neuronxa_callback.lines import read_lines
+from neuronxa_callback.matrix import square_tables
 from tests.conftest import make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
@@ -67,7 +68,7 @@ def test_each_language_is_encoded_once_and_a_stopped_matrix_goes_on(
     monkeypatch.setattr(NeuronXAEvaluator, "encode", counted)
     assert RUNNER.invoke(app, command(model, tmp_path)).exit_code != 0
     assert len(list(read_lines(tmp_path / "matrix.jsonl"))) == 1
-    assert len(list((tmp_path / "encoded").iterdir())) == 2
+    assert len(list((tmp_path / "encoded").rglob("*.safetensors"))) == 2
     done = RUNNER.invoke(app, command(model, tmp_path, "--format", "json"))
     assert done.exit_code == 0, done.output
     assert len([sentences for sentences in encoded if sentences]) == len(set(encoded) - {()}) == 3
@@ -100,3 +101,25 @@ def test_bad_languages(langs: str, message: str, model: Path, tmp_path: Path) ->
     done = RUNNER.invoke(app, ["matrix", str(model), "--langs", langs, "--output", str(tmp_path)])
     assert done.exit_code == 1
     assert message in done.stderr.replace("\n", " ")
+
+
+def test_what_lies_in_the_output_folder_stays(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "encoded").mkdir()
+    (tmp_path / "encoded" / "mine.txt").write_text("thesis")
+    assert RUNNER.invoke(app, command(model, tmp_path)).exit_code == 0
+    assert [path.name for path in (tmp_path / "encoded").iterdir()] == ["mine.txt"]
+
+
+def test_a_star_says_what_is_above_chance_after_correction() -> None:
+    languages = ("isl_Latn", "deu_Latn", "fra_Latn")
+    p_values = {("isl_Latn", "deu_Latn"): 0.01, ("isl_Latn", "fra_Latn"): 0.03, ("deu_Latn", "fra_Latn"): 0.04}
+    records = [
+        {"model": "m", "pivot": a, "lang": b, "scores": {"nasca": 0.5}, "p_value": {"nasca": p}, "signature": "n:20"}
+        for (a, b), p in p_values.items()
+    ]
+    (table,) = square_tables(records, [])
+    assert table.rows == [
+        [languages[0], None, "0.5000*", "0.5000"],
+        [languages[1], "0.5000*", None, "0.5000"],
+        [languages[2], "0.5000", "0.5000", None],
+    ]

@@ -46,7 +46,7 @@ def test_the_map_is_scikit_learns_of_what_is_encoded(model: Path, tmp_path: Path
     loaded = AutoModelForCausalLM.from_pretrained(model).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
     assert len(points) == 2 * 40
-    assert (tmp_path / "map-eng_Latn-fra_Latn.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "map-one-eng_Latn-fra_Latn.png").read_bytes().startswith(b"\x89PNG")
     summary = run(*command, "--format", "markdown")
     for read, method, index in (("embedding", "mexa", 2), ("nas", "nasca", 1)):
         sides = [encode(loaded, tokenizer, side, read)[index] for side in (pairs.source, pairs.target)]  # type: ignore[arg-type]

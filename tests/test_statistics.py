@@ -147,3 +147,19 @@ def test_the_two_sided_paired_test_sees_a_fall() -> None:
     assert statistics.paired_p_value(now, before, "two-sided") < 0.001
     swapped = statistics.paired_p_value(before, now, "two-sided")
     assert swapped == pytest.approx(statistics.paired_p_value(now, before, "two-sided"))
+
+
+@pytest.mark.parametrize("n", [2, 20, 100, 1012])
+def test_a_share_that_was_kept_in_float32_has_the_same_p_value(n: int) -> None:
+    for k in range(n + 1):
+        expected = stats.binom.sf(k - 1, n, 1 / (2 * n - 1))
+        assert statistics.chance_p_value(k / n, n) == expected
+        assert statistics.chance_p_value(float(np.float32(k / n)), n) == expected
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 50, 99, 100])
+def test_the_interval_of_a_share_is_the_bootstraps(k: int) -> None:
+    low, high = statistics.share_interval(float(np.float32(k / 100)), 100)
+    drawn = statistics.bootstrap_interval(np.arange(100) < k)
+    assert (low, high) == pytest.approx(drawn, abs=0.011)  # a hundredth is one pair
+    assert 0 <= low <= k / 100 <= high <= 1

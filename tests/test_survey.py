@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig, get_peft_model
 from scipy import stats
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, T5Config
 from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, statistics
@@ -23,6 +23,7 @@ from neuronxa_callback.cli import app
 from neuronxa_callback.lines import read_lines
 from neuronxa_callback.pairs import embedded, head_languages, language_codes
 from tests import reference
+from tests.architectures import MULTIMODAL, tiny_multimodal
 from tests.conftest import ROOT, make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
@@ -154,6 +155,51 @@ def test_a_language_whose_text_cannot_be_used_is_left_out_and_said(models: Path,
     assert "fra_Latn" in printed
 
 
+def test_a_language_beyond_the_models_context_is_left_out_and_said(models: Path, many: Path, tmp_path: Path) -> None:
+    tiny_llama(max_position_embeddings=40).save_pretrained(tmp_path / "short")
+    make_tokenizer().save_pretrained(tmp_path / "short")
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for code in ("eng_Latn", "isl_Latn", "fra_Latn"):
+        lines = ["a", *(many / f"{code}.devtest").read_text(encoding="utf-8").splitlines()[:7]]
+        lines = [" ".join(line.split()[:4]) for line in lines]
+        if code == "isl_Latn":
+            lines[3] = "ha " * 60
+        (folder / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+    command = ("score", tmp_path / "short", "--pairs", folder, "--n", 8, "--output", tmp_path / "out")
+    printed = run(*command, "--format", "markdown")
+    assert "isl_Latn is left out: the held-out sentence 'ha ha" in printed
+    assert "| fra_Latn | nasca |" in printed
+    done = RUNNER.invoke(app, [str(word) for word in (*command, "--langs", "isl_Latn")])
+    assert done.exit_code == 1
+    assert "more than the model's context of 40" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("config", [BartConfig(d_model=16, vocab_size=600), T5Config(d_model=16, num_layers=1)])
+def test_an_encoder_decoder_is_refused(config: Any, models: Path, tmp_path: Path) -> None:
+    """AutoModelForCausalLM would make a decoder alone of BART."""
+    config.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    done = RUNNER.invoke(app, ["score", str(tmp_path / "model"), "--output", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert f"is an encoder-decoder ({config.model_type}); NeuronXA is defined" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", MULTIMODAL)
+def test_a_multimodal_checkpoint_is_scored_from_the_disk(name: str, tmp_path: Path) -> None:
+    """Loaded as a language model alone, its neurons are those of the tower inside the whole."""
+    whole = tiny_multimodal(name)
+    whole.save_pretrained(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    found = rows(
+        run("score", tmp_path / "model", "--langs", "fra_Latn", "--n", 12, "--output", tmp_path, "--format", "csv")
+    )
+    report = NeuronXAEvaluator(ParallelPairs.load("eng_Latn-fra_Latn", n=12))(whole, tokenizer)
+    assert float(found[0]["score"]) == report.score["nasca"]
+
+
 def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> None:
     """The table is that of an unbroken run, and no language is computed twice."""
 
@@ -238,8 +284,14 @@ def test_retrieval_is_the_share_of_sentences_that_find_their_own(models: Path, t
         assert "|layers:max|" in row["signature"]
     printed = run(*command, "--format", "markdown")
     accuracy = [float(row["accuracy"]) for row in found if (row["representation"], row["direction"]) == ("nas", "both")]
-    assert f"| nas | both | {sum(accuracy) / 2:.4f} |  | {sum(accuracy) / 2:.4f} |" in printed
-    assert "| representation | direction | head (2) | long-tail (0) | all (2) |" in printed
+    mean, low, high = sum(accuracy) / 2, min(accuracy), max(accuracy)  # resamples of two languages reach both
+    numbers = f"{mean:.4f} | {low:.4f} | {high:.4f}"
+    assert f"| nas | both | {numbers} |  |  |  | {numbers} |" in printed
+    assert "| representation | direction | head (2) | head low | head high | long-tail (0) |" in printed
+    (row,) = [r for r in rows(run(*command, "--summary", "--format", "csv")) if r["representation"] == "nas"][2:]
+    assert float(row["head (2)"]) == pytest.approx(mean)
+    assert (row["long-tail (0)"], row["direction"]) == ("", "both")
+    assert row["signature"].startswith("method:retrieval(embedding+nas)|n:20|pair:(in the file)|")
 
 
 def test_english_is_neither_head_nor_long_tail(models: Path, many: Path, tmp_path: Path) -> None:
@@ -250,7 +302,7 @@ def test_english_is_neither_head_nor_long_tail(models: Path, many: Path, tmp_pat
     groups = {row["language"]: row["group"] for row in found}
     assert groups == {"eng_Latn": "", "deu_Latn": "head", "ace_Arab": "long-tail"}
     printed = run(*command, "--output", tmp_path, "--format", "markdown")
-    assert "| representation | direction | head (1) | long-tail (1) | all (3) |" in printed
+    assert "| head (1) | head low | head high | long-tail (1) | long-tail low | long-tail high | all (3) |" in printed
 
 
 def test_tatoeba_has_head_languages_of_its_own(models: Path, tmp_path: Path) -> None:
@@ -273,17 +325,22 @@ def test_layers_prints_and_draws_what_score_has_measured(models: Path, tmp_path:
     lines = {record["lang"]: record for record in records}
     assert [(row["language"], row["method"], row["layer"]) for row in found] == [
         (code, method, str(layer))
-        for code in ("isl_Latn", "fra_Latn")
         for method, first in (("nasca", 1), ("mexa", 0))
+        for code in ("isl_Latn", "fra_Latn")
         for layer in range(first, 4)
     ]
     for row in found:
         layer = int(row["layer"]) - (row["method"] == "nasca")
         value = lines[row["language"]]["per_layer"][row["method"]][layer]
         assert float(row["score"]) == value
-        assert float(row["p"]) == statistics.chance_p_value(value, 20)
+        aligned = round(value * 20)
+        assert float(row["p"]) == pytest.approx(stats.binom.sf(aligned - 1, 20, 1 / 39))
+        assert float(row["low"]) <= value <= float(row["high"])
     for method in ("nasca", "mexa"):
-        assert (tmp_path / f"layers-{method}.png").read_bytes().startswith(b"\x89PNG")
+        of_method = [row for row in found if row["method"] == method]
+        corrected = statistics.holm([float(row["p"]) for row in of_method])
+        assert [float(row["p (Holm)"]) for row in of_method] == corrected
+        assert (tmp_path / f"layers-one-{method}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_papers_head_languages() -> None:

@@ -48,7 +48,7 @@ def test_latex() -> None:
         r"language & score & p & pairs \\",
         r"\midrule",
         r"isl\_Latn & 0.1235 & 1.6e-04 & 100 \\",
-        r"a|b \& 50\% &  & 0.5000 & 7 \\",
+        r"a\textbar{}b \& 50\% &  & 0.5000 & 7 \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]
