@@ -35,7 +35,7 @@ TEXT_COLUMNS = ("text", "sentence")
 PAIR_COLUMNS = ("sentence1", "sentence2")
 
 _TATOEBA_FILE = re.compile(r"tatoeba\.([a-z]{3})-eng\.\1")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 ENGLISH = "eng_Latn"
 
 
@@ -99,7 +99,7 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
         return _dataset(str(place), split, n)
     if path.is_dir():
         return _tatoeba_folder(path, n) if any(path.glob("tatoeba.*-eng.eng")) else _folder(path, n)
-    if _HUB_NAME.fullmatch(name):
+    if HUB_NAME.fullmatch(name):
         return _dataset(name, split, n)
     raise PairsError(
         f"{spec} is no parallel text; name a {', '.join(FILES)} file, a folder with a file a language, or a data set "

@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from neuronxa_callback import statistics
+from neuronxa_callback.corpora import HUB_NAME
 from neuronxa_callback.history import fields_of
 from neuronxa_callback.lines import read_lines
 from neuronxa_callback.pairs import harness_languages, is_language
@@ -28,7 +28,6 @@ COLUMNS += ["Spearman rho", "rho low", "rho high", "rho p", "signature"]
 # What scores of different models must agree in before their correlations are averaged.
 SHARED_CHOICES = ("n", "tokens", "layers")
 ALL_TASKS = "all tasks"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class ResultsError(ValueError):
@@ -276,7 +275,7 @@ def _same_model(ours: str, theirs: str) -> bool:
     (base, *rest), (their_base, *their_rest) = (name.split(" + ") for name in (ours, theirs or ours))
     if rest != their_rest:
         return False
-    on_the_hub = all(_HUB_NAME.fullmatch(name.removesuffix(" (nf4)")) for name in (base, their_base))
+    on_the_hub = all(HUB_NAME.fullmatch(name.removesuffix(" (nf4)")) for name in (base, their_base))
     return base == their_base or (not on_the_hub and PurePath(base).name == PurePath(their_base).name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.corpora import open_corpus
+from neuronxa_callback.corpora import HUB_NAME, open_corpus
 from neuronxa_callback.pairs import PairsError
 from neuronxa_callback.quality import Metric, MetricName, QualityEvaluator
 from neuronxa_callback.translation import Prompt
@@ -54,7 +54,7 @@ def load(flores: str, n: int) -> HeldOut:
         n: pairs of each.
 
     Raises:
-        PairsError: a folder without these files, or sentences that cannot be used.
+        PairsError: no such folder, one without these files, or sentences that cannot be used.
     """
     found = _flores(flores, n) if flores != "embedded" else None
     if found is None:
@@ -69,6 +69,10 @@ def load(flores: str, n: int) -> HeldOut:
 def _flores(flores: str, n: int) -> tuple[ParallelPairs, ParallelPairs] | None:
     if Path(flores).is_dir():
         return _from_folder(Path(flores), "dev", n), _from_folder(Path(flores), "devtest", n)
+    if not HUB_NAME.fullmatch(flores):
+        raise PairsError(
+            f"--flores {flores} does not exist; give FLORES-200's release folder, a data set of the hub, or embedded."
+        )
     try:
         return _from_hub(flores, "dev", n), _from_hub(flores, "devtest", n)
     except PairsError as error:

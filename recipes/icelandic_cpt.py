@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import held_out
+import numpy as np
 import preflight
 import training_run
 import training_text
-from datasets import Dataset, concatenate_datasets, interleave_datasets
+from datasets import Dataset, concatenate_datasets
 from held_out import HeldOut
 from preflight import PreflightError
 from transformers import AutoTokenizer
@@ -25,6 +27,8 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.pairs import PairsError
 from neuronxa_callback.translation import PLAIN_PROMPT
+
+SAMPLE = 200  # documents whose length is taken for that of all
 
 
 @dataclass
@@ -38,7 +42,7 @@ class RecipeArguments(training_run.WatchArguments):
     english_text: str = field(
         default="HuggingFaceFW/fineweb:sample-10BT", metadata={"help": "Monolingual English, as icelandic_text."}
     )
-    documents: int | None = field(default=200_000, metadata={"help": "Icelandic documents to keep after cleaning."})
+    documents: int | None = field(default=100_000, metadata={"help": "Icelandic documents to keep after cleaning."})
     english_share: float = field(default=0.2, metadata={"help": "Share of English among the monolingual documents."})
     train_text: str = field(default="nllb", metadata={"help": "nllb, opus100, paracrawl, embedded or a local file."})
     train_pairs: int | None = field(default=500_000, metadata={"help": "Sentence pairs to keep after cleaning."})
@@ -51,8 +55,7 @@ def texts(
     icelandic, isl = training_text.training_documents(
         recipe.icelandic_text, "isl_Latn", held.all_pairs, recipe.documents, folder / "isl_Latn"
     )
-    share = recipe.english_share
-    wanted = math.ceil(recipe.documents * share / (1 - share)) if recipe.documents else None
+    wanted = math.ceil(len(icelandic) * recipe.english_share / (1 - recipe.english_share))
     english, eng = training_text.training_documents(
         recipe.english_text, "eng_Latn", held.all_pairs, wanted, folder / "eng_Latn"
     )
@@ -73,11 +76,41 @@ def as_document(row: dict[str, str], i: int) -> dict[str, str]:
     return {"text": f"{asked} {row[target]}"}
 
 
-def in_order(icelandic: Dataset, english: Dataset, pairs: Dataset, english_share: float, seed: int) -> Dataset:
-    """Icelandic mixed with English until one of them ends, then the pairs."""
-    mixed = interleave_datasets([icelandic, english], [1 - english_share, english_share], seed=seed)
+def in_order(icelandic: Dataset, english: Dataset, pairs: Dataset) -> Dataset:
+    """All Icelandic documents with all English ones evenly between them, then the pairs."""
+    monolingual = concatenate_datasets([icelandic.select_columns(["text"]), english.select_columns(["text"])])
+    places = np.concatenate([(np.arange(len(texts)) + 0.5) / len(texts) for texts in (icelandic, english)])
     documents = pairs.map(as_document, with_indices=True, remove_columns=pairs.column_names)
-    return concatenate_datasets([mixed.select_columns(["text"]), documents])
+    return concatenate_datasets([monolingual.select(np.argsort(places, kind="stable")), documents])
+
+
+def notes(
+    recipe: RecipeArguments, args: SFTConfig, tokenizer: Any, documents: Dataset, mixed: tuple[int, int]
+) -> list[str]:
+    """What a reader of the plan should know of the order of the texts.
+
+    Args:
+        recipe: the share of English that was asked for.
+        args: of the training.
+        tokenizer: the model's.
+        documents: in their order.
+        mixed: how many of them are Icelandic and English.
+    """
+    monolingual = sum(mixed)
+    sample = documents.select(range(monolingual)).shuffle(args.seed).select(range(min(SAMPLE, monolingual)))["text"]
+    length = sum(len(tokenizer(text)["input_ids"]) + 1 for text in sample) / len(sample)  # and one that ends it
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * args.max_length
+    begin = math.ceil(monolingual * length / per_step)
+    told = [f"The sentence pairs begin at about step {begin} of {args.max_steps}."]
+    if begin >= args.max_steps:
+        told = [
+            f"The run ends before the sentence pairs begin, at about step {begin}; lower --documents (now "
+            f"{mixed[0]:,}) or raise --max_steps (now {args.max_steps})."
+        ]
+    share = mixed[1] / monolingual
+    if share < 0.9 * recipe.english_share:
+        told.append(f"English ends early: its share is {share:.3f}, where --english_share is {recipe.english_share}.")
+    return told
 
 
 def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
@@ -102,12 +135,13 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     # The training text: streamed, cleaned, and never the held-out pairs.
     with args.main_process_first(desc="cleaning the training text"):
         icelandic, english, pairs, counts = texts(recipe, held, Path(args.output_dir) / "training_text")
-    documents = in_order(icelandic, english, pairs, recipe.english_share, args.seed)
+    documents = in_order(icelandic, english, pairs)
 
     # What it will take.
-    sample = documents.shuffle(args.seed).select(range(min(200, len(documents))))["text"]
+    sample = documents.shuffle(args.seed).select(range(min(SAMPLE, len(documents))))["text"]
     plan = preflight.plan(tokenizer, args, sample, len(documents), held.watched, recipe.score_every)
-    preflight.show(plan, needed, args, counts, [held.left_out] if held.left_out else [])
+    told = notes(recipe, args, tokenizer, documents, (len(icelandic), len(english)))
+    preflight.show(plan, needed, args, counts, [*told, *([held.left_out] if held.left_out else [])])
     if recipe.dry_run:
         return
 

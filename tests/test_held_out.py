@@ -49,6 +49,12 @@ def test_a_data_set_with_a_configuration_a_language(tmp_path: Path) -> None:
     assert pairs == ParallelPairs(TEXT["eng_Latn"][:20], TEXT["isl_Latn"][:20], *LANGUAGES)
 
 
+@pytest.mark.parametrize("flores", ["/no/such/flores200_dataset", "flores200_dataset"])
+def test_a_folder_that_is_not_there_is_refused(flores: str) -> None:
+    with pytest.raises(PairsError, match=f"--flores {flores} does not exist; give FLORES-200's release folder"):
+        held_out.load(flores, 20)
+
+
 def test_the_embedded_pairs_where_flores_cannot_be_had_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     held = held_out.load("openlanguagedata/flores_plus", 20)
     assert held.watched == ParallelPairs.load("eng_Latn-isl_Latn", n=20)

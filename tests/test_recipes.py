@@ -242,18 +242,6 @@ def test_the_loss_is_on_the_translation_alone(chat: bool, smollm_tokenizer: Any,
     assert int(smollm_tokenizer.eos_token_id) in learned.tolist()
 
 
-def test_monolingual_text_comes_first_and_then_the_pairs() -> None:
-    icelandic = Dataset.from_dict({"text": [f"is {i}" for i in range(400)]})
-    english = Dataset.from_dict({"text": [f"en {i}" for i in range(400)]})
-    pairs = Dataset.from_dict({"eng_Latn": ["A.", "B."], "isl_Latn": ["Á.", "BÉ."]})
-    texts = icelandic_cpt.in_order(icelandic, english, pairs, 0.2, seed=1)["text"][:]
-    assert texts[-2:] == ["English: A.\nIcelandic: Á.", "Icelandic: BÉ.\nEnglish: B."]
-    monolingual = texts[:-2]
-    assert [text for text in monolingual if text.startswith("is")] == icelandic["text"][:]
-    share = sum(text.startswith("en") for text in monolingual) / len(monolingual)
-    assert 0.15 < share < 0.25
-
-
 def test_packed_text_is_read_in_its_order(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     documents = Dataset.from_dict({"text": list(embedded("demo_train.tsv")["isl_Latn"][:40])})
