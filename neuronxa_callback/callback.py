@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
@@ -30,7 +30,15 @@ from neuronxa_callback import plots
 from neuronxa_callback.comet_process import QualityError
 from neuronxa_callback.encoder import TokenPooling
 from neuronxa_callback.evaluator import DEFAULT_PAIRS, AlignmentReport, NeuronXAEvaluator, PairsLike
-from neuronxa_callback.history import History, awaited, other_choices, record_of, take_up, translations_in
+from neuronxa_callback.history import (
+    History,
+    awaited,
+    other_choices,
+    quality_metrics_in,
+    record_of,
+    take_up,
+    translations_in,
+)
 from neuronxa_callback.overhead import Overhead
 from neuronxa_callback.overlap import search, texts_of
 from neuronxa_callback.quality import (
@@ -42,6 +50,7 @@ from neuronxa_callback.quality import (
     PendingQuality,
     QualityEvaluator,
     QualityReport,
+    same_random_state,
 )
 from neuronxa_callback.report import summarise, tell_stop
 from neuronxa_callback.scores import OVER_PAIRS, Method
@@ -197,7 +206,12 @@ class NeuronXACallback(TrainerCallback):
         self._may_download = quality != "auto"
         self._pending: list[PendingQuality] = []  # evaluations that COMET has not scored to the end, in step order
         self._warned: set[str] = set()
+        self._history = History(".", on_disk=False)  # until training begins
         self._scored_step: int | None = None  # the last step of this training run that was scored, or tried to be
+        self._resumed_step: int | None = None  # where a series goes on, which an `eval_on_start` would score anew
+        self._stops_again: str | None = None  # why the run had stopped at the step that it is resumed from
+        self._unlogged: list[tuple[Mapping[str, Any], dict[str, float]]] = []  # what came too late for the checkpoint
+        self._without_value = 0  # evaluations on end that lack the metric to stop by
         self._overhead = Overhead(max_overhead)
         self._begins_series = True  # whether this training run's first score is the first of its curves
         self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
@@ -215,6 +229,8 @@ class NeuronXACallback(TrainerCallback):
         self._move_to_front()
         self._scored_step = None
         self._overhead = Overhead(self.max_overhead)
+        self._warned.clear()  # of an earlier trial
+        self._without_value = 0
         self._end_quality()  # of a run that was interrupted
         trainer = calling_trainer(self)
         if sum(isinstance(callback, NeuronXACallback) for callback in trainer.callback_handler.callbacks) > 1:
@@ -229,15 +245,12 @@ class NeuronXACallback(TrainerCallback):
             self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
             self.quality.check(kwargs["model"], self._tokenizer_of(kwargs))
         if state.is_world_process_zero and self.train_texts is not None:
-            with self._guarded(
-                "the training text could not be searched for held-out sentences", let_through=ValueError
-            ):
+            with (
+                self._guarded("the training text could not be searched for held-out sentences", let_through=ValueError),
+                same_random_state(),
+            ):  # also where a data set's transform draws
                 self._search_train_texts(args)
-        self._begins_series = state.global_step == 0
-        if state.is_world_process_zero:
-            with self._guarded("an earlier run's scores could not be put aside or gone on from"):
-                self._begins_series = self._find_series(trainer, kwargs["model"], self._tokenizer_of(kwargs))
-        self._begins_series = _of_first_process(args, self._begins_series)
+        self._take_up(trainer, kwargs["model"], self._tokenizer_of(kwargs))
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -247,12 +260,21 @@ class NeuronXACallback(TrainerCallback):
         A resumed run's start has its score, unless the curves begin there: no callback was with the run before, or one
         that measured something else.
         """
+        for record, metrics in self._unlogged:
+            log_metrics(calling_trainer(self), control, metrics, record["step"], record["epoch"])
+        self._unlogged = []
         if self._begins_series and self._scored_step is None:
             self._score(args, state, control, kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log what COMET has finished, and score every `eval_steps` where the Trainer never evaluates."""
         self._log_finished(calling_trainer(self), control)
+        if self._stops_again:  # transformers lets a resumed run make a step before it can be stopped
+            self._scored_step = state.global_step
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                logger.warning("NeuronXA: training stops, as it had before it was resumed: %s.", self._stops_again)
+            return
         if args.eval_strategy == "no" and state.global_step % self._interval(state.max_steps) == 0:
             self._score(args, state, control, kwargs)
 
@@ -272,7 +294,7 @@ class NeuronXACallback(TrainerCallback):
         self.missing = ()
         trainer = calling_trainer(self)
         in_training = _is_training(trainer)
-        if in_training and self._scored_step == state.global_step:
+        if in_training and state.global_step in (self._scored_step, self._resumed_step):
             return
         try:
             scores = self._score(args, state, control, kwargs, metrics or {})
@@ -299,10 +321,9 @@ class NeuronXACallback(TrainerCallback):
             self._log_finished(calling_trainer(self), control)
             if state.is_world_process_zero:
                 with self._guarded("the scores could not be summed up"):
-                    records = History(args.output_dir).read()
                     if self.quality.metrics:
-                        summarise(records)
-                    tell_stop(records)
+                        summarise(self._history.records)
+                    tell_stop(self._history.records)
         finally:
             self._end_quality()
 
@@ -331,13 +352,30 @@ class NeuronXACallback(TrainerCallback):
 
     # ------------------------------------------------------------------------------------------ resuming
 
+    def _take_up(self, trainer: Trainer, model: Any, tokenizer: Any) -> None:
+        """Begin a series of scores, or go on with the one that the run is resumed in, alike on every process."""
+        self._history = History(trainer.args.output_dir)
+        self._begins_series, self._stops_again, self._unlogged = True, None, []
+        if trainer.is_world_process_zero():
+            found = False
+            with self._guarded(
+                "an earlier run's scores could not be put aside or gone on from; scores.jsonl is left as it is, and "
+                "this run's scores are in the Trainer's log alone"
+            ):
+                self._begins_series = self._find_series(trainer, model, tokenizer)
+                found = True
+            if not found:
+                self._history = History(trainer.args.output_dir, on_disk=False)
+        taken_up = self._begins_series, self._scored_step, self._stops_again
+        self._begins_series, self._scored_step, self._stops_again = _of_first_process(trainer.args, taken_up)
+        self._resumed_step = None if self._begins_series else trainer.state.global_step
+
     def _find_series(self, trainer: Trainer, model: Any, tokenizer: Any) -> bool:
         """Go back in scores.jsonl to the step that training starts from; whether a new series begins there.
 
         Scores that this run's own would not be comparable with are put aside, so that no curve mixes two things.
         """
-        step = trainer.state.global_step
-        history = History(trainer.args.output_dir)
+        step, history = trainer.state.global_step, self._history
         if step == 0:
             history.begin()
             return True
@@ -357,7 +395,24 @@ class NeuronXACallback(TrainerCallback):
             return True
         history.rewind(step)
         self._pending = [pending for record in records if (pending := self._awaited(record))]
+        self._unlogged = [(record, late) for record in records if (late := _not_in(trainer.state, record))]
+        if records:
+            self._go_on(step, records[-1])
         return not records
+
+    def _go_on(self, step: int, last: Mapping[str, Any]) -> None:
+        """Find out from the last line what the resumed run has behind it."""
+        verdict = last.get("stopping")
+        if verdict and verdict["rule"] != self.stopping.said:
+            logger.warning(
+                "NeuronXA: the run was judged by another rule before it was resumed (%s before, %s now); patience and "
+                "best value begin anew.",
+                verdict["rule"],
+                self.stopping.said,
+            )
+        if last["step"] == step and last["score"]:
+            self._scored_step = step
+            self._stops_again = verdict["reason"] if verdict else None
 
     def _differences(self, records: Sequence[Mapping[str, Any]], model: Any, tokenizer: Any) -> dict[str, Any]:
         """What this callback measures otherwise than an earlier one did."""
@@ -405,21 +460,39 @@ class NeuronXACallback(TrainerCallback):
         args, state = trainer.args, trainer.state
         verdict: Verdict | None = None
         if state.is_world_process_zero:
+            self._tell_missing_value(values)
             with self._guarded("the evaluation could not be compared with the best so far"):
-                verdict = History(args.output_dir).judge(self.stopping, state.global_step, values)
+                verdict = self._history.judge(self.stopping, state.global_step, values)
+            if verdict is not None:
+                if state.global_step >= state.max_steps:
+                    verdict = replace(verdict, reason=None)  # it ends of itself
+                with self._guarded("what an evaluation means for stopping was not written to scores.jsonl"):
+                    self._history.update(state.global_step, {"stopping": asdict(verdict)})
         verdict = _of_first_process(args, verdict)
         if verdict is None:
             return {}
         metrics = verdict_metrics(verdict, self.stopping.metric)
         log_metrics(trainer, control, metrics)
         for name, fall in verdict.forgotten.items():
-            if not self.stopping.stop_at_floor:
+            if not self.stopping.stop_at_floor and state.is_world_process_zero:
                 self._warn_once(f"{name} fell {fall:.4f} below its start, by more than noise.", f"floor {name}")
-        if verdict.reason and state.global_step < state.max_steps:
+        if verdict.reason:
             control.should_training_stop = True
             if state.is_world_process_zero:
                 logger.warning("NeuronXA: training stops at step %d: %s.", state.global_step, verdict.reason)
         return metrics
+
+    def _tell_missing_value(self, values: Mapping[str, float]) -> None:
+        """Say that nothing stops the run where what it should be stopped by does not come."""
+        metric = self.stopping.metric
+        self._without_value = 0 if f"eval_{metric}" in values else self._without_value + 1
+        if self.stopping.patience is not None and self._without_value == 2:
+            there = ", ".join(sorted(name.removeprefix("eval_") for name in values)) or "none"
+            self._warn_once(
+                f"two evaluations have no {metric!r}, by which training should stop (early_stopping_metric); their "
+                f"metrics are {there}.",
+                "no value to stop by",
+            )
 
     def _score_alignment(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
         args, state = trainer.args, trainer.state
@@ -437,7 +510,7 @@ class NeuronXACallback(TrainerCallback):
         if report is not None and state.is_world_process_zero:
             if _is_training(trainer):
                 with self._guarded("the scores were logged but not written to scores.jsonl"):
-                    History(args.output_dir).append(record_of(report, state.global_step, state.epoch, runtime))
+                    self._history.append(record_of(report, state.global_step, state.epoch, runtime))
             with self._guarded("the scores were logged but not drawn"):
                 _show_layers(trainer, report, min(map(len, self.evaluator.pairs)), state.global_step)
         return metrics
@@ -462,7 +535,7 @@ class NeuronXACallback(TrainerCallback):
                 # A line of its own: an earlier attempt at this step may have left another.
                 nothing = {"step": state.global_step, "epoch": state.epoch, "runtime": None, "score": {}}
                 with self._guarded("the quality scores will be logged but not written to scores.jsonl"):
-                    History(args.output_dir).append(nothing | {"languages": {}})
+                    self._history.append(nothing | {"languages": {}})
             pending = PendingQuality(state.global_step, state.epoch, report)
             if self._waits(trainer):
                 report.wait()
@@ -496,6 +569,12 @@ class NeuronXACallback(TrainerCallback):
                 f"metric_for_best_model={args.metric_for_best_model!r} is about the run so far and says nothing of how "
                 "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
             )
+        own = [f"{self.stopping.metric}{ending}" for ending in ("_best", "_gain", "_gain_p")]
+        if (args.metric_for_best_model or "").removeprefix("eval_") in own:
+            raise ValueError(
+                f"metric_for_best_model={args.metric_for_best_model!r} compares a step with those before it; choose "
+                f"'eval_{self.stopping.metric}'."
+            )
         if read in get_args(MetricName) and read not in self.quality.metrics:
             raise ValueError(
                 f"metric_for_best_model={args.metric_for_best_model!r} will not be logged; name {read!r} in "
@@ -512,8 +591,15 @@ class NeuronXACallback(TrainerCallback):
 
     def _check_stopping_metric(self, args: TrainingArguments) -> None:
         """Refuse to stop by a metric that will not be there."""
-        known = f"eval_{self.stopping.metric}" in self._metric_names(waits=True)
-        if self.stopping.patience is not None and not known and args.eval_strategy == "no":
+        names = self._metric_names(waits=True)
+        known = self.stopping.patience is None or f"eval_{self.stopping.metric}" in names
+        if not known and self.stopping.metric.split("_")[0] in get_args(Method):
+            there = ", ".join(name.removeprefix("eval_") for name in names if name.split("_")[1] in get_args(Method))
+            raise ValueError(
+                f"early_stopping_metric={self.stopping.metric!r} will not be logged; of the alignment scores there are "
+                f"{there}."
+            )
+        if not known and args.eval_strategy == "no":
             raise ValueError(
                 f"early_stopping_metric={self.stopping.metric!r} will not be logged: where the Trainer never evaluates "
                 "only this callback's own metrics are there; choose one of them, such as 'nasca'."
@@ -539,7 +625,7 @@ class NeuronXACallback(TrainerCallback):
         metrics = quality_metrics(pending.report, news)
         if _is_training(trainer):
             with self._guarded("the quality scores were logged but not written to scores.jsonl"):
-                found = History(trainer.args.output_dir).add_quality(pending.step, pending.report)
+                found = self._history.add_quality(pending.step, pending.report)
                 metrics |= pearson_metrics(found, metrics)
         if pending.is_over:
             self._pending.remove(pending)
@@ -655,6 +741,8 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
 
 def verdict_metrics(verdict: Verdict, metric: str) -> dict[str, float]:
     """`eval_nasca_best`, `eval_nasca_gain` and, where the paired test was made, `eval_nasca_gain_p`."""
+    if verdict.best is None or verdict.gain is None:
+        return {}
     metrics = {f"eval_{metric}_best": verdict.best, f"eval_{metric}_gain": verdict.gain}
     return metrics if verdict.p_value is None else metrics | {f"eval_{metric}_gain_p": verdict.p_value}
 
@@ -682,6 +770,12 @@ def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, fl
 def pearson_metrics(found: Mapping[str, Correlation], scored: Mapping[str, float]) -> dict[str, float]:
     """`eval_pearson_nasca_comet` and the like, of the quality metrics among those just scored."""
     return {f"eval_pearson_{name}": c.r for name, c in found.items() if f"eval_{name.partition('_')[2]}" in scored}
+
+
+def _not_in(state: TrainerState, record: Mapping[str, Any]) -> dict[str, float]:
+    """A line's quality scores that are not in the log: they came after the checkpoint that the run is resumed from."""
+    logged = {name for entry in state.log_history if entry["step"] == record["step"] for name in entry}
+    return {name: value for name, value in quality_metrics_in(record).items() if name not in logged}
 
 
 def _metric_read(args: TrainingArguments) -> str:

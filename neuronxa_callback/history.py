@@ -29,12 +29,28 @@ NOT_YET = "not scored yet"  # where a metric's score will be, if the run lives t
 class History:
     """The evaluations of a run, on disk as they come.
 
+    They are kept in memory, too: a run is judged by them also where the disk is full.
+
     Args:
         output_dir: the Trainer's `output_dir`.
+        on_disk: write them, and go on from those that are there.
     """
 
-    def __init__(self, output_dir: str | Path) -> None:
+    def __init__(self, output_dir: str | Path, on_disk: bool = True) -> None:
         self.path = Path(output_dir) / "neuronxa" / "scores.jsonl"
+        self._on_disk = on_disk
+        self._known: dict[int, dict[str, Any]] | None = None  # step -> record, from the first time they are asked for
+        self._unwritten: set[int] = set()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All evaluations in step order, those that could not be written among them."""
+        return [record for _, record in sorted(self._by_step().items())]
+
+    def _by_step(self) -> dict[int, dict[str, Any]]:
+        if self._known is None:
+            self._known = {record["step"]: record for record in self.read()} if self._on_disk else {}
+        return self._known
 
     def begin(self) -> Path | None:
         """Start a new run: an earlier run's file is kept under another name, so that two runs never mix.
@@ -42,6 +58,7 @@ class History:
         Returns:
             that name; None where there was no file.
         """
+        self._known = {}
         if not self.path.exists():
             return None
         names = (self.path.with_name(f"scores.{number}.jsonl") for number in count(1))
@@ -49,7 +66,13 @@ class History:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one evaluation and see it onto the disk."""
+        step = record["step"]
+        self._by_step()[step] = dict(record)
+        if not self._on_disk:
+            return
+        self._unwritten.add(step)
         append_line(self.path, record)
+        self._unwritten.discard(step)
 
     def update(self, step: int, changes: Mapping[str, Any]) -> None:
         """Add to an evaluation what came later than its line was written.
@@ -61,6 +84,13 @@ class History:
         Raises:
             KeyError: there is no line of this step.
         """
+        known = self._by_step()
+        if step in known:
+            known[step] = {**known[step], **changes}
+        if not self._on_disk or step in self._unwritten:
+            return
+        if not self.path.exists():
+            raise KeyError(f"{self.path} has no line of step {step}.")
         lines = self.path.read_bytes().split(b"\n")
         number = max((number for number, line in enumerate(lines) if _step_of(line) == step), default=None)
         if number is None:
@@ -75,6 +105,7 @@ class History:
         Args:
             step: of the checkpoint that the run is resumed from.
         """
+        self._known = None
         if not self.path.exists():
             return
         kept = [record for record in self.read() if record["step"] <= step]
@@ -92,7 +123,7 @@ class History:
         written.replace(self.path)
 
     def judge(self, rule: StoppingRule, step: int, values: Mapping[str, float]) -> Verdict | None:
-        """Say what the evaluation of a step means for stopping, and keep that on its line.
+        """Say what the evaluation of a step means for stopping, by it and those before it.
 
         Args:
             rule: what counts.
@@ -100,15 +131,13 @@ class History:
             values: its metrics, with "eval_" in front.
 
         Returns:
-            the verdict; None where the step has no alignment score or no value of the rule's metric.
+            the verdict; None where the step has no alignment score, or no value of the rule's metric and no language
+            that is forgotten.
         """
-        records = [record for record in self.read() if record["step"] <= step]
+        records = [record for record in self.records if record["step"] <= step]
         if not records or records[-1]["step"] != step or not records[-1]["score"]:
             return None
-        verdict = judge(rule, records[-1], records[:-1], values)
-        if verdict is not None:
-            self.update(step, {"stopping": asdict(verdict)})
-        return verdict
+        return judge(rule, records[-1], records[:-1], values)
 
     def add_quality(self, step: int, report: QualityReport) -> dict[str, Correlation]:
         """Add what is known by now of an evaluation's translations, and the correlations up to its step.
@@ -120,7 +149,7 @@ class History:
             KeyError: there is no line of this step.
         """
         changes = quality_of(report)
-        records = [record for record in self.read() if record["step"] <= step]
+        records = [record for record in self.records if record["step"] <= step]
         found = correlations([record | changes if record["step"] == step else record for record in records])
         self.update(step, changes | {"pearson": {name: asdict(correlation) for name, correlation in found.items()}})
         return found
@@ -208,6 +237,16 @@ def _judgement(outcome: Any) -> dict[str, Any]:
         segments = None if outcome.segments is None else _rounded(outcome.segments)
         return {"score": outcome.system, "segments": segments, "signature": outcome.signature}
     return {"missing": NOT_YET if outcome is None else str(outcome)}
+
+
+def quality_metrics_in(record: Mapping[str, Any]) -> dict[str, float]:
+    """What a line's finished quality scores are called in the Trainer's log."""
+    metrics = {f"eval_{metric}": mean for metric, mean in record.get("quality_score", {}).items()}
+    for name, direction in record.get("quality", {}).items():
+        for metric, outcome in direction["metrics"].items():
+            if outcome.get("score") is not None:
+                metrics[f"eval_{metric}_{name}"] = outcome["score"]
+    return metrics
 
 
 def correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, Correlation]:

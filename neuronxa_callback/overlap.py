@@ -153,6 +153,10 @@ def search(rows: Iterable[Any], pairs: Sequence[ParallelPairs]) -> OverlapReport
             examples.append(
                 {"text": number, "begins": text[:200], "pair": pair, "sentence": sentence, "share": round(share, 3)}
             )
+    if not kinds["texts"]:
+        raise ValueError(
+            "train_texts gives no row: it is empty, or an iterator that was read before; give a data set or a list."
+        )
     if kinds["empty"] == kinds["texts"]:
         raise ValueError(
             f"train_texts holds no text in {kinds['texts']} rows; give the data set as it was before it was tokenised, "
@@ -183,7 +187,17 @@ def texts_of(rows: Iterable[Any]) -> Iterator[str]:
 
     Args:
         rows: a `datasets.Dataset`, streamed or not, one of its columns, or any other iterable of rows or strings.
+
+    Raises:
+        ValueError: one string, several data sets or a data frame, whose parts are no rows.
     """
+    if isinstance(rows, str | Mapping) or hasattr(rows, "iterrows"):
+        raise ValueError(
+            f"training text in a {type(rows).__name__} cannot be searched; give one data set (dataset['train']), one "
+            "of its columns, or a list of texts."
+        )
+    if hasattr(rows, "with_format"):
+        rows = rows.with_format(None)  # what a user set for training may hold no strings
     if hasattr(rows, "iter"):  # of a data set; rows one at a time would take it several times as long
         for batch in rows.iter(batch_size=BATCH):
             for row in zip(*batch.values(), strict=True):

@@ -237,7 +237,7 @@ class QualityEvaluator:
     def translate(self, model: nn.Module, tokenizer: Any) -> dict[str, tuple[Translations, str]]:
         """Translate in every direction; the suffix -> the translations and their signature."""
         translated = {}
-        with _same_random_state():  # also where a prompt function draws
+        with same_random_state():  # also where a prompt function draws
             for name, pair in self.jobs.items():
                 translated[name] = self._translate(pair, model, tokenizer), self.signature(name, model, tokenizer)
         return translated
@@ -352,7 +352,7 @@ def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[
         # A sentence may be too short for the longest n-grams, which then must not count.
         sentence = BLEU(tokenize=tokenize, effective_order=True)
         return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
-    with _same_random_state():
+    with same_random_state():
         given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
     segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
     system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
@@ -367,7 +367,7 @@ def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references
 
 
 @contextmanager
-def _same_random_state() -> Iterator[None]:
+def same_random_state() -> Iterator[None]:
     """Put back what a user's code draws from the random states that training draws from."""
     python, numpy = random.getstate(), np.random.get_state()
     # The GPU in use alone: to ask another for its state would take memory there.

@@ -80,8 +80,10 @@ def _stop(records: Sequence[Mapping[str, Any]]) -> str | None:
     verdict = records[-1].get("stopping") if records else None
     if not verdict or not verdict["reason"]:
         return None
-    best = f"The best step was {verdict['best_step']}, with {verdict['best']:.4f}."
-    return f"Stopped at step {records[-1]['step']}: {verdict['reason']}. {best}"
+    told = f"Stopped at step {records[-1]['step']}: {verdict['reason']}."
+    if verdict["best"] is None:
+        return told
+    return f"{told} The best step was {verdict['best_step']}, with {verdict['best']:.4f}."
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

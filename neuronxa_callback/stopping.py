@@ -58,6 +58,11 @@ class StoppingRule:
             )
 
     @property
+    def said(self) -> str:
+        """What makes an evaluation an improvement: verdicts by other rules cannot be gone on from."""
+        return f"{self.metric}, significance {self.significance}, min_delta {self.min_delta}, warmup {self.warmup}"
+
+    @property
     def by_test(self) -> bool:
         """Whether the paired test decides, and not a difference."""
         return self.min_delta is None and self.metric.split("_")[0] in OVER_PAIRS
@@ -68,10 +73,11 @@ class Verdict:
     """What an evaluation means for stopping.
 
     Attributes:
-        metric: what was judged by, as in the rule.
-        best: the value of the last evaluation that improved, this one where it did.
+        rule: what was judged by, as `StoppingRule.said` has it.
+        best: the value of the last evaluation that improved, this one where it did; None before any had a value.
         best_step: its step.
-        gain: this evaluation's value minus that of the last one that had improved before it; 0 at the first.
+        gain: this evaluation's value minus that of the last one that had improved before it; 0 at the first, None
+            where it has no value.
         p_value: of this gain, by the paired test; None where a difference decides.
         improved: whether it counts as an improvement. The first evaluation does.
         waited: evaluations without an improvement up to this one, those of the warm-up left out.
@@ -79,10 +85,10 @@ class Verdict:
         reason: why to stop now; None to go on.
     """
 
-    metric: str
-    best: float
-    best_step: int
-    gain: float
+    rule: str
+    best: float | None
+    best_step: int | None
+    gain: float | None
     p_value: float | None
     improved: bool
     waited: int
@@ -106,24 +112,33 @@ def judge(rule: StoppingRule, record: Record, earlier: Sequence[Record], values:
         values: this evaluation's metrics, with "eval_" in front.
 
     Returns:
-        the verdict; None where the metric has no value.
+        the verdict; None where the metric has no value and no language is forgotten.
     """
+    forgotten = _forgotten(rule, record, earlier)
+    judged = [line for line in earlier if _best_step(rule, line) is not None]
+    last: Mapping[str, Any] = judged[-1]["stopping"] if judged else {"best": None, "best_step": None, "waited": 0}
     value = values.get(f"eval_{rule.metric}")
     if value is None or not isfinite(value):
-        return None
-    judged = [line for line in earlier if (line.get("stopping") or {}).get("metric") == rule.metric]
-    forgotten = _forgotten(rule, record, earlier)
-    last = judged[-1]["stopping"] if judged else {}
+        if not forgotten:
+            return None
+        waited, reason = last["waited"], _reason(rule, last["waited"], forgotten)
+        return Verdict(rule.said, last["best"], last["best_step"], None, None, False, waited, forgotten, reason)
     reference = next((line for line in judged if line["step"] == last["best_step"]), None)
     if reference is None:
-        return Verdict(rule.metric, value, record["step"], 0.0, None, True, 0, forgotten, _reason(rule, 0, forgotten))
+        return Verdict(rule.said, value, record["step"], 0.0, None, True, 0, forgotten, _reason(rule, 0, forgotten))
     gain = value - last["best"]
     p_value = paired_p_value(_shares(rule, record), _shares(rule, reference)) if rule.by_test else None
     improved = p_value < rule.significance if p_value is not None else _rise(rule, gain) > (rule.min_delta or 0.0)
     waited = 0 if improved else last["waited"] + (len(judged) > rule.warmup)
     best, best_step = (value, record["step"]) if improved else (last["best"], last["best_step"])
     reason = _reason(rule, waited, forgotten)
-    return Verdict(rule.metric, best, best_step, gain, p_value, improved, waited, forgotten, reason)
+    return Verdict(rule.said, best, best_step, gain, p_value, improved, waited, forgotten, reason)
+
+
+def _best_step(rule: StoppingRule, line: Record) -> int | None:
+    """Of a line that was judged by this rule."""
+    verdict = line.get("stopping") or {}
+    return verdict["best_step"] if verdict.get("rule") == rule.said else None
 
 
 def _rise(rule: StoppingRule, gain: float) -> float:

@@ -6,17 +6,21 @@ import json
 import logging
 import random
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from datasets import Dataset
+import torch
+from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.overlap import NEAR, NGRAM, Sentences, drop, search, texts_of
 from neuronxa_callback.pairs import embedded
+from tests.conftest import tiny_llama
 from tests.integration.test_trainer import dataset as training_set
 from tests.integration.test_trainer import scored_steps, sft
 
@@ -146,6 +150,27 @@ class TestTrainingSets:
         assert list(texts_of(Dataset.from_dict({"text": ["a", "b"]}).to_iterable_dataset())) == ["a", "b"]
         assert list(texts_of(text for text in "ab")) == ["a", "b"]
 
+    @pytest.mark.parametrize("kind", ["pandas", "torch", "transform"])
+    def test_a_format_set_for_training_hides_nothing(self, kind: str) -> None:
+        data = Dataset.from_dict({"text": ["a", "b"]})
+        tokenised = data.with_transform(lambda rows: {"input_ids": [[1]] * 2})
+        formatted = tokenised if kind == "transform" else data.with_format(kind)
+        assert list(texts_of(formatted)) == ["a", "b"]
+
+    @pytest.mark.parametrize("kind", ["str", "DatasetDict", "DataFrame"])
+    def test_what_has_no_rows_of_text_is_refused(self, kind: str) -> None:
+        """Its parts (letters, splits, column names) would be searched and found clean."""
+        data = Dataset.from_dict({"text": [EMBEDDED.target[3]]})
+        texts: Any = {"str": EMBEDDED.target[3], "DatasetDict": DatasetDict(train=data), "DataFrame": data.to_pandas()}
+        with pytest.raises(ValueError, match=rf"training text in a {kind} cannot be searched; give one data set"):
+            search(texts[kind], [EMBEDDED])
+
+    def test_an_iterator_that_was_read_before_is_refused(self) -> None:
+        texts = iter(["a", "b"])
+        assert search(texts, [PAIRS]).texts == 2
+        with pytest.raises(ValueError, match="train_texts gives no row: it is empty, or an iterator that was read"):
+            search(texts, [PAIRS])
+
     def test_a_tokenised_set_is_refused(self) -> None:
         with pytest.raises(ValueError, match="train_texts holds no text in 2 rows; give the data set as it was before"):
             search(Dataset.from_dict({"input_ids": [[1], [2, 3]]}), [PAIRS])
@@ -170,6 +195,20 @@ class TestTheCallback:
         report = self.run(tmp_path, training_set())
         assert report == {"texts": 64, "whole": 0, "near": 0, "examples": []}
         assert "training texts" not in caplog.text
+
+    def test_text_that_draws_random_numbers_changes_no_training(self, tmp_path: Path) -> None:
+        def texts() -> Iterator[str]:
+            for _ in range(5):
+                yield f"{random.random()} {np.random.rand()} {torch.rand(1).item()}"
+
+        states = []
+        for name, searched in (("without", None), ("with", texts())):
+            callback = NeuronXACallback("eng_Latn-isl_Latn", eval_steps=6, train_texts=searched)
+            model = tiny_llama(attention_dropout=0.2)
+            sft(tmp_path / name, [callback], model).train()
+            states.append((model.state_dict(), random.random()))
+        assert all(torch.equal(value, states[1][0][name]) for name, value in states[0][0].items())
+        assert states[0][1] == states[1][1]
 
     def test_what_cannot_be_searched_is_refused_before_training(self, tmp_path: Path) -> None:
         trainer = sft(tmp_path, [NeuronXACallback(train_texts=[1, 2])])

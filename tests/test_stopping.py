@@ -154,7 +154,8 @@ def test_another_metric_than_before_begins_anew() -> None:
     line = record(0, rising(10)) | {"stopping": asdict(first)}
     now = judge(StoppingRule(patience=1), record(1, rising(10)), [line], {"eval_nasca": 0.1})
     assert now is not None
-    assert (now.metric, now.best, now.best_step, now.reason) == ("nasca", 0.1, 1, None)
+    assert (now.best, now.best_step, now.reason) == (0.1, 1, None)
+    assert now.rule.startswith("nasca, significance 0.2")
 
 
 def test_no_value_gives_no_verdict() -> None:
@@ -206,13 +207,59 @@ def test_rules_that_make_no_sense_are_refused(settings_: dict[str, Any], sentenc
 # ---------------------------------------------------------------------------------------------- in scores.jsonl
 
 
-def test_the_verdict_stands_on_the_evaluations_line(tmp_path: Path) -> None:
-    history = History(tmp_path)
-    for step, k in enumerate((10, 40)):
+def keep_verdict(history: History, step: int, value: float) -> None:
+    verdict = history.judge(StoppingRule(), step, {"eval_nasca": value})
+    assert verdict is not None
+    history.update(step, {"stopping": asdict(verdict)})
+
+
+def test_the_verdict_on_the_lines_is_gone_on_from(tmp_path: Path) -> None:
+    for step, k in enumerate((10, 40, 41)):
+        history = History(tmp_path)  # as after a resume
         history.append(record(step, rising(k)))
-        verdict = history.judge(StoppingRule(), step, {"eval_nasca": k / 100})
+        keep_verdict(history, step, k / 100)
+    verdicts = [line["stopping"] for line in History(tmp_path).read()]
+    expected = judged(StoppingRule(), [rising(k) for k in (10, 40, 41)])
+    assert verdicts == [asdict(verdict) for verdict in expected]
+
+
+def test_a_history_that_cannot_be_written_is_judged_from_memory(tmp_path: Path) -> None:
+    (tmp_path / "neuronxa").write_text("a file where the folder should be")
+    history = History(tmp_path)
+    for step, k in enumerate((10, 40, 41)):
+        with pytest.raises(OSError, match="neuronxa"):
+            history.append(record(step, rising(k)))
+        keep_verdict(history, step, k / 100)
+    assert [line["stopping"]["best_step"] for line in history.records] == [0, 1, 1]
+
+
+def test_another_rule_than_before_begins_anew() -> None:
+    """Patience that was used up by one rule says nothing about another."""
+    lines: list[dict[str, Any]] = []
+    for step, k in enumerate((10, 10, 10)):
+        line = record(step, rising(k))
+        verdict = judge(StoppingRule(patience=9), line, lines, {"eval_nasca": k / 100})
         assert verdict is not None
-        assert history.read()[step]["stopping"] == asdict(verdict)
+        lines.append(line | {"stopping": asdict(verdict)})
+    assert lines[-1]["stopping"]["waited"] == 2
+    now = judge(StoppingRule(patience=3, min_delta=0.5), record(3, rising(10)), lines, {"eval_nasca": 0.1})
+    assert now is not None
+    assert (now.best_step, now.waited, now.reason) == (3, 0, None)
+    same = judge(StoppingRule(patience=3), record(3, rising(10)), lines, {"eval_nasca": 0.1})  # more patience alone
+    assert same is not None
+    assert (same.best_step, same.waited) == (0, 3)
+
+
+def test_a_language_is_forgotten_also_where_the_metric_has_no_value() -> None:
+    rule = StoppingRule(metric="comet", floor={"isl_Latn": 0.0})
+    found = judge(rule, record(1, rising(0)), [record(0, rising(60))], {})
+    assert found is not None
+    assert found.forgotten == {NAME: pytest.approx(0.6)}
+    assert found.reason == f"{NAME} fell 0.6000 below its start, by more than noise"
+    assert (found.best, found.best_step, found.gain) == (None, None, None)
+    after = judge(rule, record(2, rising(60)), [record(0, rising(60)), record(1, rising(0))], {"eval_comet": 0.7})
+    assert after is not None
+    assert (after.best, after.best_step) == (0.7, 2)
 
 
 def test_lines_after_the_step_do_not_count(tmp_path: Path) -> None:
@@ -220,10 +267,10 @@ def test_lines_after_the_step_do_not_count(tmp_path: Path) -> None:
     history = History(tmp_path)
     for step, k in enumerate((10, 40, 80)):
         history.append(record(step, rising(k)))
-        history.judge(StoppingRule(), step, {"eval_nasca": k / 100})
+        keep_verdict(history, step, k / 100)
     before = history.read()[1]["stopping"]
     history.append(record(1, rising(40)))
-    history.judge(StoppingRule(), 1, {"eval_nasca": 0.4})
+    keep_verdict(history, 1, 0.4)
     assert history.read()[1]["stopping"] == before
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, encoder
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, encoder, translation
 from neuronxa_callback.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
@@ -218,6 +218,26 @@ def test_ctrl_c_in_an_evaluation_ends_the_run_and_leaves_no_hook(
     trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, token_budget=64)], model)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
+    assert not hooks_of(model)
+    assert all(module.training for module in model.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_ctrl_c_while_it_translates_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate, calls = translation._generate, iter(range(1000))
+
+    def interrupt(*arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(*arguments)
+
+    monkeypatch.setattr(translation, "_generate", interrupt)
+    model = tiny_llama()
+    generation = model.generation_config
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf")], model)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert model.generation_config is generation
     assert not hooks_of(model)
     assert all(module.training for module in model.modules())
     assert torch.is_grad_enabled()

@@ -59,7 +59,9 @@ def whole_checkpoint(folder: Path) -> str | None:
         except ValueError:
             return False
 
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if is_whole(path)]
+    # Not that of the last step: from there transformers would make one more than it should.
+    found = [path.parent for path in folder.glob("checkpoint-?/trainer_state.json") if is_whole(path)]
+    found += [path.parent for path in folder.glob("checkpoint-1?/trainer_state.json") if is_whole(path)]
     last = max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return str(last) if last else None
 
@@ -142,11 +144,11 @@ def die_in_an_evaluation() -> None:
 
 
 def die_in_a_write() -> None:
-    """With a part of the line on the disk."""
+    """In the middle of a new line, with a part of it on the disk."""
     fsync, calls = os.fsync, iter(range(1000))
 
     def sync(file: int) -> None:
-        if next(calls) == 11:
+        if Path(f"/proc/self/fd/{file}").readlink().name == "scores.jsonl" and next(calls) == 3:
             os.ftruncate(file, os.fstat(file).st_size - 25)
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(file)
@@ -171,6 +173,8 @@ def test_a_kill_at_a_bad_moment_changes_nothing(die: Callable[[], None], unbroke
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert 0 < len(History(tmp_path).read()) < 11
+    is_torn = not History(tmp_path).path.read_bytes().endswith(b"\n")
+    assert is_torn == (die is die_in_a_write)
     process = start(tmp_path)
     process.join()
     assert process.exitcode == 0
@@ -255,6 +259,77 @@ def test_scores_that_had_not_come_when_the_run_ended_come_now(tmp_path: Path) ->
     assert without_times(History(tmp_path).read())[:3] == without_times(before)
     late = [entry for entry in trainer.state.log_history if entry["step"] == 2 and "eval_chrf" in entry]
     assert [entry["eval_chrf"] for entry in late] == [before[1]["quality_score"]["chrf"]] * 2
+
+
+def test_scores_that_came_after_the_checkpoint_are_logged_once(tmp_path: Path) -> None:
+    """As COMET's of step 2 that finished between the checkpoint of step 4 and a kill."""
+
+    def callback() -> NeuronXACallback:
+        return NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf")
+
+    sft(tmp_path, [callback(), StopAt(4)], **SAVING).train()
+    path = tmp_path / "checkpoint-4" / "trainer_state.json"
+    saved = json.loads(path.read_text())
+    saved["log_history"] = [e for e in saved["log_history"] if not (e["step"] == 2 and "eval_chrf" in e)]
+    path.write_text(json.dumps(saved))
+    trainer = sft(tmp_path, [callback()], **SAVING)
+    trainer.train(resume_from_checkpoint=True)
+    logged = [(e["step"], e["eval_chrf"]) for e in trainer.state.log_history if "eval_chrf" in e]
+    assert sorted(logged) == [(r["step"], r["quality_score"]["chrf"]) for r in History(tmp_path).read()]
+    named = f"eval_chrf_{ICELANDIC.name}"
+    assert sorted(e["step"] for e in trainer.state.log_history if named in e) == [0, 2, 4, 6]
+
+
+def test_a_run_resumed_at_its_end_scores_nothing_twice(tmp_path: Path) -> None:
+    def run(resume: bool) -> Any:
+        settings = {"max_steps": -1, "num_train_epochs": 1, "save_strategy": "steps", "save_steps": 8}
+        trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=8)], **settings)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    last = run(resume=False).state.global_step
+    before = History(tmp_path).path.read_bytes()
+    trainer = run(resume=True)
+    assert trainer.state.global_step == last
+    assert History(tmp_path).path.read_bytes() == before
+    assert len(scored_steps(trainer)) == len(set(scored_steps(trainer)))
+
+
+def test_an_evaluation_on_start_is_no_score_of_a_resumed_run(tmp_path: Path) -> None:
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "save_strategy": "steps"}
+
+    def run(folder: Path, *others: TrainerCallback, resume: bool = False) -> None:
+        callbacks = [NeuronXACallback(ICELANDIC), *others]
+        sft(folder, callbacks, **settings, save_steps=3).train(resume_from_checkpoint=resume)
+
+    run(tmp_path / "whole")
+    run(tmp_path / "broken", StopAt(3))
+    History(tmp_path / "broken").rewind(2)  # as a kill leaves it: the run's end would not have come
+    run(tmp_path / "broken", resume=True)
+    assert lines(tmp_path / "broken") == lines(tmp_path / "whole") == [0, 2, 4, 6]
+
+
+def test_scores_that_cannot_be_put_aside_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2)]).train()
+    before = History(tmp_path).path.read_bytes()
+    rename = Path.rename
+
+    def refuse(self: Path, target: Any) -> Path:
+        if self.name == "scores.jsonl":
+            raise PermissionError(13, "Permission denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, token_pooling="last", early_stopping_patience=9)
+    trainer = sft(tmp_path, [callback])
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert History(tmp_path).path.read_bytes() == before
+    assert scored_steps(trainer) == [0, 2, 4, 6]
+    assert "scores.jsonl is left as it is, and this run's scores are in the Trainer's log alone" in caplog.text
+    assert [e["step"] for e in trainer.state.log_history if "eval_nasca_best" in e] == [0, 2, 4, 6]
 
 
 class Filling(TrainerCallback):

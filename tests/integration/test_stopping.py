@@ -132,6 +132,82 @@ def test_a_resumed_run_stops_where_an_unbroken_one_does(tmp_path: Path) -> None:
     assert whole == broken
 
 
+def test_a_run_that_had_stopped_stops_again_when_it_is_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a kill between its last checkpoint and its end."""
+
+    def run(resume: bool) -> Any:
+        callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=2)
+        trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0, save_strategy="steps", save_steps=2)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    assert run(resume=False).state.global_step == 4
+    before = History(tmp_path).path.read_bytes()
+    trainer = run(resume=True)
+    assert trainer.state.global_step == 5  # transformers makes one step before it can be stopped
+    assert History(tmp_path).path.read_bytes() == before
+    assert "training stops, as it had before it was resumed: nasca did not improve" in caplog.text
+
+
+def test_another_rule_is_told_when_a_run_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2}
+    sft(
+        tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=4)], max_steps=6, **settings
+    ).train()
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=4, min_delta=0.5)
+    trainer = sft(tmp_path, [callback], max_steps=10, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 10
+    assert "judged by another rule before it was resumed (nasca, significance 0.2, min_delta None" in caplog.text
+    assert [record["stopping"]["waited"] for record in History(tmp_path).read()] == [0, 1, 2, 3, 0, 1]
+
+
+def test_a_run_whose_history_cannot_be_written_stops_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "neuronxa").write_text("a file where the folder should be")
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=1, early_stopping_patience=2)], learning_rate=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert [e["step"] for e in trainer.state.log_history if "eval_nasca_best" in e] == [0, 1, 2]
+
+
+def test_patience_that_ends_with_the_run_has_not_stopped_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=3)
+    sft(tmp_path, [callback], max_steps=6, learning_rate=0.0).train()
+    last = History(tmp_path).read()[-1]["stopping"]
+    assert (last["waited"], last["reason"]) == (3, None)
+    assert "Stopped" not in capsys.readouterr().out
+
+
+def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric="accuracy")
+    trainer = sft(tmp_path, [callback], learning_rate=0.0, **EVALUATING)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert caplog.text.count("two evaluations have no 'accuracy', by which training should stop") == 1
+    assert "loss" in caplog.text.partition("their metrics are ")[2].splitlines()[0]
+
+
+@pytest.mark.parametrize("metric", ["mexa", "nasca_eng_Latn-fra_Latn"])
+def test_an_alignment_score_that_is_not_measured_is_refused(metric: str, tmp_path: Path) -> None:
+    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric=metric)
+    with pytest.raises(
+        ValueError, match=f"{metric}' will not be logged; of the alignment scores there are nasca, nasca_eng"
+    ):
+        sft(tmp_path, [callback], **EVALUATING).train()
+
+
+@pytest.mark.parametrize("ending", ["_best", "_gain", "_gain_p"])
+def test_the_best_model_is_not_chosen_by_a_comparison(ending: str, tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True}
+    trainer = sft(
+        tmp_path, [NeuronXACallback(ICELANDIC)], metric_for_best_model=f"eval_nasca{ending}", **saving, **EVALUATING
+    )
+    with pytest.raises(ValueError, match=f"'eval_nasca{ending}' compares a step with those before it; choose"):
+        trainer.train()
+
+
 def test_each_trial_of_a_hyperparameter_search_has_a_patience_of_its_own(tmp_path: Path) -> None:
     # A plain Trainer: TRL 1's SFTTrainer cannot make its model anew, with or without us.
     callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2)
