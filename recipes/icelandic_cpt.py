@@ -22,7 +22,6 @@ import training_text
 from datasets import Dataset, concatenate_datasets
 from held_out import HeldOut
 from preflight import PreflightError
-from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.pairs import PairsError
@@ -124,13 +123,13 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     empty = preflight.empty_model(model_args)
     needed = preflight.memory(empty, args, model_args)
     preflight.check_memory(needed, args)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
-    )
+    tokenizer = preflight.tokenizer(model_args)
     training_text.check_documents(recipe.icelandic_text, "isl_Latn")
     training_text.check_documents(recipe.english_text, "eng_Latn")
     training_text.check_pairs(recipe.train_text)
     held = held_out.load(recipe.flores, recipe.held_out_pairs)
+    callbacks = training_run.callbacks(recipe, held, PLAIN_PROMPT)
+    settings = training_run.settings(recipe, args, model_args, held)
 
     # The training text: streamed, cleaned, and never the held-out pairs.
     with args.main_process_first(desc="cleaning the training text"):
@@ -154,9 +153,9 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         eval_dataset=watched if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        callbacks=training_run.callbacks(recipe, held, PLAIN_PROMPT),
+        callbacks=callbacks,
     )
-    training_run.train(trainer)
+    training_run.train(trainer, settings)
     training_run.finish(recipe, model_args, trainer, held, PLAIN_PROMPT, counts)
 
 

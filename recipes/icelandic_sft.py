@@ -19,7 +19,6 @@ import training_run
 import training_text
 from datasets import Dataset
 from preflight import PreflightError
-from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.pairs import PairsError, language_name
@@ -80,15 +79,20 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     """Check, train, and leave a report."""
     # What can be wrong, before anything long.
     training_run.check(recipe, args, model_args)
+    if recipe.train_pairs is not None and recipe.train_pairs < 1:
+        raise PreflightError(
+            f"--train_pairs {recipe.train_pairs} are too few; give 1 or more, or null in a file for all."
+        )
     empty = preflight.empty_model(model_args)
     needed = preflight.memory(empty, args, model_args)
     preflight.check_memory(needed, args)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
-    )
+    tokenizer = preflight.tokenizer(model_args)
     chat = uses_chat(recipe.prompt, tokenizer)
     training_text.check_pairs(recipe.train_text)
     held = held_out.load(recipe.flores, recipe.held_out_pairs)
+    prompt = partial(prompt_of, chat=chat)
+    callbacks = training_run.callbacks(recipe, held, prompt)
+    settings = training_run.settings(recipe, args, model_args, held)
 
     # The training text: streamed, cleaned, and never the held-out pairs.
     with args.main_process_first(desc="cleaning the training text"):
@@ -112,7 +116,6 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     if recipe.dry_run:
         return
 
-    prompt = partial(prompt_of, chat=chat)
     trainer = SFTTrainer(
         model=training_run.load_model(model_args, args),
         args=args,
@@ -120,9 +123,9 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         eval_dataset=examples(watched) if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        callbacks=training_run.callbacks(recipe, held, prompt),
+        callbacks=callbacks,
     )
-    training_run.train(trainer)
+    training_run.train(trainer, settings)
     training_run.finish(recipe, model_args, trainer, held, prompt, counts)
 
 

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import psutil
 import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.hf_argparser import string_to_bool
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.neurons import DenseFFN, find_ffns
+from neuronxa_callback.translation import EXTRA_TOKENS, LENGTH_RATIO
 
 GIB = 2**30
+
+WANTED = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a mapping"}
 
 
 class PreflightError(ValueError):
@@ -36,21 +43,38 @@ def parse(types: Sequence[type], arguments: Sequence[str] | None = None) -> tupl
     """The settings of a YAML file (--config) and the command line, as one object of each type.
 
     Raises:
-        PreflightError: a file that cannot be read, or a key that no type has.
+        PreflightError: a file that cannot be read, a key that no type has, or a value that is not of its type.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--config" in arguments:
         place = arguments.index("--config") + 1
         if place == len(arguments):
             raise PreflightError("--config has no file behind it; give one of recipes/configs/.")
-        _check_file(Path(arguments[place]), {field.name for kind in types for field in fields(kind)} | {"env"})
+        _check_file(Path(arguments[place]), _types_of_settings(types))
     try:
-        return tuple(TrlParser(types).parse_args_and_config(arguments))
+        return tuple(_Parser(types).parse_args_and_config(arguments))
+    except PreflightError:
+        raise
     except ValueError as error:
         raise PreflightError(f"The settings cannot be used: {' '.join(str(error).split())}") from error
 
 
-def _check_file(path: Path, known: set[str]) -> None:
+class _Parser(TrlParser):
+    """TRL's, which says what is wrong in one sentence instead of after the usage of all settings."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PreflightError(f"The settings cannot be used: {' '.join(message.split())}.")
+
+
+def _types_of_settings(types: Sequence[type]) -> dict[str, Any]:
+    found: dict[str, Any] = {"env": dict}
+    for kind in types:
+        hints = get_type_hints(kind)
+        found |= {field.name: hints[field.name] for field in fields(kind)}
+    return found
+
+
+def _check_file(path: Path, known: Mapping[str, Any]) -> None:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -59,11 +83,46 @@ def _check_file(path: Path, known: set[str]) -> None:
         raise PreflightError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}); mend it.") from None
     if not isinstance(settings, dict):
         raise PreflightError(f"{path} holds no settings; write one `key: value` a line.")
-    for key in settings:
+    for key, value in settings.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), sorted(known), n=2)
             hint = f"; the nearest are {', '.join(near)}" if near else "; remove it"
             raise PreflightError(f"{path} has the unknown key {key}{hint}.")
+        fault = _fault_of_value(key, value, known[key])
+        if fault:
+            raise PreflightError(f"{path} has {key}: {json.dumps(value, default=str)}, {fault}.")
+
+
+def _fault_of_value(key: str, value: Any, hint: Any) -> str | None:
+    """What is wrong with a value of a YAML file; the parser would take whatever YAML has made of it."""
+    of_union = get_origin(hint) in (Union, UnionType)
+    kinds = [get_origin(kind) or kind for kind in (get_args(hint) if of_union else (hint,))]
+    if any(_fits(value, kind) for kind in kinds):
+        return None
+    wanted = dict.fromkeys(WANTED.get(kind, "text") for kind in kinds if kind is not NoneType)
+    return f"which must be {' or '.join(wanted)}{_remedy(key, value, wanted)}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if not isinstance(value, str):
+        return type(value) in (int, float) if kind is float else type(value) is kind
+    # The parser reads text as it does that of the command line.
+    read: Any = {int: int, float: float, bool: string_to_bool}.get(kind, str)
+    try:
+        read(value)
+    except (ValueError, ArgumentTypeError):
+        return False
+    return kind is not NoneType
+
+
+def _remedy(key: str, value: Any, wanted: Mapping[str, Any]) -> str:
+    if "text" in wanted and isinstance(value, bool):
+        return f'; put the word in quotes (such as {key}: "no"), since YAML takes no and yes for false and true'
+    if "text" in wanted and isinstance(value, int | float):
+        return f'; put it in quotes, {key}: "{value}"'
+    if "a whole number" in wanted and _fits(value, float) and float(value).is_integer():
+        return f"; write {key}: {int(float(value))}"
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------- model
@@ -99,6 +158,22 @@ def empty_model(model_args: ModelConfig) -> torch.nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise PreflightError(f"{name} is no decoder whose neurons can be read: {reason}") from None
     return model
+
+
+def tokenizer(model_args: ModelConfig) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        PreflightError: it cannot be had.
+    """
+    name = model_args.model_name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=model_args.model_revision, trust_remote_code=False)
+    except Exception as error:  # a broken file is whatever its reader raises, a bare Exception among others
+        reason = " ".join(str(error).split())[:160]
+        raise PreflightError(
+            f"{name} has no tokenizer that can be read ({reason}); put the files of its tokenizer beside the model."
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------------- memory
@@ -185,6 +260,7 @@ class Plan:
         epochs: how often these go through the training text.
         evaluations: how often the held-out pairs are scored, at the start included.
         alignment_cost: the forward passes of all evaluations as a share of the training, counted in tokens.
+        translated: tokens that the translations of one evaluation, both ways, take at the most.
     """
 
     examples: int
@@ -192,6 +268,19 @@ class Plan:
     epochs: float
     evaluations: int
     alignment_cost: float
+    translated: int
+
+
+def steps(args: SFTConfig, rows: int) -> int:
+    """Optimizer steps that the Trainer makes from so many rows of training text, packed where they are packed."""
+    asked = int(args.max_steps)
+    return asked if asked > 0 else math.ceil(_steps_per_epoch(args, rows) * float(args.num_train_epochs))
+
+
+def _steps_per_epoch(args: SFTConfig, rows: int) -> int:
+    batches: float = rows / (args.train_batch_size * args.world_size)
+    whole: int = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    return max(1, math.ceil(whole / int(args.gradient_accumulation_steps)))
 
 
 def plan(
@@ -207,18 +296,28 @@ def plan(
         held_out: the pairs that are watched.
         score_every: steps between two evaluations, or a share of all, where the Trainer never evaluates.
     """
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     length = _tokens(tokenizer, texts) / max(1, len(texts))
     # Packed examples fill their rows; others are as long as they are.
     rows = math.ceil(examples * length / args.max_length) if args.packing else examples
     tokens = args.max_length if args.packing else min(length, args.max_length)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(math.ceil(rows / per_step) * args.num_train_epochs)
-    every = score_every if args.eval_strategy == "no" else (args.eval_steps or args.logging_steps)
-    evaluations = 1 + math.ceil(steps / max(1, math.ceil(every * steps) if every < 1 else int(every)))
-    scored = _tokens(tokenizer, (*held_out.source, *held_out.target))
+    made = steps(args, rows)
+    evaluations = _evaluations(args, made, _steps_per_epoch(args, rows), score_every)
+    sentences = (*held_out.source, *held_out.target)
+    scored = _tokens(tokenizer, sentences)
     # Forward and backward together cost about three forward passes.
-    alignment_cost = evaluations * scored / (3 * steps * per_step * tokens)
-    return Plan(examples, steps, steps * per_step / rows, evaluations, alignment_cost)
+    alignment_cost = evaluations * scored / (3 * made * per_step * tokens)
+    translated = LENGTH_RATIO * scored + EXTRA_TOKENS * len(sentences)
+    return Plan(examples, made, made * per_step / rows, evaluations, alignment_cost, translated)
+
+
+def _evaluations(args: SFTConfig, made: int, per_epoch: int, score_every: float) -> int:
+    """How often the held-out pairs are scored in so many steps: at the start, at each evaluation, and at the end."""
+    if args.eval_strategy == "no":
+        every = score_every
+    else:
+        every = per_epoch if args.eval_strategy == "epoch" else (args.eval_steps or args.logging_steps)
+    return 1 + math.ceil(made / max(1, math.ceil(every * made) if every < 1 else int(every)))
 
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> int:
@@ -236,9 +335,8 @@ def show(
     table.add_row("steps", f"{found.steps:,}, {found.epochs:.2g} times through the text")
     table.add_row("evaluations", f"{found.evaluations}")
     table.add_row("memory", f"about {needed / GIB:.1f} GiB of {available(args) / GIB:.1f} GiB free")
-    table.add_row(
-        "alignment's forward passes", f"about {found.alignment_cost:.1%} of the training; translating comes on top"
-    )
+    table.add_row("alignment's forward passes", f"about {found.alignment_cost:.1%} of the training")
+    table.add_row("translating, on top", f"at most {found.translated:,} generated tokens an evaluation")
     console = Console()
     console.print(table)
     for text, removed in counts.items():

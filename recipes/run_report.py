@@ -19,7 +19,10 @@ from trl import ModelConfig
 from neuronxa_callback import plots, report
 from neuronxa_callback.history import History, correlations
 
-PACKAGES = ("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+PACKAGES = (
+    *("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
+    *("sacrebleu", "py3langid"),  # by which quality is scored and training text is cleaned
+)
 FIGURES = {  # of the report, where a run has them
     "alignment.png": "Alignment over training steps",
     "quality_over_steps.png": "Translation quality over training steps",
@@ -43,6 +46,7 @@ class Run:
         test_scores: metric -> score on these.
         counts: training text -> what cleaning removed.
         notes: sentences on what is missing.
+        fingerprints: name of held-out pairs -> the fingerprint of their sentences.
     """
 
     base_model: str
@@ -55,6 +59,7 @@ class Run:
     test_scores: Mapping[str, float]
     counts: Mapping[str, Mapping[str, int]]
     notes: Sequence[str]
+    fingerprints: Mapping[str, str]
 
 
 def write(output_dir: Path, run: Run) -> Path:
@@ -122,10 +127,10 @@ def _scores(record: Mapping[str, Any]) -> dict[str, float]:
     return {**record["score"], **record.get("quality_score", {})}
 
 
-def _best(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The evaluation with the highest NASCA."""
+def _best(records: Sequence[Mapping[str, Any]], run: Run) -> Mapping[str, Any]:
+    """The evaluation with the highest NASCA; of equal ones that of the saved weights, else one of the training."""
     scored = [record for record in records if "nasca" in record["score"]]
-    return max(scored, key=lambda record: record["score"]["nasca"])
+    return max(scored, key=lambda r: (r["score"]["nasca"], r["step"] == run.step, r["step"] > 0))
 
 
 def _results(records: Sequence[Mapping[str, Any]], run: Run) -> list[EvalResult]:
@@ -171,7 +176,7 @@ def _test_part(run: Run) -> list[str]:
 
 
 def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
-    best = _best(records)
+    best = _best(records, run)
     rows = [_alignment_row(name, language) for name, language in best["languages"].items()]
     rows += [
         (plots.score_name(metric), f"{score:.4f}", "", "") for metric, score in best.get("quality_score", {}).items()
@@ -180,8 +185,17 @@ def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
         f"The highest NASCA of {len(records)} evaluations on {run.watched}. It was chosen as the highest, so it is "
         "above what the same weights would score on other pairs."
     )
+    title = f"## Best step: {best['step']}" + ("" if best["step"] else ", before training")
     header = ("score", "value", "95 % interval", "p by chance")
-    return [f"## Best step: {best['step']}", chosen, report.markdown_table(header, rows), *run.notes]
+    return [title, chosen, *_start_part(records, best), report.markdown_table(header, rows), *run.notes]
+
+
+def _start_part(records: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> list[str]:
+    """Said where training has not raised the highest score: the base model's is no checkpoint's."""
+    start = next((record["score"].get("nasca") for record in records if record["step"] == 0), None)
+    if start is None or best["score"]["nasca"] > start:
+        return []
+    return [f"No evaluation scored above the model before training, whose NASCA was {start:.4f}."]
 
 
 def _alignment_row(name: str, language: Mapping[str, Any]) -> tuple[str, ...]:
@@ -224,7 +238,9 @@ def _how_part(run: Run) -> list[str]:
         ("device", device),
     ]
     parts = ["## How it was made", f"```\n{shlex.join(run.command)}\n```"]
+    held = ", ".join(f"{name} (`{fingerprint}`)" for name, fingerprint in run.fingerprints.items())
     if "--config" in run.command:
         config = Path(run.command[run.command.index("--config") + 1])
         parts += [f"with `{config.name}`:", f"```yaml\n{config.read_text(encoding='utf-8').strip()}\n```"]
+    parts.append(f"Held-out pairs, with the fingerprint of their sentences: {held}.")
     return [*parts, report.markdown_table(("package", "version"), versions)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import held_out
+import preflight
 import run_report
 import torch
 from held_out import HeldOut
@@ -22,6 +24,24 @@ from neuronxa_callback import NeuronXACallback
 from neuronxa_callback.history import History
 from neuronxa_callback.translation import Prompt
 
+SETTINGS = "settings.json"
+
+# What a later call may change without making a run another one: its length, how often it is scored, saved and logged,
+# where that goes, and how the machine does it.
+MAY_CHANGE = {
+    *("max_steps", "num_train_epochs", "merge", "dry_run"),
+    *("score_every", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("output_dir", "overwrite_output_dir", "run_name", "project", "report_to", "resume_from_checkpoint"),
+    *("comet_device", "local_rank", "per_device_eval_batch_size", "dataset_num_proc", "torch_empty_cache_steps"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("disable_tqdm", "debug", "skip_memory_metrics", "include_num_input_tokens_seen"),
+}
+# Also whatever begins so, which leaves the hub's tokens out of the file.
+MAY_CHANGE_FROM = (
+    *("eval_", "early_stopping_", "save_", "logging_", "log_"),
+    *("hub_", "push_to_hub", "trackio_", "ddp_", "do_"),
+)
+
 
 @dataclass
 class WatchArguments:
@@ -34,6 +54,7 @@ class WatchArguments:
     held_out_pairs: int = field(default=100, metadata={"help": "Pairs to watch, and as many for the end."})
     score_every: float = field(default=0.05, metadata={"help": "Steps, or a share, where eval_strategy is no."})
     early_stopping_patience: int = field(default=0, metadata={"help": "Evaluations without a clear rise; 0: never."})
+    comet_device: str = field(default="cpu", metadata={"help": "Where COMET judges while training: cpu, cuda, cuda:1."})
     merge: bool = field(default=False, metadata={"help": "Also save the model with the adapter merged into it."})
     dry_run: bool = field(default=False, metadata={"help": "Check everything, estimate, and stop before training."})
 
@@ -44,10 +65,63 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
         raise PreflightError(
             f"--held_out_pairs {watch.held_out_pairs} are too few; give 2 or more, 100 as in the paper."
         )
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise PreflightError(f"--{name} {getattr(args, name)} must be 1 or more.")
     if args.max_length is None:
         raise PreflightError("--max_length must be given, 512 for example: it bounds the memory that a batch takes.")
     if not model_args.use_peft:
         raise PreflightError("--use_peft must be given: the recipes train LoRA adapters.")
+
+
+def settings(recipe: WatchArguments, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> dict[str, Any]:
+    """Every setting that changes the result, and what the held-out pairs are, as JSON knows them.
+
+    Raises:
+        PreflightError: the run of this output_dir, which would go on or end, was given others.
+    """
+    given = {field.name: getattr(part, field.name) for part in (recipe, args, model_args) for field in fields(part)}
+    found = {
+        name: value for name, value in given.items() if name not in MAY_CHANGE and not name.startswith(MAY_CHANGE_FROM)
+    }
+    found |= {
+        "world_size": args.world_size,
+        "held_out": [pairs.fingerprint for pairs in held.all_pairs],
+        **_sizes(recipe),
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    _check_unchanged(as_json, Path(args.output_dir))
+    return as_json
+
+
+def _sizes(recipe: WatchArguments) -> dict[str, int]:
+    """Bytes of each training text that is a file: one that has changed is another text."""
+    texts = {name: str(value) for name, value in vars(recipe).items() if name.endswith("_text")}
+    paths = {name: Path(text.partition(":")[2] or text) for name, text in texts.items()}
+    return {f"{name} in bytes": path.stat().st_size for name, path in paths.items() if path.is_file()}
+
+
+def _check_unchanged(now: Mapping[str, Any], output_dir: Path) -> None:
+    if not _last_checkpoint(output_dir) or not (output_dir / SETTINGS).exists():
+        return
+    before = json.loads((output_dir / SETTINGS).read_text(encoding="utf-8"))
+    # What only one of them has is of another version of transformers or TRL.
+    changed = [name for name in now if name in before and now[name] != before[name]]
+    if changed:
+        told = ", ".join(
+            f"{name} was {json.dumps(before[name])} and is now {json.dumps(now[name])}" for name in changed
+        )
+        raise PreflightError(
+            f"{output_dir} holds a run with other settings ({told}); give another --output_dir, or these as they were."
+        )
+
+
+def _keep(found: Mapping[str, Any], output_dir: Path) -> None:
+    """Write the settings at once, so that a run that is killed leaves all of them or none."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    written = output_dir / f"{SETTINGS}.new"
+    written.write_text(json.dumps(found, indent=2), encoding="utf-8")
+    written.replace(output_dir / SETTINGS)
 
 
 def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
@@ -65,27 +139,43 @@ def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
 
 
 def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[TrainerCallback]:
-    """Alignment and quality at every evaluation, both ways, and early stopping where it is asked for."""
-    return [
-        NeuronXACallback(
+    """Alignment and quality at every evaluation, both ways, and early stopping where it is asked for.
+
+    Raises:
+        PreflightError: a setting of watching that cannot be used.
+    """
+    try:
+        callback = NeuronXACallback(
             held.watched,
             eval_steps=watch.score_every,
             quality=held.metrics,
             direction="both",
             prompt=prompt,
+            comet_device=watch.comet_device,
             early_stopping_patience=watch.early_stopping_patience or None,
         )
-    ]
+    except ValueError as error:
+        # The recipes' name for it, since eval_steps is the Trainer's here.
+        reason = str(error).replace("eval_steps", "score_every")
+        raise PreflightError(f"The run cannot be watched: {reason}") from None
+    return [callback]
 
 
-def train(trainer: SFTTrainer) -> None:
-    """Train, from the last checkpoint where an earlier run left one, and save the adapter."""
+def train(trainer: SFTTrainer, settings: Mapping[str, Any]) -> None:
+    """Train, from the last checkpoint where an earlier run left one, and save the adapter.
+
+    Args:
+        trainer: ready to train.
+        settings: what `settings` found; a run that begins leaves them in OUTPUT_DIR/settings.json.
+    """
     args = trainer.args
     last = _last_checkpoint(Path(args.output_dir))
     state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)) if last else None
     if last:
         print(f"Going on from {last}", file=sys.stderr)
-    if state is not None and _had_ended(state, args):
+    elif trainer.is_world_process_zero():
+        _keep(settings, Path(args.output_dir))
+    if state is not None and _had_ended(state, trainer):
         # The Trainer would make one step more.
         trainer.state = state
         weights = state.best_model_checkpoint if args.load_best_model_at_end else last
@@ -101,10 +191,12 @@ def _last_checkpoint(output_dir: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _had_ended(state: Any, args: SFTConfig) -> bool:
+def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
     """Whether training had come to its end, by its steps or early, and no more steps are asked for now."""
     stopped = bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
-    return stopped and args.max_steps <= int(state.max_steps)
+    # A stream has no length; its steps are given.
+    rows = 0 if trainer.args.max_steps > 0 else len(trainer.train_dataset)
+    return stopped and preflight.steps(trainer.args, rows) <= int(state.max_steps)
 
 
 def finish(
@@ -134,6 +226,7 @@ def finish(
             test_scores=test_scores,
             counts=counts,
             notes=[held.left_out] if held.left_out else [],
+            fingerprints=_fingerprints(held),
         ),
     )
     if watch.merge:
@@ -147,7 +240,16 @@ def _step_of_weights(trainer: SFTTrainer) -> int:
     return int(best or state.global_step)
 
 
+def _fingerprints(held: HeldOut) -> dict[str, str]:
+    named = ((held.watched_name, held.watched), (held.test_name, held.test))
+    return {name: pairs.fingerprint for name, pairs in named if name is not None and pairs is not None}
+
+
 def _why_stopped(trainer: SFTTrainer) -> str | None:
+    """The reason of the last evaluation to stop; None where that was the last step anyway."""
+    state: Any = trainer.state
+    if state.global_step >= state.max_steps:
+        return None
     records = History(trainer.args.output_dir).read()
     verdict = records[-1].get("stopping") if records else None
     return verdict["reason"] if verdict else None

@@ -9,11 +9,13 @@ from typing import Any
 import preflight
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, MistralConfig, Qwen2Config
-from trl import ModelConfig, SFTConfig
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
-from neuronxa_callback import ParallelPairs
+from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.history import History
 from tests.architectures import needs_stacked_experts, tiny
 from tests.conftest import make_tokenizer, tiny_llama
 
@@ -120,12 +122,39 @@ def test_a_plan_counts_steps_and_evaluations(packing: bool, tmp_path: Path) -> N
     scored = sum(len(tokenizer(text)["input_ids"]) for text in (*pairs.source, *pairs.target))
     trained = steps * 6 * (64 if packing else length)
     assert found.alignment_cost == pytest.approx(found.evaluations * scored / (3 * trained))
+    limits = [4 * len(tokenizer(text)["input_ids"]) + 16 for text in (*pairs.source, *pairs.target)]
+    assert found.translated == sum(limits)
 
 
 def test_evaluations_follow_the_trainer_where_it_evaluates(tmp_path: Path) -> None:
     pairs = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
     args = sft_config(tmp_path, max_steps=100, eval_strategy="steps", eval_steps=0.02)
     assert preflight.plan(make_tokenizer(), args, pairs.target, 100, pairs, 0.5).evaluations == 51
+
+
+@pytest.mark.parametrize("settings", [{}, {"dataloader_drop_last": True}, {"max_steps": 7}, {"eval_steps": 0.3}])
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_steps_and_evaluations_are_what_the_trainer_makes(
+    strategy: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    pairs, tokenizer = ParallelPairs.load("eng_Latn-isl_Latn", n=5), make_tokenizer()
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2.5}
+    schedule = {"eval_strategy": strategy, "logging_steps": 3, "save_strategy": "no", "use_cpu": True}
+    args = sft_config(tmp_path, **sizes, **schedule, **settings)
+    texts = list(ParallelPairs.load("eng_Latn-isl_Latn", n=23).target)
+    dataset, callback = Dataset.from_dict({"text": texts}), NeuronXACallback(pairs, quality=())
+    trainer = SFTTrainer(
+        tiny_llama(),
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=dataset.select([0]),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.train()
+    found = preflight.plan(tokenizer, args, texts, len(texts), pairs, 0.5)
+    assert found.steps == trainer.state.global_step
+    assert found.evaluations == len(History(tmp_path).read())
 
 
 @pytest.mark.parametrize("suffix", ["", "_cpt"])

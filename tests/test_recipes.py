@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import icelandic_cpt
 import icelandic_sft
 import pytest
 import torch
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig, T5Config
 from trl import SFTConfig, SFTTrainer
 
+from neuronxa_callback import ParallelPairs
 from neuronxa_callback.history import History
 from neuronxa_callback.pairs import embedded
 from tests.conftest import make_tokenizer, tiny_llama
@@ -31,6 +33,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 SFT = ("icelandic_sft.py", "smoke.yaml")
 CPT = ("icelandic_cpt.py", "smoke_cpt.yaml")
 HELD_OUT = embedded("heldout.tsv")
+TRAINED = {code: embedded("demo_train.tsv")[code] for code in ("eng_Latn", "isl_Latn")}
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +98,11 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
         ("5 embedded pairs", "chrf"): round(last["quality_score"]["chrf"], 4),
     }
     assert card.data.base_model == str(model)
-    best = max(records, key=lambda record: record["score"]["nasca"])
+    # Of equal scores that of the saved weights.
+    best = max(records, key=lambda record: (record["score"]["nasca"], record["step"]))
     for said in (
         "weights are those of step 6",
+        f"5 embedded pairs (`{ParallelPairs.load('eng_Latn-isl_Latn', n=5).fingerprint}`)",
         f"## Best step: {best['step']}",
         f"{best['score']['nasca']:.4f}",
         "COMET and CometKiwi will not be logged",
@@ -155,6 +160,63 @@ def test_a_run_that_had_come_to_its_end_makes_no_step_more(
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+def test_a_run_that_had_ended_goes_on_when_more_epochs_are_asked_for(
+    model: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
+    def steps(epochs: float) -> list[int]:
+        epochs_alone = ("--load_in_4bit", "false", "--max_steps", "-1", "--num_train_epochs", str(epochs))
+        run(SFT, model, tmp_path / "run", *epochs_alone)
+        return [record["step"] for record in History(tmp_path / "run").read()]
+
+    # 400 examples are 100 steps.
+    assert steps(0.03) == [0, 3]
+    assert steps(0.03) == [0, 3]
+    assert steps(0.06) == [0, 3, 6]
+    assert "weights are those of step 6" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("recipe", [SFT, CPT])
+def test_a_run_goes_on_with_the_settings_it_began_with(
+    recipe: tuple[str, str], model: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
+    out, text = tmp_path / "run", tmp_path / "pairs.tsv"
+    rows = [f"{english}\t{icelandic}" for english, icelandic in zip(*TRAINED.values(), strict=True)]
+    text.write_text("\n".join(["eng_Latn\tisl_Latn", *rows]) + "\n", encoding="utf-8")
+    given = ("--load_in_4bit", "false", "--train_text", str(text), "--train_pairs", "30", "--held_out_pairs", "3")
+    run(recipe, model, out, *given, "--max_steps", "1", "--save_steps", "1")
+    kept = json.loads((out / "settings.json").read_text())
+    assert (kept["learning_rate"], kept["train_pairs"], kept["lora_r"], kept["seed"]) == (1e-3, 30, 8, 42)
+    assert "hub_token" not in kept
+    left = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    cases = {
+        ("--learning_rate", "0.5"): "(learning_rate was 0.001 and is now 0.5)",
+        ("--lora_r", "4", "--seed", "7"): "(seed was 42 and is now 7, lora_r was 8 and is now 4)",
+        ("--train_pairs", "31"): "(train_pairs was 30 and is now 31)",
+        ("--held_out_pairs", "4"): "held_out_pairs was 3 and is now 4, held_out was",
+        ("--learning_rate", "0.5", "--dry-run"): "give another --output_dir, or these as they were.",
+    }
+    for arguments, sentence in cases.items():
+        assert sentence in refusal(run, recipe, model, out, *given, *arguments)
+    text.write_text(text.read_text(encoding="utf-8") + "Another.\tAnnað.\n", encoding="utf-8")
+    assert "train_text in bytes was" in refusal(run, recipe, model, out, *given)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == left
+
+
+def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    out, given = tmp_path / "run", ("--load_in_4bit", "false", "--held_out_pairs", "2", "--save_steps", "1")
+    run(SFT, model, out, *given, "--max_steps", "1", "--learning_rate", "0.1")
+    left = (out / "settings.json").read_bytes()
+    longer = ("--max_steps", "2", "--score_every", "1", "--logging_steps", "2", "--run_name", "again")
+    run(SFT, model, out, *given, *longer, "--learning_rate", "0.1", "--comet_device", "cuda")
+    assert [record["step"] for record in History(out).read()] == [0, 1, 2]
+    assert (out / "settings.json").read_bytes() == left
+    # What left no checkpoint has nothing to go on from, and is begun anew.
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    run(SFT, model, out, *given, "--max_steps", "1", "--learning_rate", "0.2")
+    assert json.loads((out / "settings.json").read_text())["learning_rate"] == 0.2
+
+
 def test_flores_is_watched_and_devtest_judges_the_end(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     folder = flores(tmp_path / "flores200_dataset")
     run(SFT, model, tmp_path / "run", "--flores", str(folder), "--merge")
@@ -194,6 +256,22 @@ def test_it_stops_when_alignment_does_not_rise(model: Path, tmp_path: Path, run:
     )
 
 
+def test_a_patience_met_at_the_last_step_has_cut_nothing_short(
+    model: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
+    given = ("--load_in_4bit", "false", "--learning_rate", "0", "--early_stopping_patience", "1")
+    last = ("--max_steps", "1", "--score_every", "1", "--save_steps", "1")
+    run(SFT, model, tmp_path / "run", *given, *last)
+    verdict = History(tmp_path / "run").read()[-1]["stopping"]
+    assert verdict["waited"] == 1
+    # Whatever the verdict says of it.
+    History(tmp_path / "run").update(1, {"stopping": verdict | {"reason": "nasca did not improve"}})
+    run(SFT, model, tmp_path / "run", *given, *last)
+    card = ModelCard.load(tmp_path / "run" / "README.md").text
+    assert "The weights are those of step 1." in card
+    assert "It ended before" not in card
+
+
 def test_a_dry_run_checks_and_counts_and_trains_nothing(
     model: Path, tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +283,7 @@ def test_a_dry_run_checks_and_counts_and_trains_nothing(
         "6, 0.06 times through the text",
         "evaluations",
         "GiB",
+        "generated tokens an evaluation",
         "201 read, 200 kept",
     ):
         assert part in said
@@ -275,6 +354,14 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         (SFT, ["--train_text", str(tmp_path / "none.tsv")], "none.tsv does not exist"),
         (SFT, ["--prompt", "chat"], "--prompt chat cannot be used"),
         (SFT, ["--held_out_pairs", "1"], "--held_out_pairs 1 are too few"),
+        (SFT, ["--train_pairs", "0"], "--train_pairs 0 are too few"),
+        (SFT, ["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0 must be 1 or more"),
+        (SFT, ["--score_every", "0"], "score_every=0.0 must be a whole number of steps"),
+        (SFT, ["--early_stopping_patience", "-1"], "early_stopping_patience=-1 must be a number of evaluations"),
+        (CPT, ["--early_stopping_patience", "-1", "--dry-run"], "early_stopping_patience=-1 must be a number"),
+        (CPT, ["--comet_device", "tpu"], "comet_device='tpu' is unknown"),
+        (SFT, ["--max_steps", "abc"], "argument --max_steps/--max-steps: invalid int value: 'abc'."),
+        (SFT, ["--max_steps"], "argument --max_steps/--max-steps: expected one argument."),
         (SFT, ["--use_peft", "false"], "--use_peft must be given"),
         (SFT, ["--flores", str(tmp_path)], "eng_Latn.dev does not exist"),
         (CPT, ["--max_steps", "-1"], "--max_steps must be given"),
@@ -291,6 +378,18 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, monkeypa
         "learning_rat: 1\n": "config.yaml has the unknown key learning_rat; the nearest are learning_rate",
         "a: [\n": "config.yaml cannot be read as YAML",
         "just words\n": "config.yaml holds no settings",
+        "learning_rate: fast\n": 'has learning_rate: "fast", which must be a number.',
+        "max_steps: 1.5\n": "has max_steps: 1.5, which must be a whole number.",
+        "max_steps:\n": "has max_steps: null, which must be a whole number.",
+        "train_pairs: 1e6\n": 'has train_pairs: "1e6", which must be a whole number; write train_pairs: 1000000.',
+        "train_pairs: 1.0e+6\n": "which must be a whole number; write train_pairs: 1000000.",
+        "held_out_pairs: true\n": "has held_out_pairs: true, which must be a whole number.",
+        "eval_strategy: no\n": 'must be text; put the word in quotes (such as eval_strategy: "no"), since YAML takes',
+        "model_revision: 5\n": 'which must be text; put it in quotes, model_revision: "5".',
+        "merge: 2\n": "has merge: 2, which must be true or false.",
+        "bf16: perhaps\n": 'has bf16: "perhaps", which must be true or false.',
+        "lora_r: [8]\n": "has lora_r: [8], which must be a whole number.",
+        "lora_target_modules: 3\n": "has lora_target_modules: 3, which must be a list.",
     }
     for content, sentence in cases.items():
         (tmp_path / "config.yaml").write_text(content)
@@ -309,6 +408,9 @@ def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, run: Callable[..
     huge.save_pretrained(tmp_path / "huge")
     assert "lower --per_device_train_batch_size" in refusal(run, SFT, tmp_path / "huge", out)
     assert "is no model that can be had here" in refusal(run, SFT, tmp_path / "none", out)
+    tiny_llama().save_pretrained(tmp_path / "dumb")
+    for recipe in (SFT, CPT):
+        assert "dumb has no tokenizer that can be read (" in refusal(run, recipe, tmp_path / "dumb", out)
     MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=600).save_pretrained(tmp_path / "mamba")
     assert "is no decoder whose neurons can be read" in refusal(run, SFT, tmp_path / "mamba", out)
     assert not out.exists()

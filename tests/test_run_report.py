@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ RUN = run_report.Run(
     test_scores={"nasca": 0.25, "comet": 0.5},
     counts={"a|b.tsv": {"read": 1234567, "kept": 3}},
     notes=["CometKiwi will not be logged: it is not here."],
+    fingerprints={"8 pairs of FLORES dev": "0123456789ab", "8 pairs of FLORES devtest": "ba9876543210"},
 )
 
 
@@ -43,6 +46,21 @@ def run_dir(tmp_path: Path, comet_models: Path, with_comet: None) -> Path:
             report.wait()
             history.add_quality(step, report)
     return tmp_path / "run"
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Callable[..., str]:
+    """The card of a run whose evaluations have these NASCA scores, by step."""
+    pairs = [ParallelPairs.load("eng_Latn-isl_Latn", n=8)]
+    report = NeuronXAEvaluator(pairs)(tiny_llama().eval(), make_tokenizer())
+
+    def scored(scores: Mapping[int, float], step: int) -> str:
+        history = History(tmp_path / "run")
+        for at, nasca in scores.items():
+            history.append(record_of(report, at, at / 10, 1.0) | {"score": {"nasca": nasca}})
+        return str(ModelCard.load(run_report.write(tmp_path / "run", replace(RUN, step=step))).text)
+
+    return scored
 
 
 def rows(card: str, title: str) -> list[list[str]]:
@@ -67,7 +85,18 @@ def test_the_card_says_what_scores_jsonl_says(run_dir: Path) -> None:
         assert row[2] == f"{expected.statistic:.3f}"
         assert row[4:] == [f"{expected.pvalue:.2g}", "4"]
     assert rows(card.text, "Test") == [["NASCA", "0.2500"], ["COMET", "0.5000"]]
-    for said in (RUN.notes[0], RUN.stopped, "weights are those of step 10", "'two words'", "1,234,567", "a&#124;b.tsv"):
+    held = "8 pairs of FLORES dev (`0123456789ab`), 8 pairs of FLORES devtest (`ba9876543210`)."
+    packages = dict(rows(card.text, "How it was made"))
+    assert (packages["sacrebleu"], packages["py3langid"]) == (version("sacrebleu"), version("py3langid"))
+    for said in (
+        held,
+        RUN.notes[0],
+        RUN.stopped,
+        "weights are those of step 10",
+        "'two words'",
+        "1,234,567",
+        "a&#124;b.tsv",
+    ):
         assert str(said) in card.text
 
 
@@ -82,6 +111,27 @@ def test_the_model_index_holds_the_saved_weights_and_the_test(run_dir: Path) -> 
         ("test", "nasca"): (RUN.tested, 0.25),
         ("test", "comet"): (RUN.tested, 0.5),
     }
+
+
+def test_the_model_before_training_is_no_checkpoint(scored: Callable[..., str]) -> None:
+    card = scored({0: 0.5, 5: 0.25, 10: 0.25}, 10)
+    assert "## Best step: 0, before training\n" in card
+    assert "No evaluation scored above the model before training, whose NASCA was 0.5000." in card
+
+
+@pytest.mark.parametrize(("saved", "best"), [(10, 10), (5, 5), (20, 5)])
+def test_of_equal_scores_that_of_the_saved_weights_is_the_best(
+    saved: int, best: int, scored: Callable[..., str]
+) -> None:
+    card = scored({0: 0.5, 5: 0.5, 10: 0.5, 20: 0.25}, saved)
+    assert f"## Best step: {best}\n" in card
+    assert "No evaluation scored above the model before training, whose NASCA was 0.5000." in card
+
+
+def test_a_step_above_the_start_is_the_best(scored: Callable[..., str]) -> None:
+    card = scored({0: 0.25, 5: 0.5, 10: 0.25}, 10)
+    assert "## Best step: 5\n" in card
+    assert "before training" not in card
 
 
 def test_without_a_test_it_says_so(run_dir: Path) -> None:
