@@ -30,7 +30,7 @@ SETTINGS = "settings.json"
 # where that goes, and how the machine does it.
 MAY_CHANGE = {
     *("max_steps", "num_train_epochs", "merge", "dry_run"),
-    *("score_every", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("score_every", "significance", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
     *("output_dir", "overwrite_output_dir", "run_name", "project", "report_to", "resume_from_checkpoint"),
     *("comet_device", "local_rank", "per_device_eval_batch_size", "dataset_num_proc", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
@@ -54,6 +54,7 @@ class WatchArguments:
     held_out_pairs: int = field(default=100, metadata={"help": "Pairs to watch, and as many for the end."})
     score_every: float = field(default=0.05, metadata={"help": "Steps, or a share, where eval_strategy is no."})
     early_stopping_patience: int = field(default=0, metadata={"help": "Evaluations without a clear rise; 0: never."})
+    significance: float = field(default=0.2, metadata={"help": "Level of the test that a rise counts by."})
     comet_device: str = field(default="cpu", metadata={"help": "Where COMET judges while training: cpu, cuda, cuda:1."})
     merge: bool = field(default=False, metadata={"help": "Also save the model with the adapter merged into it."})
     dry_run: bool = field(default=False, metadata={"help": "Check everything, estimate, and stop before training."})
@@ -68,6 +69,9 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise PreflightError(f"--{name} {getattr(args, name)} must be 1 or more.")
+    for name in ("trust_remote_code", "resume_from_checkpoint", "model_init_kwargs"):
+        if getattr(args, name, None) or getattr(model_args, name, None):
+            raise PreflightError(f"--{name} is not used by the recipes; leave it out.")
     if args.max_length is None:
         raise PreflightError("--max_length must be given, 512 for example: it bounds the memory that a batch takes.")
     if not model_args.use_peft:
@@ -153,6 +157,7 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
             prompt=prompt,
             comet_device=watch.comet_device,
             early_stopping_patience=watch.early_stopping_patience or None,
+            significance=watch.significance,
         )
     except ValueError as error:
         # The recipes' name for it, since eval_steps is the Trainer's here.

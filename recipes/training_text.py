@@ -2,8 +2,8 @@
 
 Where a corpus is from (none has been downloaded on the machine these recipes were made on):
 
-* nllb: the file of allenai/nllb on the hub, nine columns without a header, sorted by LASER score from the best down.
-  The data set itself is a loading script, which datasets no longer runs.
+* nllb: the file that allenai/nllb on the hub reads, nine columns without a header, as far as we know sorted by LASER
+  score from the best down. The data set itself is a loading script, which datasets no longer runs.
 * paracrawl: release 9, two columns without a header.
 * opus100: Helsinki-NLP/opus-100 on the hub, a column "translation" with "en" and "is".
 """

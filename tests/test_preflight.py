@@ -169,8 +169,12 @@ def test_the_readme_tells_what_each_configuration_needs(name: str, suffix: str, 
     assert "NEVER RUN" in config.read_text().splitlines()[0]
     arguments = ["--config", str(config), "--model_name_or_path", str(tmp_path / "model"), "--bf16", "false"]
     watch, args, model_args = preflight.parse((recipe.RecipeArguments, SFTConfig, ModelConfig), arguments)
-    needed = preflight.memory(preflight.empty_model(model_args), args, model_args) / preflight.GIB
+    batch, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    needed = []
+    for args.per_device_train_batch_size in (batch, 1):
+        needed.append(preflight.memory(preflight.empty_model(model_args), args, model_args) / preflight.GIB)
     rows = [line for line in (RECIPES / "README.md").read_text().splitlines() if f"`{config.name}`" in line]
-    assert f"| {needed:.1f} GiB |" in rows[0]
+    assert f"| {batch} x {accumulated} | {needed[0]:.1f} GiB | {needed[1]:.1f} GiB |" in rows[0]
+    assert batch * accumulated == 32
     assert watch.early_stopping_patience == 5
     assert args.metric_for_best_model == "eval_nasca"

@@ -119,6 +119,34 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
     assert load_file(tmp_path / "a-run" / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "texts"),
+    [
+        ((SFT[0], "llama-3.1-8b.yaml"), ("--train_text",)),
+        ((CPT[0], "llama-3.1-8b_cpt.yaml"), ("--train_text", "--icelandic_text", "--english_text")),
+    ],
+)
+def test_the_configuration_of_a_large_model_works_on_a_tiny_one(
+    recipe: tuple[str, str], texts: tuple[str, ...], model: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
+    """With what only it has: the Trainer's own evaluations, the best model by NASCA, early stopping.
+
+    Not in 4-bit: on some CPUs bitsandbytes breaks its gradients in the Trainer's evaluations.
+    """
+    local = [word for text in texts for word in (text, "embedded")]
+    fitted = ["--load_in_4bit", "false", "--dtype", "float32", "--bf16", "false", "--max_length", "64"]
+    smaller = ["--max_steps", "4", "--eval_steps", "2", "--save_steps", "2", "--gradient_accumulation_steps", "1"]
+    held = ["--flores", str(flores(tmp_path / "flores")), "--held_out_pairs", "8"]
+    run(recipe, model, tmp_path / "a-run", *local, *fitted, *smaller, *held)
+    assert [record["step"] for record in History(tmp_path / "a-run").read()] == [0, 2, 4]
+    state = json.loads((tmp_path / "a-run" / "checkpoint-4" / "trainer_state.json").read_text())
+    scores = {r["step"]: r["score"]["nasca"] for r in History(tmp_path / "a-run").read()}
+    assert state["best_metric"] == max(scores[2], scores[4])
+    card = ModelCard.load(tmp_path / "a-run" / "README.md")
+    assert f"weights are those of step {state['best_global_step']}" in card.text
+    assert "8 pairs of FLORES devtest" in card.text
+
+
 @pytest.mark.parametrize("recipe", [SFT, CPT])
 def test_a_killed_run_goes_on_by_the_same_command_to_the_same_weights(
     recipe: tuple[str, str], model: Path, tmp_path: Path, run: Callable[..., None]
@@ -363,6 +391,9 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         (SFT, ["--max_steps", "abc"], "argument --max_steps/--max-steps: invalid int value: 'abc'."),
         (SFT, ["--max_steps"], "argument --max_steps/--max-steps: expected one argument."),
         (SFT, ["--use_peft", "false"], "--use_peft must be given"),
+        (SFT, ["--trust_remote_code", "true"], "--trust_remote_code is not used by the recipes"),
+        (CPT, ["--resume_from_checkpoint", "true"], "--resume_from_checkpoint is not used by the recipes"),
+        (SFT, ["--significance", "1"], "significance=1.0 must lie between 0 and 1"),
         (SFT, ["--flores", str(tmp_path)], "eng_Latn.dev does not exist"),
         (CPT, ["--max_steps", "-1"], "--max_steps must be given"),
         (CPT, ["--english_share", "1"], "--english_share 1.0 must lie between"),
