@@ -55,7 +55,7 @@ from neuronxa_callback.quality import (
 from neuronxa_callback.report import summarise, tell_stop
 from neuronxa_callback.scores import OVER_PAIRS, Method
 from neuronxa_callback.statistics import Correlation
-from neuronxa_callback.stopping import StoppingRule, Verdict
+from neuronxa_callback.stopping import StoppingRule, Verdict, still_stops
 from neuronxa_callback.translation import Prompt
 
 logger = logging.getLogger(__name__)
@@ -260,9 +260,7 @@ class NeuronXACallback(TrainerCallback):
         A resumed run's start has its score, unless the curves begin there: no callback was with the run before, or one
         that measured something else.
         """
-        for record, metrics in self._unlogged:
-            log_metrics(calling_trainer(self), control, metrics, record["step"], record["epoch"])
-        self._unlogged = []
+        self._log_late(calling_trainer(self), control)
         if self._begins_series and self._scored_step is None:
             self._score(args, state, control, kwargs)
 
@@ -272,6 +270,7 @@ class NeuronXACallback(TrainerCallback):
         if self._stops_again:  # transformers lets a resumed run make a step before it can be stopped
             self._scored_step = state.global_step
             control.should_training_stop = True
+            control.should_evaluate = control.should_save = False
             if state.is_world_process_zero:
                 logger.warning("NeuronXA: training stops, as it had before it was resumed: %s.", self._stops_again)
             return
@@ -295,6 +294,8 @@ class NeuronXACallback(TrainerCallback):
         trainer = calling_trainer(self)
         in_training = _is_training(trainer)
         if in_training and state.global_step in (self._scored_step, self._resumed_step):
+            if self._stops_again and state.global_step != self._resumed_step:
+                self.missing = tuple(self._metric_names(self._waits(trainer)))  # of the step too many
             return
         try:
             scores = self._score(args, state, control, kwargs, metrics or {})
@@ -312,6 +313,7 @@ class NeuronXACallback(TrainerCallback):
 
         Then wait for COMET, sum up, and end its process.
         """
+        self._log_late(calling_trainer(self), control)
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
         try:
             if self._scored_step != state.global_step and not replaced:
@@ -400,19 +402,25 @@ class NeuronXACallback(TrainerCallback):
             self._go_on(step, records[-1])
         return not records
 
+    def _log_late(self, trainer: Trainer, control: TrainerControl) -> None:
+        """Log what COMET had finished after the checkpoint that the run is resumed from."""
+        for record, metrics in self._unlogged:
+            log_metrics(trainer, control, metrics, record["step"], record["epoch"])
+        self._unlogged = []
+
     def _go_on(self, step: int, last: Mapping[str, Any]) -> None:
         """Find out from the last line what the resumed run has behind it."""
         verdict = last.get("stopping")
-        if verdict and verdict["rule"] != self.stopping.said:
+        if verdict and verdict.get("rule") != self.stopping.said:
             logger.warning(
                 "NeuronXA: the run was judged by another rule before it was resumed (%s before, %s now); patience and "
                 "best value begin anew.",
-                verdict["rule"],
+                verdict.get("rule"),
                 self.stopping.said,
             )
+        self._stops_again = still_stops(self.stopping, verdict) if verdict else None
         if last["step"] == step and last["score"]:
             self._scored_step = step
-            self._stops_again = verdict["reason"] if verdict else None
 
     def _differences(self, records: Sequence[Mapping[str, Any]], model: Any, tokenizer: Any) -> dict[str, Any]:
         """What this callback measures otherwise than an earlier one did."""

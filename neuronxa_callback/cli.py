@@ -389,7 +389,8 @@ def sentence_map(
     with _surveying(table_format) as (console, progress):
         reads = _representations(representations)
         found, notes = survey.pairs_with(open_corpus(pairs, n), pivot, _listed(langs))
-        drawn = maps.measure_maps(choice, found, reads, layer, token_pooling, token_budget, progress)  # type: ignore[arg-type]
+        options = (layer, token_pooling, token_budget)
+        drawn = maps.measure_maps(choice, found, reads, notes, *options, progress)  # type: ignore[arg-type]
         figures = maps.draw(drawn, output)
     table = maps.point_table if table_format in ("json", "csv") else maps.map_table
     _tell(table(drawn, notes), table_format, console)

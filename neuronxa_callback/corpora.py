@@ -198,7 +198,7 @@ def _dataset(name: str, split: str, n: int | None) -> Corpus:
 def _paired_with_english(config: str) -> str | None:
     """The code of the language that a configuration such as "isl-eng" has beside English."""
     names = config.split("-")
-    return tatoeba_languages().get(next(iter({*names} - {"eng"}))) if len(names) == 2 and "eng" in names else None
+    return tatoeba_languages().get(next(iter({*names} - {"eng"}), "")) if len(names) == 2 and "eng" in names else None
 
 
 def _checked_split(name: str, config: str, split: str) -> str:
@@ -215,16 +215,21 @@ def _rows(
     name: str, config: str, split: str, columns: tuple[str, ...], n: int | None
 ) -> tuple[list[Any] | None, tuple[str, ...]]:
     """Ids, where rows have them, and sentences of the first `n` rows, from the first of the columns that is there."""
-    dataset = _asked(name, lambda datasets: datasets.load_dataset(name, config, split=split))
-    column = next((column for column in columns if column in dataset.column_names), None)
+    # A folder is read as it is: the cache of datasets takes two folders of one name for the same (seen in 5.2).
+    streaming = Path(name).is_dir()
+    dataset = _asked(name, lambda datasets: datasets.load_dataset(name, config, split=split, streaming=streaming))
+    rows: list[dict[str, Any]] = _asked(name, lambda datasets: list(islice(dataset, n)))
+    there = list(rows[0]) if rows else []
+    column = next((column for column in columns if column in there), None)
     if column is None:
         raise PairsError(
-            f"{name} has the columns {', '.join(dataset.column_names)} in {config}, none of which is "
-            f"{' or '.join(columns)}; save it as a .tsv or .parquet file with a column a language."
+            f"{name} has the columns {', '.join(there)} in {config}, none of which is {' or '.join(columns)}; save it "
+            "as a .tsv or .parquet file with a column a language."
         )
-    rows = list(islice(dataset, n))
-    ids = [row["id"] for row in rows] if "id" in dataset.column_names else None
-    return ids, tuple(row[column].strip() for row in rows)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row[column], str):
+            raise PairsError(f"row {number} of {config} in {name} holds {row[column]!r} where a sentence should be.")
+    return [row["id"] for row in rows] if "id" in there else None, tuple(row[column].strip() for row in rows)
 
 
 def _asked(name: str, ask: Callable[[Any], Any]) -> Any:

@@ -79,23 +79,46 @@ def read_scores(path: Path) -> list[AlignmentScore]:
         path: its output folder, or the scores.jsonl in it.
 
     Returns:
-        one for each language and method, with the signature's fields that all languages share and the corpus; of lines
-        that agree in these, the last, which is that of the newest weights.
+        one for each language and method, with the signature's fields that all languages share and the corpus; of a
+        model that was scored again with other weights, those of the newest.
 
     Raises:
-        ResultsError: no such file, or no scores of a survey in it.
+        ResultsError: no such file, no scores of a survey in it, or those of two models of one name.
     """
     file = path / "scores.jsonl" if path.is_dir() else path
     records = list(read_lines(file))
     if not records or not all({"key", "scores", "lang", "pivot"} <= record.keys() for record in records):
         raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
-    found = {}
+    _check_names(file, records)
+    found: dict[tuple[str, ...], dict[str, AlignmentScore]] = {}
+    weights: dict[tuple[str, ...], str] = {}
     for record in records:
         for method, value in record["scores"].items():
-            signature = _common(record, method)
-            known_by = record["model"], method, record["pivot"], record["lang"]
-            found[known_by, signature] = AlignmentScore(*known_by, value, signature)
-    return list(found.values())
+            known_by = record["model"], method, record["pivot"], _common(record, method)
+            if weights.get(known_by) != _identity(record):
+                found[known_by] = {}
+            weights[known_by] = _identity(record)
+            model, _, pivot, signature = known_by
+            found[known_by][record["lang"]] = AlignmentScore(model, method, pivot, record["lang"], value, signature)
+    return [score for by_language in found.values() for score in by_language.values()]
+
+
+def _identity(record: Mapping[str, Any]) -> str:
+    """The weights that a line is of: `ModelChoice.identity`, with which its key begins."""
+    return "|".join(str(record["key"]).split("|")[:5])
+
+
+def _check_names(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse scores of two models that are called by the same name, such as two folders "final"."""
+    places: dict[str, str] = {}
+    for record in records:
+        model, adapter, *_ = f"{record['key']}||".split("|")
+        place = f"{model} with {adapter}" if adapter else model
+        if places.setdefault(record["model"], place) != place:
+            raise ResultsError(
+                f"{file} holds two models named {record['model']} ({places[record['model']]}, {place}); score them "
+                "into an --output each."
+            )
 
 
 def _common(record: Mapping[str, Any], method: str) -> str:

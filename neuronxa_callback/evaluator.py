@@ -151,19 +151,23 @@ class NeuronXAEvaluator:
             ValueError: none would be left.
         """
         limit = encoder.context_length(model)
-        reasons: dict[str, str] = {}
-        sides = {(pair.source_lang, pair.source) for pair in self.pairs}
-        sides |= {(pair.target_lang, pair.target) for pair in self.pairs}
-        for code, sentences in sorted(sides):
+        reasons: dict[tuple[str, ...], str] = {}
+        for sentences in {side for pair in self.pairs for side in (pair.source, pair.target)}:
             try:
                 encoder.tokenize(tokenizer, sentences, limit)
             except ValueError as error:
-                reasons[code] = str(error)
-        kept = [pair for pair in self.pairs if not reasons.keys() & {pair.source_lang, pair.target_lang}]
+                reasons[sentences] = str(error)
+        kept = [pair for pair in self.pairs if not reasons.keys() & {pair.source, pair.target}]
         if not kept:
             raise ValueError(next(iter(reasons.values())))
+        left = {code for pair in kept for code in (pair.source_lang, pair.target_lang)}
+        told: dict[str, str] = {}
+        for pair in self.pairs:
+            for code, side in ((pair.source_lang, pair.source), (pair.target_lang, pair.target)):
+                if side in reasons:  # a language may have other sentences with another one
+                    told[pair.name if code in left else code] = reasons[side]
         self.pairs = kept
-        return [f"{code} is left out: {reason}" for code, reason in reasons.items()]
+        return [f"{name} is left out: {reason}" for name, reason in told.items()]
 
     def __call__(self, model: nn.Module, tokenizer: Any) -> AlignmentReport:
         """Score the model as it is now, leaving its mode, random state and configuration as they were."""

@@ -71,8 +71,9 @@ class History:
         if not self._on_disk:
             return
         self._unwritten.add(step)
-        append_line(self.path, record)
-        self._unwritten.discard(step)
+        for waiting in sorted(self._unwritten):  # what a full disk had refused comes with the next
+            append_line(self.path, self._by_step()[waiting])
+            self._unwritten.discard(waiting)
 
     def update(self, step: int, changes: Mapping[str, Any]) -> None:
         """Add to an evaluation what came later than its line was written.
@@ -95,7 +96,8 @@ class History:
         number = max((number for number, line in enumerate(lines) if _step_of(line) == step), default=None)
         if number is None:
             raise KeyError(f"{self.path} has no line of step {step}.")
-        record = json.loads(lines[number]) | changes
+        # The whole: an earlier change may not have reached the disk.
+        record = json.loads(lines[number]) | known.get(step, {}) | changes
         lines[number] = json.dumps(record, ensure_ascii=False).encode("utf-8")
         self._replace(b"\n".join(lines))
 

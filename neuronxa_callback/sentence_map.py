@@ -60,6 +60,7 @@ def measure_maps(
     choice: ModelChoice,
     pairs: Sequence[ParallelPairs],
     representations: Sequence[Representation],
+    notes: list[str],
     layer: int | None = None,
     token_pooling: TokenPooling = "weighted",
     token_budget: int | None = None,
@@ -71,6 +72,7 @@ def measure_maps(
         choice: the model.
         pairs: the language pairs.
         representations: what to map; the forward pass ends after the layer.
+        notes: gets a sentence for each language that is left out, beyond the model's context.
         layer: which; for None the middle one, where the paper finds the highest alignment.
         token_pooling: "weighted", "average" or "last".
         token_budget: padded tokens in a batch at most.
@@ -87,6 +89,8 @@ def measure_maps(
     with choice.loaded() as (model, tokenizer):
         chosen = max(1, len(find_ffns(model)) // 2) if layer is None else layer
         evaluator = NeuronXAEvaluator(list(pairs), methods, token_pooling, token_budget, layers=(chosen,))
+        notes += evaluator.leave_out_too_long(model, tokenizer)
+        progress.update(task, total=len(evaluator.pairs))
         evaluator.check(model, tokenizer)
 
         def of_pair(pair: ParallelPairs, source: Encoded, target: Encoded) -> list[SentenceMap]:
@@ -101,7 +105,7 @@ def measure_maps(
             progress.advance(task)
             return found
 
-        return [drawn for found in evaluator.each(model, tokenizer, pairs, of_pair) for drawn in found]
+        return [drawn for found in evaluator.each(model, tokenizer, evaluator.pairs, of_pair) for drawn in found]
 
 
 def project(source: Tensor, target: Tensor) -> tuple[NDArray[np.float64], float]:

@@ -135,6 +135,22 @@ def judge(rule: StoppingRule, record: Record, earlier: Sequence[Record], values:
     return Verdict(rule.said, best, best_step, gain, p_value, improved, waited, forgotten, reason)
 
 
+def still_stops(rule: StoppingRule, verdict: Mapping[str, Any]) -> str | None:
+    """Why a run whose last verdict this was should not go on by this rule, which may be another; None where it should.
+
+    Args:
+        rule: what counts now.
+        verdict: a line's "stopping".
+    """
+    waited = verdict["waited"] if verdict.get("rule") == rule.said else 0
+    forgotten = {
+        name: fall
+        for name, fall in verdict["forgotten"].items()
+        if any(fall > allowed for code, allowed in (rule.floor or {}).items() if code in name.split("-"))
+    }
+    return _reason(rule, waited, forgotten)
+
+
 def _best_step(rule: StoppingRule, line: Record) -> int | None:
     """Of a line that was judged by this rule."""
     verdict = line.get("stopping") or {}

@@ -98,7 +98,7 @@ def notes(
     monolingual = sum(mixed)
     sample = documents.select(range(monolingual)).shuffle(args.seed).select(range(min(SAMPLE, monolingual)))["text"]
     length = sum(len(tokenizer(text)["input_ids"]) + 1 for text in sample) / len(sample)  # and one that ends it
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * args.max_length
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * args.max_length
     begin = math.ceil(monolingual * length / per_step)
     told = [f"The sentence pairs begin at about step {begin} of {args.max_steps}."]
     if begin >= args.max_steps:

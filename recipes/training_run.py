@@ -22,6 +22,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback
 from neuronxa_callback.history import History
+from neuronxa_callback.stopping import still_stops
 from neuronxa_callback.translation import Prompt
 
 SETTINGS = "settings.json"
@@ -30,7 +31,7 @@ SETTINGS = "settings.json"
 # where that goes, and how the machine does it.
 MAY_CHANGE = {
     *("max_steps", "num_train_epochs", "merge", "dry_run"),
-    *("score_every", "significance", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("flores", "score_every", "significance", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
     *("output_dir", "overwrite_output_dir", "run_name", "project", "report_to", "resume_from_checkpoint"),
     *("comet_device", "local_rank", "per_device_eval_batch_size", "dataset_num_proc", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
@@ -39,7 +40,7 @@ MAY_CHANGE = {
 # Also whatever begins so, which leaves the hub's tokens out of the file.
 MAY_CHANGE_FROM = (
     *("eval_", "early_stopping_", "save_", "logging_", "log_"),
-    *("hub_", "push_to_hub", "trackio_", "ddp_", "do_"),
+    *("hub_", "push_to_hub", "trackio_", "ddp_", "do_", "_"),
 )
 
 
@@ -90,6 +91,7 @@ def settings(recipe: WatchArguments, args: SFTConfig, model_args: ModelConfig, h
     }
     found |= {
         "world_size": args.world_size,
+        "train_batch_size": args.train_batch_size,  # of all GPUs of one process
         "held_out": [pairs.fingerprint for pairs in held.all_pairs],
         **_sizes(recipe),
     }
@@ -199,9 +201,18 @@ def _last_checkpoint(output_dir: Path) -> Path | None:
 def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
     """Whether training had come to its end, by its steps or early, and no more steps are asked for now."""
     stopped = bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+    if stopped and state.global_step < state.max_steps:
+        return _stops_early(trainer)
     # A stream has no length; its steps are given.
     rows = 0 if trainer.args.max_steps > 0 else len(trainer.train_dataset)
     return stopped and preflight.steps(trainer.args, rows) <= int(state.max_steps)
+
+
+def _stops_early(trainer: SFTTrainer) -> bool:
+    """Whether the rule that is given now would have stopped the run where it stands, too."""
+    rules = [c.stopping for c in trainer.callback_handler.callbacks if isinstance(c, NeuronXACallback)]
+    verdicts = [record["stopping"] for record in History(trainer.args.output_dir).read() if record.get("stopping")]
+    return not verdicts or still_stops(rules[0], verdicts[-1]) is not None
 
 
 def finish(

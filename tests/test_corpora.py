@@ -206,6 +206,15 @@ def test_a_data_set_is_read_once_a_language(tmp_path: Path, monkeypatch: pytest.
     assert sorted(read) == ["deu_Latn", "eng_Latn", "fra_Latn", "isl_Latn"]
 
 
+def test_two_folders_of_one_name_are_two_data_sets(tmp_path: Path) -> None:
+    """The cache of datasets would give the first one's text for the second."""
+    for parent, start in (("one", 0), ("other", 10)):
+        files = {code: {"text": list(text[start : start + 5])} for code, text in TEXT.items()}
+        corpus = open_corpus(write_data_set(tmp_path / parent / "set", files, "dev"))
+        pairs = corpus.pairs("eng_Latn", "isl_Latn")
+        assert (pairs.source, pairs.target) == tuple(TEXT[c][start : start + 5] for c in ("eng_Latn", "isl_Latn"))
+
+
 def test_rows_that_do_not_correspond(tmp_path: Path) -> None:
     rows: dict[str, dict[str, list[object]]] = {
         code: {"id": [start, start + 1], "text": list(TEXT[code][:2])}
@@ -226,6 +235,13 @@ def test_a_data_set_that_cannot_be_used(tmp_path: Path) -> None:
     columns = write_data_set(tmp_path / "columns", {c: {"src": ["x", "y"]} for c in ("isl_Latn", "eng_Latn")}, "train")
     with pytest.raises(PairsError, match="has the columns src in eng_Latn, none of which is text or sentence"):
         open_corpus(columns).pairs("eng_Latn", "isl_Latn")
+
+
+def test_a_row_without_a_sentence(tmp_path: Path) -> None:
+    files = {code: {"text": ["One.", None if code == "isl_Latn" else "Two."]} for code in ("isl_Latn", "eng_Latn")}
+    corpus = open_corpus(write_data_set(tmp_path / "set", files, "dev"))
+    with pytest.raises(PairsError, match=r"row 2 of isl_Latn in .* holds None where a sentence should be"):
+        corpus.pairs("eng_Latn", "isl_Latn")
 
 
 def test_a_data_set_that_cannot_be_had(hub_says: Callable[[str], None]) -> None:

@@ -157,7 +157,8 @@ def survey_line(lang: str, score: float, **changed: Any) -> dict[str, Any]:
     """A line as neuronxa score writes it."""
     method = changed.pop("method", "nasca")
     signature = f"method:{method}|n:30|pair:eng_Latn-{lang}|data:{score}|tokens:weighted"
-    line = {"model": "one", "lang": lang, "pivot": "eng_Latn", "corpus": "devtest", "signature": signature, "key": lang}
+    key = changed.pop("weights", "runs/one||auto||aaa") + f"|{lang}"
+    line = {"model": "one", "lang": lang, "pivot": "eng_Latn", "corpus": "devtest", "signature": signature, "key": key}
     return line | {"scores": dict.fromkeys(method.split("+"), score)} | changed
 
 
@@ -184,9 +185,17 @@ def test_texts_are_not_mixed_and_methods_not_counted_twice(tmp_path: Path) -> No
 
 
 def test_of_a_model_that_was_trained_on_the_newest_scores_count(tmp_path: Path) -> None:
-    lines = [survey_line("isl_Latn", score, key=str(score)) for score in (0.1, 0.7)]
-    (score,) = read_scores(write_lines(tmp_path / "scores.jsonl", lines))
-    assert score.score == 0.7
+    """Not mixed with those of languages that only the old weights were scored on."""
+    lines = [survey_line(lang, 0.1) for lang in LANGUAGES]
+    lines += [survey_line(lang, 0.7, weights="runs/one||auto||bbb") for lang in LANGUAGES[:2]]
+    scores = read_scores(write_lines(tmp_path / "scores.jsonl", lines))
+    assert [(score.lang, score.score) for score in scores] == [(lang, 0.7) for lang in LANGUAGES[:2]]
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    lines = [survey_line("isl_Latn", 0.1), survey_line("deu_Latn", 0.2, weights="other/one||auto||ccc")]
+    with pytest.raises(ResultsError, match=r"holds two models named one \(runs/one, other/one\); score them into an"):
+        read_scores(write_lines(tmp_path / "scores.jsonl", lines))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from neuronxa_callback.plots import layer_numbers
 from neuronxa_callback.scores import REPRESENTATION_OF, Method, torn_apart
 from neuronxa_callback.statistics import bootstrap_interval, chance_p_value
 from tests import reference
+from tests.conftest import make_tokenizer, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=20)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=20)
@@ -238,3 +239,19 @@ def test_what_is_kept_of_the_text_is_one_source_and_one_target(
         pass
     assert len(alive) == 7
     assert most == 2
+
+
+def test_only_the_pair_with_a_sentence_too_long_is_left_out() -> None:
+    """In Tatoeba every language has English sentences of its own."""
+    long = " ".join(["a"] * 60)
+    french = ParallelPairs(("A cat.", long), ("Un chat.", "Long."), "eng_Latn", "fra_Latn")
+    icelandic = ParallelPairs(("A dog.", "A cow."), ("Hundur.", "Kýr."), "eng_Latn", "isl_Latn")
+    german = ParallelPairs(("A dog.", "A cow."), ("Hund.", long), "eng_Latn", "deu_Latn")
+    evaluator = NeuronXAEvaluator([french, icelandic, german])
+    model, tokenizer = tiny_llama(max_position_embeddings=40), make_tokenizer()
+    told = evaluator.leave_out_too_long(model, tokenizer)
+    assert evaluator.pairs == [icelandic]
+    assert [sentence.partition(" is left out: ")[0] for sentence in told] == ["eng_Latn-fra_Latn", "deu_Latn"]
+    assert all("more than the model's context of 40" in sentence for sentence in told)
+    with pytest.raises(ValueError, match="more than the model's context of 40"):
+        NeuronXAEvaluator(german).leave_out_too_long(model, tokenizer)

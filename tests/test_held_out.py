@@ -49,6 +49,11 @@ def test_a_data_set_with_a_configuration_a_language(tmp_path: Path) -> None:
     assert pairs == ParallelPairs(TEXT["eng_Latn"][:20], TEXT["isl_Latn"][:20], *LANGUAGES)
 
 
+def test_another_data_set_that_cannot_be_had_is_not_replaced() -> None:
+    with pytest.raises(PairsError, match="data/flores200 is no data set that can be had here"):
+        held_out.load("data/flores200", 20)
+
+
 @pytest.mark.parametrize("flores", ["/no/such/flores200_dataset", "flores200_dataset"])
 def test_a_folder_that_is_not_there_is_refused(flores: str) -> None:
     with pytest.raises(PairsError, match=f"--flores {flores} does not exist; give FLORES-200's release folder"):

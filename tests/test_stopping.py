@@ -233,6 +233,34 @@ def test_a_history_that_cannot_be_written_is_judged_from_memory(tmp_path: Path) 
     assert [line["stopping"]["best_step"] for line in history.records] == [0, 1, 1]
 
 
+def test_what_a_full_disk_refused_is_written_when_there_is_room(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    blocked = tmp_path / "neuronxa"
+    blocked.write_text("in the way")
+    with pytest.raises(OSError, match="neuronxa"):
+        history.append(record(0, rising(10)))
+    keep_verdict(history, 0, 0.1)
+    blocked.unlink()
+    history.append(record(1, rising(40)))
+    keep_verdict(history, 1, 0.4)
+    assert History(tmp_path).read() == history.records
+    assert [line["stopping"]["best_step"] for line in history.records] == [0, 1]
+
+
+def test_a_change_that_did_not_reach_the_disk_comes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(tmp_path)
+    history.append(record(0, rising(10)))
+    with monkeypatch.context() as full:
+        full.setattr(History, "_replace", lambda self, content: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            keep_verdict(history, 0, 0.1)
+    history.update(0, {"quality_score": {"chrf": 1.0}})
+    assert History(tmp_path).read() == history.records
+    assert history.records[0]["stopping"]["best_step"] == 0
+
+
 def test_another_rule_than_before_begins_anew() -> None:
     """Patience that was used up by one rule says nothing about another."""
     lines: list[dict[str, Any]] = []

@@ -151,6 +151,37 @@ def test_a_run_that_had_stopped_stops_again_when_it_is_resumed(
     assert "training stops, as it had before it was resumed: nasca did not improve" in caplog.text
 
 
+def test_the_step_too_many_is_no_evaluation_of_the_best_model(tmp_path: Path) -> None:
+    def run(resume: bool, strategy: str = "steps") -> Any:
+        callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2)
+        settings = {"eval_strategy": strategy, "eval_steps": 1, "save_strategy": strategy, "save_steps": 1}
+        best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_nasca", "greater_is_better": True}
+        trainer = sft(tmp_path, [callback], max_steps=40, learning_rate=0.0, **settings, **best)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    assert run(resume=False).state.global_step == 2
+    before = History(tmp_path).path.read_bytes()
+    for _ in range(2):  # the step is not saved, so that it is the same each time
+        assert run(resume=True).state.global_step == 3
+        assert History(tmp_path).path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options", [{"early_stopping_patience": 4}, {}, {"early_stopping_patience": 2, "min_delta": 0.5}]
+)
+def test_a_run_that_had_stopped_goes_on_where_the_rule_now_says_so(options: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2}
+    sft(
+        tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=2)], max_steps=20, **settings
+    ).train()
+    assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4]
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, **options)], max_steps=20, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    # Two evaluations more; to the end; or anew, with a first one that counts as a rise and two that do not.
+    assert trainer.state.global_step == {4: 8, None: 20, 2: 10}[options.get("early_stopping_patience")]
+
+
 def test_another_rule_is_told_when_a_run_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2}
     sft(
