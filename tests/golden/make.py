@@ -121,7 +121,8 @@ def make_signatures(folder: Path) -> None:
         name: NeuronXAEvaluator(pairs, **options)(model, tokenizer).signature
         for name, options in ALIGNMENT_OPTIONS.items()
     }
-    translation, metrics = {}, {}
+    translation: dict[str, str] = {}
+    metrics: dict[str, str] = {}
     for name, options in TRANSLATION_OPTIONS.items():
         with QualityEvaluator(("chrf", "bleu", WordCount()), [pairs], "both", **options) as quality:
             report = quality.score(quality.translate(model, tokenizer))
