@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
-from neuronxa_callback.quality import QualityEvaluator
+from neuronxa_callback.quality.evaluator import QualityEvaluator
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import sft
 
 GOLDEN = Path(__file__).parent
+CPU = "AVX512"  # the instruction set that the golden files were made with
 PAIRS_FILE = GOLDEN / "pairs.tsv"  # short sentences with words in common, so that random weights align some
 RUN = "run/neuronxa/scores.jsonl"
 SWEEP = "sweep/neuronxa/scores.jsonl"
