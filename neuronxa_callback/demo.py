@@ -19,8 +19,10 @@ from neuronxa_callback import plots
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.significance import chance_level
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.overlap import search
-from neuronxa_callback.text.pairs import ParallelPairs, embedded, language_name
+from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.callback import (
     NeuronXACallback,
     calling_trainer,

@@ -12,7 +12,7 @@ from neuronxa_callback import ParallelPairs, demo
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import Translations
-from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 

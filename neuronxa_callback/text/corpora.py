@@ -10,19 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.text.pairs import (
-    DEFAULT_SIZE,
-    PairsError,
-    ParallelPairs,
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.languages import (
     check_language,
     code_in_name,
-    embedded,
     head_languages,
     is_language,
-    languages_in,
     tatoeba_head_languages,
     tatoeba_languages,
 )
+from neuronxa_callback.text.pairs import DEFAULT_SIZE, PairsError, ParallelPairs
+from neuronxa_callback.text.readers import languages_in
 
 EMBEDDED = "embedded"
 FILES = (".tsv", ".csv", ".jsonl", ".parquet")
