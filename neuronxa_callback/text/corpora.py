@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.hub import refusal
 from neuronxa_callback.text.languages import (
     check_language,
     code_in_name,
@@ -242,12 +243,5 @@ def _asked(name: str, ask: Callable[[Any], Any]) -> Any:
     try:
         return ask(datasets)
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160].rstrip(". ")
-        if "gated" in reason.lower():
-            raise PairsError(
-                f"{name} is gated: accept its terms on https://huggingface.co/datasets/{name} and run `hf auth login`."
-            ) from None
-        raise PairsError(
-            f"{name} is no data set that can be had here ({reason or type(error).__name__}); check the name, or give "
-            "the folder of a copy."
-        ) from None
+        fault = "is no data set that can be had here"
+        raise PairsError(refusal(name, name, error, fault, "check the name, or give the folder of a copy")) from None
