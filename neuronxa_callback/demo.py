@@ -1,10 +1,20 @@
 """`neuronxa demo`: a real 4-bit LoRA fine-tuning run on the embedded data, with alignment watched."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+import logging
+
+# bitsandbytes warns while transformers imports it. Its kernels are for bfloat16, in which a CPU does not compute here.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward")
+)
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +23,17 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from neuronxa_callback import plots
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.significance import chance_level
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.overlap import search
-from neuronxa_callback.text.pairs import ParallelPairs, embedded, language_name
+from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.callback import (
     NeuronXACallback,
     calling_trainer,
@@ -111,6 +124,54 @@ class InTime(TrainerCallback):
         self.last = now
 
 
+class OneLineEach(ProgressCallback):
+    """The Trainer's progress bar, with a line above it for each thing that was measured, not all metrics of the log."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write what a reader follows: the loss, NASCA or chrF."""
+        line = logged_line(logs or {})
+        if line and self.training_bar is not None:
+            self.training_bar.write(f"step {state.global_step}: {line}")
+
+
+def logged_line(logs: Mapping[str, Any]) -> str | None:
+    """One entry of the Trainer's log in words; None for one that the table at the end tells better."""
+    if "loss" in logs:
+        return f"loss {logs['loss']:.3f}"
+    if "eval_nasca" in logs:
+        of_each = (f"{language_name(code)} {logs[f'eval_nasca_{PIVOT}-{code}']:.4f}" for code in WATCHED)
+        return f"NASCA {logs['eval_nasca']:.4f} ({', '.join(of_each)})"
+    return f"chrF {logs['eval_chrf']:.1f}" if "eval_chrf" in logs else None
+
+
+@contextmanager
+def one_bar() -> Iterator[None]:
+    """Leave the bar of the training steps alone on the screen, without notes that are for authors of libraries."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    # The weights and the five passes over 1440 examples take seconds, and each would leave a bar behind.
+    weights, passes = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            # TRL and transformers read the old name themselves, which releases before 5.23 have alone.
+            warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if weights:
+            transformers_logging.enable_progress_bar()
+        if passes:
+            enable_progress_bars()
+
+
 def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes: float, console: Console) -> DemoRun:
     """Fine-tune the model in NF4 with LoRA on the embedded training set and watch three languages.
 
@@ -140,8 +201,7 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
         InTime(start, 60 * minutes, eval_steps, chrf),
         chrf,
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would bury the progress bar
+    with one_bar():
         _trainer(model_path, output_dir, examples, steps, callbacks).train()
     history = History(output_dir).read()
     figure = output_dir / "alignment.png"
@@ -222,7 +282,7 @@ def _trainer(
         report_to="tensorboard",
         seed=1,
     )
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=Dataset.from_list(examples),
@@ -230,6 +290,9 @@ def _trainer(
         peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"),
         callbacks=callbacks,
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(OneLineEach())
+    return trainer
 
 
 def summarise(run: DemoRun, console: Console) -> None:
@@ -295,4 +358,6 @@ def _verdict(above: Sequence[str], below: Sequence[str]) -> str:
         sentences.append(f"At the end {' and '.join(above)} {verb} above it (p < {SIGNIFICANCE} each).")
     if below:
         sentences.append(f"{' and '.join(below)} {'is' if len(below) == 1 else 'are'} not.")
+    if not above:
+        return "At the end no language is above it."
     return " ".join(sentences)

@@ -22,7 +22,8 @@ from preflight import PreflightError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT
-from neuronxa_callback.text.pairs import PairsError, language_name
+from neuronxa_callback.text.languages import language_name
+from neuronxa_callback.text.pairs import PairsError
 
 BOTH_WAYS = (("eng_Latn", "isl_Latn"), ("isl_Latn", "eng_Latn"))
 

@@ -27,8 +27,9 @@ from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from neuronxa_callback import ParallelPairs
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.hub import refusal
 from neuronxa_callback.text.overlap import Sentences
-from neuronxa_callback.text.pairs import embedded
 
 # English in the first column, Icelandic in the second.
 TAB_SEPARATED = {
@@ -185,26 +186,21 @@ def _stream(text: str, *where: str | None, **settings: Any) -> Iterator[Mapping[
         rows = load_dataset(*where, split="train", streaming=True, **settings)
         assert isinstance(rows, IterableDataset)
         yield from rows
-    except DatasetNotFoundError as error:
-        if "gated" in str(error):
-            raise TextError(
-                f"{text} is gated: accept its terms on https://huggingface.co/datasets/{where[0]} and run "
-                "`hf auth login`."
-            ) from None
-        raise TextError(f"{text} cannot be found ({_line(error)}); check its name, or give a local file.") from None
     except UnicodeDecodeError as error:
         raise TextError(
             f"{text} is not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}); convert it."
         ) from None
     except (HfHubHTTPError, OSError, DatasetsError, ValueError) as error:
-        remedy = "check the connection and try again, or give a local file"
-        if "data_files" in settings and "://" not in settings["data_files"]:
-            remedy = "check the path" if isinstance(error, FileNotFoundError) else "mend it or write it anew"
-        raise TextError(f"{text} cannot be read ({_line(error)}); {remedy}.") from None
+        remedy = _remedy(error, settings.get("data_files", ""))
+        raise TextError(refusal(text, str(where[0]), error, "cannot be read", remedy)) from None
 
 
-def _line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+def _remedy(error: Exception, file: str) -> str:
+    if file and "://" not in file:
+        return "check the path" if isinstance(error, FileNotFoundError) else "mend it or write it anew"
+    if isinstance(error, DatasetNotFoundError):
+        return "check its name, or give a local file"
+    return "check the connection and try again, or give a local file"
 
 
 def _first_two(line: str) -> Pair | None:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuronxa_callback.quality.comet import environment as comet_environment
-from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.text.embedded import embedded
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are several times faster without a second thread to wait for, here and in the processes that tests start.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from neuronxa_callback import ParallelPairs, demo
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import Translations
-from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 
@@ -34,6 +35,11 @@ def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path
     assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 3]
     for language in ("Icelandic", "French", "Spanish"):
         assert language in result.output
+    assert re.search(
+        r"^step 2: NASCA 0\.\d{4} \(Icelandic 0\.\d{4}, French 0\.\d{4}, Spanish 0\.\d{4}\)$", result.output, re.M
+    )
+    for noise in ("eval_nasca", "Warning", "Loading weights", "examples/s", "gemm_4bit_forward"):
+        assert noise not in result.output
     assert "The chance level is 0.0050." in result.output
     assert f"tensorboard --logdir {tmp_path}" in result.output
     assert (tmp_path / "alignment.png").stat().st_size > 10_000

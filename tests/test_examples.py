@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 

@@ -15,7 +15,8 @@ from neuronxa_callback import significance
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.scores import Measurement, measure, representations_of, torn_apart
 from neuronxa_callback.model import neurons
-from neuronxa_callback.text.pairs import ParallelPairs, is_language_pair
+from neuronxa_callback.text.languages import is_language_pair
+from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, LayerPooling, Method, Representation, TokenPooling, check_choice
 
 DEFAULT_PAIRS = "eng_Latn-isl_Latn"

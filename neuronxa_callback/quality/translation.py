@@ -16,7 +16,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.model import neurons
-from neuronxa_callback.text.pairs import language_name
+from neuronxa_callback.text.languages import language_name
 
 # A template, or a function (source, source_lang, target_lang) -> the prompt as text or as chat messages.
 Prompt: TypeAlias = str | Callable[[str, str, str], str | list[dict[str, str]]]

@@ -18,7 +18,7 @@ from neuronxa_callback.files import read_lines
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.tables import Cell, Table
 from neuronxa_callback.text.corpora import HUB_NAME
-from neuronxa_callback.text.pairs import harness_languages, is_language
+from neuronxa_callback.text.languages import harness_languages, is_language
 
 logger = logging.getLogger(__name__)
 

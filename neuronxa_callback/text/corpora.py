@@ -10,19 +10,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.text.pairs import (
-    DEFAULT_SIZE,
-    PairsError,
-    ParallelPairs,
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.hub import refusal
+from neuronxa_callback.text.languages import (
     check_language,
     code_in_name,
-    embedded,
     head_languages,
     is_language,
-    languages_in,
     tatoeba_head_languages,
     tatoeba_languages,
 )
+from neuronxa_callback.text.pairs import DEFAULT_SIZE, PairsError, ParallelPairs
+from neuronxa_callback.text.readers import languages_in
 
 EMBEDDED = "embedded"
 FILES = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -244,12 +243,5 @@ def _asked(name: str, ask: Callable[[Any], Any]) -> Any:
     try:
         return ask(datasets)
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160].rstrip(". ")
-        if "gated" in reason.lower():
-            raise PairsError(
-                f"{name} is gated: accept its terms on https://huggingface.co/datasets/{name} and run `hf auth login`."
-            ) from None
-        raise PairsError(
-            f"{name} is no data set that can be had here ({reason or type(error).__name__}); check the name, or give "
-            "the folder of a copy."
-        ) from None
+        fault = "is no data set that can be had here"
+        raise PairsError(refusal(name, name, error, fault, "check the name, or give the folder of a copy")) from None

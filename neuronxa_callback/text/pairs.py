@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import hashlib
-import io
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import langcodes
-
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.languages import PairsError, check_language, code_in_name, is_language, is_language_pair
 from neuronxa_callback.text.overlap import Overlap, Sentences
+from neuronxa_callback.text.readers import Row, Rows, flat, open_rows, open_two_files
+
+__all__ = ["DEFAULT_SIZE", "PairsError", "ParallelPairs"]
 
 DEFAULT_SIZE = 100
-
-Row = Mapping[str, Any]
-
-_CODE = re.compile("[a-z]{3}_[A-Z][a-z]{3}")  # ISO 639-3 and ISO 15924, as FLORES-200 writes them
-
-
-class PairsError(ValueError):
-    """Held-out pairs that cannot be used; the message names the place and the remedy in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +107,16 @@ class ParallelPairs:
                 )
             return spec if isinstance(spec, ParallelPairs) else cls._embedded(spec, n)
         if isinstance(spec, tuple):
-            if len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec):
-                raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
-            source_lang = source_lang or code_in_name(spec[0])
-            target_lang = target_lang or code_in_name(spec[1])
-            located = _read_two_files(Path(spec[0]).expanduser(), Path(spec[1]).expanduser(), n)
-            return located.checked(source_lang, target_lang, f"{spec[0]} and {spec[1]}")
-        rows, place, origin = _open_rows(spec, n)
-        first = next(rows, None)
+            source_lang, target_lang, read = _two_files(spec, source_lang, target_lang)
+            return _checked(read, ("source", "target"), source_lang, target_lang, n)
+        read = open_rows(spec, n)
+        first = next(read.rows, None)
         if first is None:
-            raise PairsError(f"{origin} holds no pairs; give at least two, 100 as in the paper.")
-        chosen = _choose_columns(first, columns, source_lang, target_lang, origin)
-        _check_columns(chosen, source_lang, target_lang, origin)
-        kept = [_cells(row, chosen) for row in islice(_chain_first(first, rows), n)]
-        located = _Located([s for s, _ in kept], [t for _, t in kept], place)
+            raise PairsError(f"{read.origin} holds no pairs; give at least two, 100 as in the paper.")
+        chosen = _choose_columns(first, columns, source_lang, target_lang, read.origin)
+        _check_columns(chosen, source_lang, target_lang, read.origin)
         source_lang, target_lang = _languages_of(chosen, source_lang, target_lang)
-        return located.checked(source_lang, target_lang, origin)
+        return _checked(replace(read, rows=chain([first], read.rows)), chosen, source_lang, target_lang, n)
 
     @classmethod
     def _embedded(cls, name: str, n: int | None) -> ParallelPairs:
@@ -160,106 +143,29 @@ class ParallelPairs:
         return [Overlap(position, *found) for position, text in enumerate(texts) for found in sentences.find(text)]
 
 
-@cache
-def language_codes() -> frozenset[str]:
-    """The language codes of FLORES-200."""
-    return frozenset(_language_names())
-
-
-def is_language(name: str) -> bool:
-    """Whether this is a language code: FLORES-200's, or one made alike of a known language and script ("kal_Latn")."""
-    # Columns and files have all kinds of names; those of this form alone are worth a look into the registry.
-    return name in language_codes() or bool(_CODE.fullmatch(name) and langcodes.tag_is_valid(name))
-
-
-@cache
-def head_languages() -> frozenset[str]:
-    """The 68 codes that the paper calls head languages in FLORES-200 (appendix A.1); the others are long-tail."""
-    return frozenset(_data_file("head_languages.txt").split())
-
-
-@cache
-def tatoeba_languages() -> dict[str, str]:
-    """The names of Tatoeba's 112 languages in LASER's test sets -> our codes: "isl" -> "isl_Latn"."""
-    return {name: code for name, code, _ in _tatoeba()}
-
-
-@cache
-def tatoeba_head_languages() -> frozenset[str]:
-    """The codes that the paper lists as head languages in Tatoeba (appendix A.1).
-
-    It calls them 36 and lists 42, English among them: these are the other 41.
-    """
-    return frozenset(code for _, code, group in _tatoeba() if group == "head")
-
-
-def _tatoeba() -> Iterator[list[str]]:
-    return (line.split("\t") for line in _data_file("tatoeba_languages.tsv").splitlines())
-
-
-@cache
-def harness_languages() -> dict[str, str]:
-    """Two-letter codes in the names of lm-evaluation-harness's tasks -> FLORES-200 codes."""
-    return dict(line.split("\t") for line in _data_file("harness_languages.tsv").splitlines())
-
-
-def language_name(code: str) -> str:
-    """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn".
-
-    Of a language that FLORES-200 does not have, the code itself.
-    """
-    return _language_names().get(code, code)
-
-
-@cache
-def _language_names() -> dict[str, str]:
-    return dict(line.split("\t") for line in _data_file("flores200.txt").splitlines())
-
-
-def check_language(code: str) -> None:
-    """Raise PairsError for what is no language code, with the nearest ones of FLORES-200; see `is_language`."""
-    if not isinstance(code, str):
-        raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn.")
-    if is_language(code):
-        return
-    near = difflib.get_close_matches(code, sorted(language_codes()), n=3, cutoff=0.5)
-    near = near or sorted(known for known in language_codes() if code and known.startswith(code[:2].lower()))[:3]
-    hint = f"; the nearest are {', '.join(near)}" if near else ""
-    raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn{hint}.")
-
-
-@cache
-def embedded(name: str) -> dict[str, tuple[str, ...]]:
-    """An embedded multi-way parallel set ("heldout.tsv" or "demo_train.tsv"): language code -> sentences."""
-    header, *rows = (line.split("\t") for line in _data_file(name).splitlines())
-    return {code: tuple(row[i] for row in rows) for i, code in enumerate(header)}
-
-
-def _data_file(name: str) -> str:
-    return (resources.files("neuronxa_callback") / "data" / name).read_text(encoding="utf-8")
-
-
 # ---------------------------------------------------------------------------------------------------- checking
 
 
-class _Located(NamedTuple):
-    """Rows read from somewhere, with how to name the place of each in an error."""
-
-    source: Sequence[Any]
-    target: Sequence[Any]
-    place: Callable[[int], str]
-
-    def checked(self, source_lang: str | None, target_lang: str | None, origin: str) -> ParallelPairs:
-        if source_lang is None or target_lang is None:
-            raise PairsError(
-                f"the languages of {origin} are not known; name columns or files by FLORES-200 codes, "
-                "or pass source_lang and target_lang."
-            )
-        _check_languages(source_lang, target_lang)
-        for code, side in ((source_lang, self.source), (target_lang, self.target)):
-            _check_sentences(code, side, self.place)
-        source, target = ([sentence.strip() for sentence in side] for side in (self.source, self.target))
-        return ParallelPairs(tuple(source), tuple(target), source_lang, target_lang)
+def _checked(
+    read: Rows, columns: tuple[str, str], source_lang: str | None, target_lang: str | None, n: int | None
+) -> ParallelPairs:
+    """The first `n` pairs of two columns; an error names the place of a bad one."""
+    kept = [_cells(row, columns) for row in islice(read.rows, n)]
+    if source_lang is None or target_lang is None:
+        raise PairsError(
+            f"the languages of {read.origin} are not known; name columns or files by FLORES-200 codes, "
+            "or pass source_lang and target_lang."
+        )
+    _check_languages(source_lang, target_lang)
+    source, target = [s for s, _ in kept], [t for _, t in kept]
+    for code, side in ((source_lang, source), (target_lang, target)):
+        _check_sentences(code, side, read.place)
+    return ParallelPairs(
+        tuple(sentence.strip() for sentence in source),
+        tuple(sentence.strip() for sentence in target),
+        source_lang,
+        target_lang,
+    )
 
 
 def _check_languages(source_lang: str, target_lang: str) -> None:
@@ -293,167 +199,23 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
         first_seen[sentence] = pair
 
 
-# ---------------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------------------- choosing
 
 
-def is_language_pair(spec: Any) -> bool:
-    """Whether this is two language codes, such as "eng_Latn-isl_Latn", known or not."""
-    codes = spec.split("-") if isinstance(spec, str) else []
-    return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
-
-
-def code_in_name(path: str | Path) -> str | None:
-    """The language code that a file is named by, as in FLORES' "devtest/isl_Latn.devtest"."""
-    return next((part for part in Path(path).name.split(".") if is_language(part)), None)
-
-
-def languages_in(path: Path) -> list[str]:
-    """The language codes among the columns of a file that `ParallelPairs.load` takes.
-
-    Raises:
-        PairsError: the file cannot be read, or has no two of them.
-    """
-    rows, _, origin = _open_rows(path, 1)
-    names = list(_flat(next(rows, {})))
-    codes = [name for name in names if is_language(name)]
-    if len(codes) < 2:
-        raise PairsError(f"{origin} has the columns {', '.join(names)}; name two at least by FLORES-200 codes.")
-    return codes
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise PairsError(f"{path} does not exist; check the path of the held-out pairs.") from None
-    except OSError as error:
-        raise PairsError(f"{path} cannot be read ({error.strerror}); check the path of the held-out pairs.") from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise PairsError(f"{path}, line {line}, is not UTF-8; convert the file to UTF-8.") from None
-
-
-def _read_two_files(source: Path, target: Path, n: int | None) -> _Located:
-    lines = [_lines(_read_text(path)) for path in (source, target)]
-    if len(lines[0]) != len(lines[1]):
-        raise PairsError(
-            f"{source} has {len(lines[0])} lines and {target} has {len(lines[1])}; "
-            "line i of one must translate line i of the other."
-        )
-    return _Located(lines[0][:n], lines[1][:n], lambda pair: f"line {pair + 1} of {source} and {target}")
-
-
-def _lines(text: str) -> list[str]:
-    """Lines as editors count them: only line feeds end one, other Unicode separators may stand in a sentence."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def _open_rows(spec: Any, n: int | None) -> tuple[Iterator[Row], Callable[[int], str], str]:
-    """Rows as dicts, how to name the place of the i-th, and how to name the whole."""
-    if not isinstance(spec, str | Path):
-        return _dataset_rows(spec)
-    path = Path(spec).expanduser()
-    suffix = path.suffix.lower()
-    readers = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if suffix == ".parquet":
-        return _parquet_rows(path, n)
-    if suffix not in readers:
-        raise PairsError(
-            f"{spec!s} is neither a pair of FLORES-200 codes (eng_Latn-isl_Latn) nor a .tsv, .csv, .jsonl or .parquet "
-            "file; for two aligned text files pass a tuple of two paths."
-        )
-    numbered = list(islice(readers[suffix](path, _read_text(path)), n))
-    rows = iter([row for _, row in numbered])
-    return rows, lambda pair: f"{path}, line {numbered[pair][0]},", str(path)
-
-
-def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    header, *lines = _lines(text.rstrip()) or [""]
-    names = header.split("\t")
-    for number, line in enumerate(lines, start=2):
-        yield number, _row(path, number, names, line.split("\t") if line.strip() else [])
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
-    names = next(reader, [])
-    number = reader.line_num + 1
-    try:
-        for cells in reader:
-            yield number, _row(path, number, names, cells)
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise PairsError(f"{path}, line {number}, is not valid CSV ({error}); mend that line.") from None
-
-
-def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:
-    if not cells:
-        raise PairsError(f"{path}, line {number}, is empty; fill it in or remove it.")
-    if len(cells) != len(names):
-        raise PairsError(
-            f"{path}, line {number}, has {len(cells)} columns where the header has {len(names)}; mend that line."
-        )
-    return dict(zip((name.strip() for name in names), cells, strict=True))
-
-
-def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_lines(text.rstrip()), start=1):
-        if not line.strip():
-            raise PairsError(f"{path}, line {number}, is empty; fill it in or remove it.")
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PairsError(f"{path}, line {number}, is not JSON ({error.msg}); mend or remove that line.") from None
-        if not isinstance(row, dict):
-            raise PairsError(f"{path}, line {number}, is not a JSON object; write one object a line.")
-        yield number, row
-
-
-def _parquet_rows(path: Path, n: int | None) -> tuple[Iterator[Row], Callable[[int], str], str]:
-    if not path.is_file():
-        raise PairsError(f"{path} does not exist; check the path of the held-out pairs.")
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise PairsError(
-            f"reading {path} needs pyarrow; install it with: pip install 'neuronxa-callback[train]'."
-        ) from None
-    try:
-        batches = parquet.ParquetFile(path).iter_batches(batch_size=n or 65_536)
-        rows = list(islice((row for batch in batches for row in batch.to_pylist()), n))
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise PairsError(f"{path} is not a Parquet file ({reason}); write it anew.") from None
-    return iter(rows), lambda pair: f"{path}, row {pair + 1},", str(path)
-
-
-def _dataset_rows(dataset: Any) -> tuple[Iterator[Row], Callable[[int], str], str]:
-    origin = f"the {type(dataset).__name__}"
-    if not isinstance(dataset, Iterable):
-        raise PairsError(f"{dataset!r} holds no pairs; give two language codes, a path, two paths or a dataset.")
-    rows = iter(dataset)
-    first = next(rows, None)
-    if first is not None and not isinstance(first, Mapping):
-        raise PairsError(
-            f"{origin} gives {type(first).__name__} where a row is needed; "
-            "pass one split of a dataset (dataset['train']), a list of dicts, a path or a pair of codes."
-        )
-    chained = _chain_first(first, rows) if first is not None else rows
-    return chained, lambda pair: f"row {pair + 1} of {origin}", origin
-
-
-def _chain_first(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
+def _two_files(
+    spec: tuple[Any, ...], source_lang: str | None, target_lang: str | None
+) -> tuple[str | None, str | None, Rows]:
+    """Two files and their languages, which the names of the files tell where they are not given."""
+    if len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec):
+        raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
+    source, target = (Path(path).expanduser() for path in spec)
+    return source_lang or code_in_name(source), target_lang or code_in_name(target), open_two_files(source, target)
 
 
 def _choose_columns(
     row: Row, columns: tuple[str, str] | None, source_lang: str | None, target_lang: str | None, origin: str
 ) -> tuple[str, str]:
-    names = list(_flat(row))
+    names = list(flat(row))
     codes = [name for name in names if is_language(name)]
     if columns is None and source_lang in codes and target_lang in codes:
         columns = (str(source_lang), str(target_lang))
@@ -488,12 +250,6 @@ def _languages_of(
     return source_lang or named[0], target_lang or named[1]
 
 
-def _flat(row: Row) -> Row:
-    """The row with the languages of a "translation" column (the hub's layout) among its columns."""
-    translation = row.get("translation")
-    return {**row, **translation} if isinstance(translation, Mapping) else row
-
-
 def _cells(row: Row, columns: tuple[str, str]) -> tuple[Any, Any]:
-    flat = _flat(row)
-    return flat.get(columns[0]), flat.get(columns[1])
+    cells = flat(row)
+    return cells.get(columns[0]), cells.get(columns[1])

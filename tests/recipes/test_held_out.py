@@ -12,7 +12,8 @@ from pyarrow import parquet
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
-from neuronxa_callback.text.pairs import PairsError, embedded
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.pairs import PairsError
 from tests.conftest import make_tokenizer, tiny_llama
 
 TEXT = embedded("heldout.tsv")

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mamba
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 

@@ -20,7 +20,7 @@ from pyarrow import parquet
 from training_text import TextError, clean_documents, clean_pairs, pair_rows, training_documents, training_pairs
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.text.embedded import embedded
 
 HELD_OUT = ParallelPairs.load("eng_Latn-isl_Latn")
 TRAIN = embedded("demo_train.tsv")

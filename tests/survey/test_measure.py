@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, significance
 from neuronxa_callback.cli import app
 from neuronxa_callback.files import read_lines
-from neuronxa_callback.text.pairs import embedded, head_languages, language_codes
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.languages import head_languages, language_codes
 from tests import reference
 from tests.architectures import MULTIMODAL, tiny_multimodal
 from tests.conftest import ROOT, make_tokenizer, tiny_llama

@@ -11,15 +11,12 @@ import pytest
 from pyarrow import parquet
 
 from neuronxa_callback.text.corpora import open_corpus
-from neuronxa_callback.text.pairs import (
-    PairsError,
-    embedded,
+from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.text.languages import (
     head_languages,
-    is_language,
-    language_codes,
     tatoeba_head_languages,
-    tatoeba_languages,
 )
+from neuronxa_callback.text.pairs import PairsError
 
 TEXT = embedded("heldout.tsv")
 
@@ -123,16 +120,6 @@ def test_languages_that_flores_does_not_have(tmp_path: Path) -> None:
     assert corpus.pairs("eng_Latn", "aai_Latn").target == TEXT["isl_Latn"][:10]
 
 
-@pytest.mark.parametrize("name", ["isl_Latn", "kal_Latn", "kzj_Latn"])
-def test_what_a_language_code_is(name: str) -> None:
-    assert is_language(name)
-
-
-@pytest.mark.parametrize("name", ["isl_Latm", "xxx_Latn", "is", "isl-Latn", "ISL_Latn", "source"])
-def test_what_is_none(name: str) -> None:
-    assert not is_language(name)
-
-
 # ---------------------------------------------------------------------------------------------- Tatoeba
 
 
@@ -169,14 +156,6 @@ def test_tatoeba_pairs_each_language_with_english(write: Callable[[Path], Path],
     assert (back.source, back.target, back.name) == (TEXT["isl_Latn"][:15], TEXT["eng_Latn"][:15], "isl_Latn-eng_Latn")
     with pytest.raises(PairsError, match=r"pairs every language with eng_Latn alone, and so has no isl_Latn-tzl_Latn"):
         corpus.pairs("isl_Latn", "tzl_Latn")
-
-
-def test_the_papers_tatoeba_languages() -> None:
-    codes = list(tatoeba_languages().values())
-    assert len(codes) == len(set(codes)) == 112
-    assert all(is_language(code) for code in codes)
-    assert len(tatoeba_head_languages()) == 41
-    assert tatoeba_head_languages() < set(codes) & language_codes()
 
 
 # ---------------------------------------------------------------------------------------------- data sets

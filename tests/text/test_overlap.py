@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.overlap import NEAR, NGRAM, Sentences, drop, search, texts_of
-from neuronxa_callback.text.pairs import embedded
 from tests.conftest import tiny_llama
 from tests.integration.test_trainer import dataset as training_set
 from tests.integration.test_trainer import scored_steps, sft

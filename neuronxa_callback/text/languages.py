@@ -1,0 +1,99 @@
+"""Languages: their codes and names, and the lists of them that the paper and its benchmarks use."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import langcodes
+
+from neuronxa_callback.text.embedded import data_file
+
+_CODE = re.compile("[a-z]{3}_[A-Z][a-z]{3}")  # ISO 639-3 and ISO 15924, as FLORES-200 writes them
+
+
+class PairsError(ValueError):
+    """Held-out pairs that cannot be used; the message names the place and the remedy in one sentence."""
+
+
+@cache
+def language_codes() -> frozenset[str]:
+    """The language codes of FLORES-200."""
+    return frozenset(_language_names())
+
+
+def is_language(name: str) -> bool:
+    """Whether this is a language code: FLORES-200's, or one made alike of a known language and script ("kal_Latn")."""
+    # Columns and files have all kinds of names; those of this form alone are worth a look into the registry.
+    return name in language_codes() or bool(_CODE.fullmatch(name) and langcodes.tag_is_valid(name))
+
+
+@cache
+def head_languages() -> frozenset[str]:
+    """The 68 codes that the paper calls head languages in FLORES-200 (appendix A.1); the others are long-tail."""
+    return frozenset(data_file("head_languages.txt").split())
+
+
+@cache
+def tatoeba_languages() -> dict[str, str]:
+    """The names of Tatoeba's 112 languages in LASER's test sets -> our codes: "isl" -> "isl_Latn"."""
+    return {name: code for name, code, _ in _tatoeba()}
+
+
+@cache
+def tatoeba_head_languages() -> frozenset[str]:
+    """The codes that the paper lists as head languages in Tatoeba (appendix A.1).
+
+    It calls them 36 and lists 42, English among them: these are the other 41.
+    """
+    return frozenset(code for _, code, group in _tatoeba() if group == "head")
+
+
+def _tatoeba() -> Iterator[list[str]]:
+    return (line.split("\t") for line in data_file("tatoeba_languages.tsv").splitlines())
+
+
+@cache
+def harness_languages() -> dict[str, str]:
+    """Two-letter codes in the names of lm-evaluation-harness's tasks -> FLORES-200 codes."""
+    return dict(line.split("\t") for line in data_file("harness_languages.tsv").splitlines())
+
+
+def language_name(code: str) -> str:
+    """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn".
+
+    Of a language that FLORES-200 does not have, the code itself.
+    """
+    return _language_names().get(code, code)
+
+
+@cache
+def _language_names() -> dict[str, str]:
+    return dict(line.split("\t") for line in data_file("flores200.txt").splitlines())
+
+
+def check_language(code: str) -> None:
+    """Raise PairsError for what is no language code, with the nearest ones of FLORES-200; see `is_language`."""
+    if not isinstance(code, str):
+        raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn.")
+    if is_language(code):
+        return
+    near = difflib.get_close_matches(code, sorted(language_codes()), n=3, cutoff=0.5)
+    near = near or sorted(known for known in language_codes() if code and known.startswith(code[:2].lower()))[:3]
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn{hint}.")
+
+
+def is_language_pair(spec: Any) -> bool:
+    """Whether this is two language codes, such as "eng_Latn-isl_Latn", known or not."""
+    codes = spec.split("-") if isinstance(spec, str) else []
+    return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
+
+
+def code_in_name(path: str | Path) -> str | None:
+    """The language code that a file is named by, as in FLORES' "devtest/isl_Latn.devtest"."""
+    return next((part for part in Path(path).name.split(".") if is_language(part)), None)
