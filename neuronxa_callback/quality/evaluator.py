@@ -200,6 +200,8 @@ class QualityEvaluator:
         Raises:
             ValueError: which sentence cannot, and why.
         """
+        if not self.metrics:
+            return
         for pair in self.jobs.values():
             translation.check(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
 

@@ -243,8 +243,7 @@ class _Scoring:
         """Refuse what cannot be measured, or would not fit what is on disk, before anything is written."""
         with self.loader.model(checkpoint) as model:
             self.evaluator.check(model, self.tokenizer)
-            if self.quality.metrics:
-                self.quality.check(model, self.tokenizer)
+            self.quality.check(model, self.tokenizer)
             _check_series(self.history, self.evaluator, self.quality, model, self.tokenizer)
 
     def _score(self, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> None:
