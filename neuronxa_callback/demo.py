@@ -34,14 +34,10 @@ from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.overlap import search
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.training.callback import (
-    NeuronXACallback,
-    calling_trainer,
-    log_metrics,
-    quality_metrics,
-    translation_metrics,
-)
+from neuronxa_callback.training.callback import NeuronXACallback
 from neuronxa_callback.training.history import History
+from neuronxa_callback.training.metric_names import quality_metrics, translation_metrics
+from neuronxa_callback.training.trainer import Moment
 
 PIVOT = "eng_Latn"
 WATCHED = ("isl_Latn", "fra_Latn", "spa_Latn")
@@ -92,12 +88,12 @@ class ChrF(TrainerCallback):
 
     def _translate(self, state: TrainerState, control: TrainerControl, kwargs: dict[str, Any]) -> None:
         start = time.perf_counter()
-        trainer = calling_trainer(self)
-        with trainer.accelerator.autocast():
-            report = self.quality.score(self.quality.translate(kwargs["model"], kwargs["processing_class"]))
+        moment = Moment.of(self, control, kwargs)
+        with moment.trainer.accelerator.autocast():
+            report = self.quality.score(self.quality.translate(moment.model, moment.tokenizer()))
         self.seconds = time.perf_counter() - start
         self.reports.append((state.global_step, report))
-        log_metrics(trainer, control, quality_metrics(report, ["chrf"]) | translation_metrics(report))
+        moment.log(quality_metrics(report, ["chrf"]) | translation_metrics(report))
 
 
 class InTime(TrainerCallback):

@@ -1,11 +1,11 @@
-"""JSON lines that survive a crash: appended one at a time, each on the disk when the call returns."""
+"""JSON lines that survive a crash: appended one at a time or replaced together, on the disk when the call returns."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,12 +17,26 @@ BLOCK = 65_536  # bytes
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record as the file's last line and see it onto the disk; a last line that was cut short is mended."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
     with path.open("ab+") as file:
         _mend_end(file, path)
-        file.write(line)
+        file.write(_line(record))
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Make these records the file's lines at once: a crash leaves the file as it was before or as it is after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.new")
+    with written.open("wb") as file:
+        file.writelines(_line(record) for record in records)
+        file.flush()
+        os.fsync(file.fileno())
+    written.replace(path)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

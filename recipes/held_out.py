@@ -101,8 +101,8 @@ def _from_hub(name: str, split: str, n: int) -> ParallelPairs:
 def _quality_metrics(pairs: ParallelPairs) -> tuple[tuple[Metric, ...], str | None]:
     """chrF, and COMET and CometKiwi where they are on this machine; a sentence says what is missing."""
     with QualityEvaluator(METRICS, [pairs]) as quality:
-        left_out = quality.leave_out_downloads()
-        return tuple(metric for metric in METRICS if metric in quality.metrics), left_out
+        names, left_out = quality.without_downloads()
+        return tuple(metric for metric in METRICS if metric in names), left_out
 
 
 def test_scores(model: torch.nn.Module, tokenizer: Any, held_out: HeldOut, prompt: Prompt) -> dict[str, float]:

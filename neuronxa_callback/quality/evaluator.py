@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
@@ -25,7 +25,7 @@ from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore, checked
 from neuronxa_callback.quality.translation import Prompt, Translations
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice
+from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice, score_name
 
 COMET_MODEL = "Unbabel/wmt22-comet-da"
 COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
@@ -108,32 +108,6 @@ class QualityReport:
         return list(dict.fromkeys(str(outcome) for outcome in outcomes if isinstance(outcome, QualityError)))
 
 
-@dataclass
-class PendingQuality:
-    """An evaluation whose translations are being judged.
-
-    Attributes:
-        step: the Trainer's global step.
-        epoch: the Trainer's epoch.
-        report: the scores that are there and those that will be.
-        told: metrics whose scores, or whose failure, were passed on already.
-    """
-
-    step: int
-    epoch: float | None
-    report: QualityReport
-    told: set[str] = field(default_factory=set)
-
-    def news(self) -> list[str]:
-        """Metrics that are done and were not passed on."""
-        return [name for name in self.report.metrics if name not in self.told and self.report.done(name)]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every metric was passed on."""
-        return len(self.told) == len(self.report.metrics)
-
-
 class QualityEvaluator:
     """Translate the held-out sources with a model and have the translations judged.
 
@@ -196,13 +170,12 @@ class QualityEvaluator:
         self.token_budget: int | None = None  # what translating fits in, where memory has run out before
         self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
 
-    def leave_out_downloads(self) -> str | None:
-        """Keep the COMET metrics that can be had as things are: their environment is there, their model in the cache.
+    def without_downloads(self) -> tuple[list[str], str | None]:
+        """The metrics that can be had as things are: COMET's where its environment and its model are on this machine.
 
         Returns:
-            a sentence that says what is left out and the command that adds it; None if nothing is.
+            their names, and a sentence that says what is left out and the command that adds it; None if nothing is.
         """
-        self.local_only = True
         try:
             comet_environment.find_python()
         except CometEnvironmentError as error:
@@ -212,9 +185,9 @@ class QualityEvaluator:
             left_out = [name for name in self.slow if not _is_here(self.models[name])]
             commands = " and ".join(f"`neuronxa comet check {self.models[name]}`" for name in left_out)
             reason = f"the local cache does not have what {commands} would fetch."
-        self.metrics = {name: metric for name, metric in self.metrics.items() if name not in left_out}
-        names = " and ".join("CometKiwi" if name == "cometkiwi" else "COMET" for name in left_out)
-        return f"{names} will not be logged: {reason}" if left_out else None
+        kept = [name for name in self.metrics if name not in left_out]
+        names = " and ".join(map(score_name, left_out))
+        return kept, f"{names} will not be logged: {reason}" if left_out else None
 
     @property
     def slow(self) -> list[str]:
@@ -260,14 +233,22 @@ class QualityEvaluator:
         how = translation.signature(tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
         return f"pair:{direction}|n:{len(pair)}|data:{pair.fingerprint}|{how}|dtype:{compute_dtype(model)}"
 
-    def score(self, translated: Mapping[str, tuple[Translations, str]]) -> QualityReport:
-        """Judge translations; COMET's scores come later, the others are done."""
+    def score(
+        self, translated: Mapping[str, tuple[Translations, str]], metrics: Sequence[str] | None = None
+    ) -> QualityReport:
+        """Score translations; COMET's scores come later, the others are done.
+
+        Args:
+            translated: as `translate` returns them.
+            metrics: the names of those to score with; all for None.
+        """
+        names = list(self.metrics) if metrics is None else metrics
         return QualityReport(
             {
                 direction: DirectionScores(
                     made,
                     signature,
-                    {name: self._score(name, self.jobs[direction], made.texts) for name in self.metrics},
+                    {name: self._score(name, self.jobs[direction], made.texts) for name in names},
                 )
                 for direction, (made, signature) in translated.items()
             }
@@ -285,15 +266,6 @@ class QualityEvaluator:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def news(self, pending: PendingQuality, waiting: Sequence[PendingQuality]) -> list[str]:
-        """Finished metrics of an evaluation that were not passed on.
-
-        COMET's come in the order of `waiting`, which holds the evaluations in step order: curves and correlations
-        over the run need an earlier step's first.
-        """
-        is_next = pending is waiting[0]
-        return [name for name in pending.news() if is_next or name not in self.slow]
 
     def close(self) -> None:
         """End COMET's process."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from itertools import count
+from operator import is_
 from pathlib import Path
 from typing import Any
 
 from neuronxa_callback.alignment.evaluator import AlignmentReport
-from neuronxa_callback.files import append_line, read_lines
+from neuronxa_callback.files import append_line, read_lines, replace_lines
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
-from neuronxa_callback.quality.evaluator import DirectionScores, PendingQuality, QualityEvaluator, QualityReport
+from neuronxa_callback.quality.evaluator import DirectionScores, QualityEvaluator, QualityReport
+from neuronxa_callback.quality.queue import PendingScores
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import Correlation, pearson
@@ -28,9 +27,10 @@ NOT_YET = "not scored yet"  # where a metric's score will be, if the run lives t
 
 
 class History:
-    """The evaluations of a run, on disk as they come.
+    """The evaluations of a run, in memory and, as they come, on the disk.
 
-    They are kept in memory, too: a run is judged by them also where the disk is full.
+    The memory is what counts: a run is judged by it also where the disk is full. A write that failed is made up for by
+    the next `save`.
 
     Args:
         output_dir: the Trainer's `output_dir`.
@@ -40,18 +40,24 @@ class History:
     def __init__(self, output_dir: str | Path, on_disk: bool = True) -> None:
         self.path = Path(output_dir) / "neuronxa" / "scores.jsonl"
         self._on_disk = on_disk
-        self._known: dict[int, dict[str, Any]] | None = None  # step -> record, from the first time they are asked for
-        self._unwritten: set[int] = set()
+        self._by_step: dict[int, dict[str, Any]] | None = None  # from the first time that they are asked for
+        self._written: list[dict[str, Any]] = []  # the file's lines, as far as this object knows them
 
     @property
     def records(self) -> list[dict[str, Any]]:
         """All evaluations in step order, those that could not be written among them."""
-        return [record for _, record in sorted(self._by_step().items())]
+        return [record for _, record in sorted(self._known().items())]
 
-    def _by_step(self) -> dict[int, dict[str, Any]]:
-        if self._known is None:
-            self._known = {record["step"]: record for record in self.read()} if self._on_disk else {}
-        return self._known
+    def read(self) -> list[dict[str, Any]]:
+        """All evaluations that are on the disk by now, in step order; of two at one step the later written."""
+        by_step = {record["step"]: record for record in read_lines(self.path)}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def _known(self) -> dict[int, dict[str, Any]]:
+        if self._by_step is None:
+            self._written = list(read_lines(self.path)) if self._on_disk else []
+            self._by_step = {record["step"]: record for record in self._written}
+        return self._by_step
 
     def begin(self) -> Path | None:
         """Start a new run: an earlier run's file is kept under another name, so that two runs never mix.
@@ -59,48 +65,32 @@ class History:
         Returns:
             that name; None where there was no file.
         """
-        self._known = {}
+        self._by_step, self._written = {}, []
         if not self.path.exists():
             return None
         names = (self.path.with_name(f"scores.{number}.jsonl") for number in count(1))
         return self.path.rename(next(name for name in names if not name.exists()))
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one evaluation and see it onto the disk."""
-        step = record["step"]
-        self._by_step()[step] = dict(record)
-        if not self._on_disk:
-            return
-        self._unwritten.add(step)
-        for waiting in sorted(self._unwritten):  # what a full disk had refused comes with the next
-            append_line(self.path, self._by_step()[waiting])
-            self._unwritten.discard(waiting)
+        """Add one evaluation, in the place of an earlier one of its step, and see it onto the disk."""
+        self._known()[record["step"]] = dict(record)
+        self.save()
 
     def update(self, step: int, changes: Mapping[str, Any]) -> None:
-        """Add to an evaluation what came later than its line was written.
+        """Add to an evaluation what came later than its line was written, and see it onto the disk.
 
         Args:
-            step: of the evaluation, whose line is there.
+            step: of the evaluation.
             changes: what its line gets, or gets anew.
 
         Raises:
-            KeyError: there is no line of this step.
+            KeyError: there is no evaluation of this step.
         """
-        known = self._by_step()
-        if step in known:
-            known[step] = {**known[step], **changes}
-        if not self._on_disk or step in self._unwritten:
-            return
-        if not self.path.exists():
+        known = self._known()
+        if step not in known:
             raise KeyError(f"{self.path} has no line of step {step}.")
-        lines = self.path.read_bytes().split(b"\n")
-        number = max((number for number, line in enumerate(lines) if _step_of(line) == step), default=None)
-        if number is None:
-            raise KeyError(f"{self.path} has no line of step {step}.")
-        # The whole: an earlier change may not have reached the disk.
-        record = json.loads(lines[number]) | known.get(step, {}) | changes
-        lines[number] = json.dumps(record, ensure_ascii=False).encode("utf-8")
-        self._replace(b"\n".join(lines))
+        known[step] = {**known[step], **changes}
+        self.save()
 
     def rewind(self, step: int) -> None:
         """Go back to where a resumed run goes on: later steps, which it makes anew, and a line cut short are left out.
@@ -108,22 +98,30 @@ class History:
         Args:
             step: of the checkpoint that the run is resumed from.
         """
-        self._known = None
-        if not self.path.exists():
-            return
-        kept = [record for record in self.read() if record["step"] <= step]
-        content = b"".join(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n" for record in kept)
-        if content != self.path.read_bytes():
-            self._replace(content)
+        self._by_step = {record["step"]: record for record in self.read() if record["step"] <= step}
+        self._written = self.records
+        if self.path.exists():
+            replace_lines(self.path, self._written)
 
-    def _replace(self, content: bytes) -> None:
-        """Replace the file at once, so that a crash leaves it as it was before or as it is after."""
-        written = self.path.with_name(f"{self.path.name}.new")
-        with written.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(self.path)
+    def save(self) -> None:
+        """See onto the disk what is not there: new lines behind the others, or all lines at once where one changed.
+
+        Raises:
+            OSError: the disk takes nothing. The evaluations stay, and the next `save` writes them, too.
+        """
+        if not self._on_disk:
+            return
+        records = self.records
+        if not self.path.exists():
+            self._written = []
+        there = len(self._written)
+        if there <= len(records) and all(map(is_, self._written, records)):
+            for record in records[there:]:
+                append_line(self.path, record)
+                self._written.append(record)
+        else:
+            replace_lines(self.path, records)
+            self._written = records
 
     def judge(self, rule: StoppingRule, step: int, values: Mapping[str, float]) -> Verdict | None:
         """Say what the evaluation of a step means for stopping, by it and those before it.
@@ -156,22 +154,6 @@ class History:
         found = correlations([record | changes if record["step"] == step else record for record in records])
         self.update(step, changes | {"pearson": {name: asdict(correlation) for name, correlation in found.items()}})
         return found
-
-    def read(self) -> list[dict[str, Any]]:
-        """All evaluations in step order; of two at one step (a resumed run repeats some) the later written.
-
-        A line that a crash cut short is left out with a warning.
-        """
-        by_step = {record["step"]: record for record in read_lines(self.path)}
-        return [by_step[step] for step in sorted(by_step)]
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step of a line, None for one that is empty or cut short."""
-    try:
-        return json.loads(line)["step"]  # type: ignore[no-any-return]
-    except (ValueError, TypeError):
-        return None
 
 
 def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> dict[str, Any]:
@@ -231,25 +213,15 @@ def _direction(direction: DirectionScores) -> dict[str, Any]:
         "empty": made.empty,
         "truncated": made.truncated,
         "translations": list(made.texts),
-        "metrics": {metric: _judgement(finished.get(metric)) for metric in direction.scores},
+        "metrics": {metric: _outcome_of(finished.get(metric)) for metric in direction.scores},
     }
 
 
-def _judgement(outcome: Any) -> dict[str, Any]:
+def _outcome_of(outcome: Any) -> dict[str, Any]:
     if isinstance(outcome, QualityScore):
         segments = None if outcome.segments is None else _rounded(outcome.segments)
         return {"score": outcome.system, "segments": segments, "signature": outcome.signature}
     return {"missing": NOT_YET if outcome is None else str(outcome)}
-
-
-def quality_metrics_in(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a line's finished quality scores are called in the Trainer's log."""
-    metrics = {f"eval_{metric}": mean for metric, mean in record.get("quality_score", {}).items()}
-    for name, direction in record.get("quality", {}).items():
-        for metric, outcome in direction["metrics"].items():
-            if outcome.get("score") is not None:
-                metrics[f"eval_{metric}_{name}"] = outcome["score"]
-    return metrics
 
 
 def correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, Correlation]:
@@ -282,33 +254,36 @@ def _rounded(shares: Sequence[float]) -> list[float]:
 
 
 def other_choices(
-    record: Mapping[str, Any], wanted: Mapping[str, str], translated: Mapping[str, str], quality: QualityEvaluator
+    record: Mapping[str, Any],
+    wanted: Mapping[str, str],
+    translated: Mapping[str, str],
+    models: Mapping[str, str],
 ) -> dict[str, tuple[str, str]]:
     """The choices in which a line is not as wanted: curves over lines that differ in them would mix two things.
 
     Args:
         record: the line.
         wanted: language pair -> the signature that its scores should have.
-        translated: direction -> the signature that its translations should have.
-        quality: the judge; where it has no metrics, translations do not matter.
+        translated: direction -> the signature that its translations should have; none where nothing is translated.
+        models: COMET metric -> the model that should have scored them.
 
     Returns:
         the choice -> what the line has, and what is wanted.
     """
     differ = _differences("languages", record["languages"], wanted)
-    if quality.metrics and record.get("quality"):
-        differ |= _differences("directions", record["quality"], translated) | _other_models(record, quality)
+    if translated and record.get("quality"):
+        differ |= _differences("directions", record["quality"], translated) | _other_models(record, models)
     return differ
 
 
-def _other_models(record: Mapping[str, Any], quality: QualityEvaluator) -> dict[str, tuple[str, str]]:
-    """The COMET metrics that other models have judged."""
+def _other_models(record: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The COMET metrics whose scores are other models'."""
     differ = {}
     for direction in record["quality"].values():
-        for metric in quality.slow:
+        for metric, ours in models.items():
             theirs = Signature.parse(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
-            if theirs not in (None, quality.models[metric]):
-                differ[metric] = (theirs, quality.models[metric])
+            if theirs is not None and theirs != ours:
+                differ[metric] = (theirs, ours)
     return differ
 
 
@@ -324,12 +299,10 @@ def _differences(
     return differ
 
 
-def judged(record: Mapping[str, Any]) -> list[str]:
+def scored_metrics(record: Mapping[str, Any]) -> list[str]:
     """The metrics that a line has the score of, in every direction."""
     directions = list(record.get("quality", {}).values())
-    done = [
-        {name for name, judgement in direction["metrics"].items() if "score" in judgement} for direction in directions
-    ]
+    done = [{name for name, outcome in direction["metrics"].items() if "score" in outcome} for direction in directions]
     return sorted(set.intersection(*done)) if done else []
 
 
@@ -339,8 +312,8 @@ def awaited(record: Mapping[str, Any]) -> list[str]:
     missing = [
         name
         for direction in directions
-        for name, judgement in direction["metrics"].items()
-        if judgement == {"missing": NOT_YET}
+        for name, outcome in direction["metrics"].items()
+        if outcome == {"missing": NOT_YET}
     ]
     return list(dict.fromkeys(missing))
 
@@ -356,51 +329,48 @@ def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Transla
     }
 
 
-def take_up(
+def scored_again(
     quality: QualityEvaluator,
     metrics: Sequence[str],
     translated: Mapping[str, tuple[Translations, str]],
     step: int,
     record: Mapping[str, Any] | None,
-) -> PendingQuality:
-    """Have translations judged by some metrics, beside what their line has of the others.
+) -> PendingScores:
+    """Have translations scored by some metrics, beside what their line has of the others.
 
     Args:
-        quality: the judge.
+        quality: what scores them.
         metrics: names of its metrics.
         translated: the translations; see `translations_in`.
         step: theirs.
         record: their line of scores.jsonl, if there is one.
 
     Returns:
-        the evaluation; the metrics that the line had are told already.
+        the evaluation; the metrics that the line had count as passed on.
     """
-    judge = copy.copy(quality)  # with the same COMET process
-    judge.metrics = {name: quality.metrics[name] for name in metrics}
-    fresh = judge.score(translated)
-    report = _with_judged(fresh, record)
+    report = _with_scores_of(record, quality.score(translated, metrics))
     epoch = record["epoch"] if record else None
-    return PendingQuality(step, epoch, report, set(report.metrics) - set(fresh.metrics))
+    return PendingScores(step, epoch, report, set(report.metrics) - set(metrics))
 
 
-def _with_judged(report: QualityReport, record: Mapping[str, Any] | None) -> QualityReport:
+def _with_scores_of(record: Mapping[str, Any] | None, report: QualityReport) -> QualityReport:
     """The report with what a line has of other metrics, which the report's writing would replace."""
     if record is None:
         return report
     directions = {}
     for name, direction in report.by_direction.items():
         written = record.get("quality", {}).get(name, {"metrics": {}})["metrics"]
-        kept = {metric: _future_of(judgement) for metric, judgement in written.items() if metric not in report.metrics}
+        kept = {metric: _future_of(outcome) for metric, outcome in written.items() if metric not in report.metrics}
         directions[name] = replace(direction, scores=kept | direction.scores)
     return QualityReport(directions)
 
 
-def _future_of(judgement: Mapping[str, Any]) -> Future[QualityScore]:
+def _future_of(outcome: Mapping[str, Any]) -> Future[QualityScore]:
     future: Future[QualityScore] = Future()
-    if "missing" in judgement:
-        future.set_exception(QualityError(judgement["missing"]))
+    if "missing" in outcome:
+        future.set_exception(QualityError(outcome["missing"]))
         return future
-    segments = judgement["segments"]
-    score = judgement["score"], None if segments is None else tuple(segments), judgement["signature"]
+    segments = outcome["segments"]
+    score = outcome["score"], None if segments is None else tuple(segments), outcome["signature"]
     future.set_result(QualityScore(*score))
     return future

@@ -19,18 +19,19 @@ from neuronxa_callback.alignment.encoder import NonFiniteActivationError
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.model.loading import Checkpoint, Loader, ModelError, check_packages, load_tokenizer, read_json
 from neuronxa_callback.quality.comet import environment as comet_environment
-from neuronxa_callback.quality.evaluator import PendingQuality, QualityEvaluator
+from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
-from neuronxa_callback.training.callback import metrics_of, pearson_metrics, quality_metrics, translation_metrics
 from neuronxa_callback.training.history import (
     History,
     correlations,
-    judged,
     other_choices,
     record_of,
-    take_up,
+    scored_again,
+    scored_metrics,
     translations_in,
 )
+from neuronxa_callback.training.metric_names import metrics_of, pearson_metrics, quality_metrics, translation_metrics
 from neuronxa_callback.vocabulary import Dtype
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def run(
     Args:
         output_dir: the Trainer's `output_dir`, with its `checkpoint-N` folders.
         evaluator: what to score alignment with.
-        quality: what to judge translations with; it is closed at the end. Default: no translations.
+        quality: what to score translations with; it is closed at the end. Default: no translations.
         base: folder or hub name of the base model. Default: the one that the adapters name.
         dtype: what the weights are loaded in (in 4-bit: what is computed in); "auto" takes what the configuration of
             the base, or of the last full model, says.
@@ -104,14 +105,15 @@ def run(
         CometEnvironmentError: COMET is asked for and has no environment.
         ValueError: an argument, or a model, that cannot be used; see `NeuronXAEvaluator.check`.
     """
-    with quality or QualityEvaluator((), evaluator.pairs) as judge:
+    with quality or QualityEvaluator((), evaluator.pairs) as scorer:
         checkpoints = find_checkpoints(Path(output_dir), base)
         check_packages(checkpoints, load_in_4bit)
-        if judge.slow:  # or every checkpoint would be reported as missing its score, hours later
+        if scorer.slow:  # or every checkpoint would be reported as missing its score, hours later
             comet_environment.find_python()
         tokenizer = load_tokenizer(checkpoints)
+        queue = ScoreQueue(scorer.slow)
         loader = Loader(checkpoints, dtype, load_in_4bit, device)
-        scoring = _Scoring(evaluator, judge, tokenizer, loader, History(output_dir), Curves(Path(output_dir)))
+        scoring = _Scoring(evaluator, scorer, tokenizer, loader, History(output_dir), Curves(Path(output_dir)), queue)
         try:
             scoring.score_all(checkpoints, progress or Progress(disable=True))
         finally:
@@ -179,9 +181,9 @@ def _base_of(adapters: Sequence[Checkpoint]) -> str:
 # --------------------------------------------------------------------------------------------- what is there already
 
 
-def _unjudged(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
+def _unscored(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
     """The metrics that are asked for and have no score; one that was missing is tried again by a new sweep."""
-    done = judged(record or {})
+    done = scored_metrics(record or {})
     return [metric for metric in quality.metrics if metric not in done]
 
 
@@ -190,9 +192,11 @@ def _check_series(
 ) -> None:
     """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
     wanted = {pair.name: evaluator.signature(pair, model, tokenizer) for pair in evaluator.pairs}
-    translated = {name: quality.signature(name, model, tokenizer) for name in quality.jobs}
+    jobs = quality.jobs if quality.metrics else {}
+    translated = {name: quality.signature(name, model, tokenizer) for name in jobs}
+    models = {name: quality.models[name] for name in quality.slow}
     for record in history.read():
-        differ = other_choices(record, wanted, translated, quality)
+        differ = other_choices(record, wanted, translated, models)
         if differ:
             told = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
             # Autocast is the Trainer's; no option of ours brings it about.
@@ -217,13 +221,13 @@ class _Scoring:
     loader: Loader
     history: History
     curves: Curves
-    _pending: list[PendingQuality] = field(default_factory=list)
+    queue: ScoreQueue
     _warned: set[str] = field(default_factory=set)
 
     def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
         """Check, score what has no scores yet, and wait for COMET."""
         records = {record["step"]: record for record in self.history.read()}
-        todo = [c for c in checkpoints if c.step not in records or _unjudged(records[c.step], self.quality)]
+        todo = [c for c in checkpoints if c.step not in records or _unscored(records[c.step], self.quality)]
         # Not the base, which does not show whether the adapters fit it.
         self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
         task = progress.add_task("", total=len(todo))
@@ -231,7 +235,7 @@ class _Scoring:
             progress.update(task, description=checkpoint.name)
             self._score(checkpoint, records.get(checkpoint.step))
             progress.advance(task)
-        if self._pending:
+        if len(self.queue):
             progress.update(task, description="waiting for COMET")
         self._finish()
 
@@ -255,16 +259,15 @@ class _Scoring:
             except NonFiniteActivationError as error:
                 logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
         if translated:
-            self._judge(checkpoint.step, record, translated)
-        for pending in list(self._pending):
-            if self.quality.news(pending, self._pending):
-                self._write_quality(pending)
+            self._score_translations(checkpoint.step, record, translated)
+        for pending, names in self.queue.finished():
+            self._write_quality(pending, names)
 
     def _finish(self) -> None:
         """Wait for COMET, and bring the correlations of lines behind those that were filled in up to date."""
-        for pending in list(self._pending):
+        for pending in self.queue:
             pending.report.wait()
-            self._write_quality(pending)
+            self._write_quality(pending, self.queue.take(pending))
         records = self.history.read()
         for number, record in enumerate(records, start=1):
             found = {name: asdict(correlation) for name, correlation in correlations(records[:number]).items()}
@@ -284,26 +287,23 @@ class _Scoring:
         self.curves.add(step, {"eval_translation_runtime": round(time.perf_counter() - start, 4)})
         return translated
 
-    def _judge(
+    def _score_translations(
         self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, str]]
     ) -> None:
-        pending = take_up(self.quality, _unjudged(record, self.quality), translated, step, record)
+        pending = scored_again(self.quality, _unscored(record, self.quality), translated, step, record)
         if not translations_in(record):
             self.curves.add(step, translation_metrics(pending.report))
-        self._pending.append(pending)
-        self._write_quality(self._pending[-1])  # the translations at once, so that a sweep that goes on has them
+        self.queue.put(pending)
+        # The translations at once, so that a sweep that goes on has them.
+        self._write_quality(pending, self.queue.take(pending))
 
-    def _write_quality(self, pending: PendingQuality) -> None:
-        news = self.quality.news(pending, self._pending)
+    def _write_quality(self, pending: PendingScores, names: Sequence[str]) -> None:
         found = self.history.add_quality(pending.step, pending.report)
-        metrics = quality_metrics(pending.report, news)
+        metrics = quality_metrics(pending.report, names)
         self.curves.add(pending.step, metrics | pearson_metrics(found, metrics))
-        self._warn(pending, news)
-        pending.told.update(news)
-        if pending.is_over:
-            self._pending.remove(pending)
+        self._warn(pending, names)
 
-    def _warn(self, pending: PendingQuality, metrics: Collection[str]) -> None:
+    def _warn(self, pending: PendingScores, metrics: Collection[str]) -> None:
         """Say what gave no score, each reason once."""
         for metric in metrics:
             for error in pending.report.errors(metric):

@@ -182,33 +182,33 @@ class TestWhatTheDefaultLeavesOut:
     def test_without_an_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(comet_environment, "comet_works_here", lambda: False)
         evaluator = self.evaluator()
-        message = evaluator.leave_out_downloads()
+        names, message = evaluator.without_downloads()
         assert message == (
             "COMET and CometKiwi will not be logged: no environment has unbabel-comet; `neuronxa comet setup` makes "
             "one, or NEURONXA_COMET_PYTHON can name a Python that has it."
         )
-        assert evaluator.metrics == {}
+        assert names == []
 
     def test_without_the_models(self, with_comet: None, comet_models: Path) -> None:
         evaluator = self.evaluator(comet_model=str(comet_models / "comet"))
-        message = evaluator.leave_out_downloads()
+        names, message = evaluator.without_downloads()
         assert message is not None
         assert message.startswith("CometKiwi will not be logged: ")
         assert "`neuronxa comet check Unbabel/wmt22-cometkiwi-da`" in message
-        assert list(evaluator.metrics) == ["comet"]
+        assert names == ["comet"]
 
     def test_nothing_where_all_is_there(self, with_comet: None, comet_models: Path) -> None:
         models = {"comet_model": str(comet_models / "comet"), "cometkiwi_model": str(comet_models / "cometkiwi")}
         evaluator = self.evaluator(**models)
-        assert evaluator.leave_out_downloads() is None
-        assert list(evaluator.metrics) == ["comet", "cometkiwi"]
+        assert evaluator.without_downloads() == (["comet", "cometkiwi"], None)
 
 
 def test_a_model_path_of_nothing_is_left_out_by_the_default(with_comet: None, comet_models: Path) -> None:
     models: dict[str, Any] = {"comet_model": "/gone/a/b.ckpt", "cometkiwi_model": str(comet_models / "cometkiwi")}
     evaluator = QualityEvaluator(("comet", "cometkiwi"), [PAIRS], **models)
-    assert "COMET will not be logged" in str(evaluator.leave_out_downloads())
-    assert list(evaluator.metrics) == ["cometkiwi"]
+    names, message = evaluator.without_downloads()
+    assert "COMET will not be logged" in str(message)
+    assert names == ["cometkiwi"]
 
 
 def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:

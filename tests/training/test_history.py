@@ -180,18 +180,16 @@ class TestQuality:
         assert report.mean("comet") is None
         assert report.system("comet") == {"eng_Latn-isl_Latn": 0.5}
 
-    def test_of_two_lines_of_a_step_the_later_gets_it_and_a_torn_one_stays(self, tmp_path: Path) -> None:
+    def test_of_two_lines_of_a_step_the_later_gets_it_and_a_torn_one_goes(self, tmp_path: Path) -> None:
+        path = History(tmp_path).path
+        path.parent.mkdir()
+        whole = "".join(f'{{"step": 0, "score": {{"nasca": 0.1}}, "mark": "{mark}"}}\n' for mark in "ab")
+        path.write_text(whole + '{"step": 10, "sco')
         history = History(tmp_path)
-        for mark in "ab":
-            history.append({"step": 0, "score": {"nasca": 0.1}, "mark": mark})
-        with history.path.open("a") as file:
-            file.write('{"step": 10, "sco')
         history.add_quality(0, quality_report(0.5))
-        lines = history.path.read_text().split("\n")
-        assert "quality" not in json.loads(lines[0])
-        assert json.loads(lines[1])["mark"] == "b"
-        assert json.loads(lines[1])["quality_score"] == {"comet": 0.5}
-        assert lines[2] == '{"step": 10, "sco'
+        (line,) = path.read_text().splitlines()
+        assert json.loads(line)["mark"] == "b"
+        assert json.loads(line)["quality_score"] == {"comet": 0.5}
 
     def test_a_step_without_a_line(self, tmp_path: Path) -> None:
         history = History(tmp_path)
@@ -222,3 +220,48 @@ class TestQuality:
         records.append({"step": 5, "score": {"nasca": 0.9}})
         expected = pearson([0, 0.1, 0.3, 0.4], [0, 1, 9, 16])
         assert correlations(records) == {"nasca_chrf": expected}
+
+
+class TestTheMemoryCounts:
+    def test_a_write_that_failed_is_made_up_for_by_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*arguments: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        history = History(tmp_path)
+        history.append({"step": 0})
+        for name in ("append_line", "replace_lines"):
+            monkeypatch.setattr(f"neuronxa_callback.training.history.{name}", full)
+        with pytest.raises(OSError, match="No space"):
+            history.append({"step": 10})
+        with pytest.raises(OSError, match="No space"):
+            history.update(0, {"mark": "a"})
+        assert history.records == [{"step": 0, "mark": "a"}, {"step": 10}]
+        assert history.read() == [{"step": 0}]
+        monkeypatch.undo()
+        history.append({"step": 20})
+        assert history.read() == history.records == [{"step": 0, "mark": "a"}, {"step": 10}, {"step": 20}]
+
+    def test_a_file_that_was_taken_away_comes_back_whole(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.append({"step": 0})
+        history.path.unlink()
+        history.append({"step": 10})
+        assert [record["step"] for record in history.read()] == [0, 10]
+
+    def test_a_new_line_is_written_behind_the_others_and_a_changed_one_replaces_the_file(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.append({"step": 0})
+        node = history.path.stat().st_ino
+        history.append({"step": 10})
+        assert history.path.stat().st_ino == node
+        history.update(0, {"mark": "a"})
+        assert history.path.stat().st_ino != node
+        assert [path.name for path in history.path.parent.iterdir()] == ["scores.jsonl"]
+
+    def test_where_nothing_goes_to_the_disk_it_is_in_memory(self, tmp_path: Path) -> None:
+        history = History(tmp_path, on_disk=False)
+        history.append({"step": 0})
+        assert history.records == [{"step": 0}]
+        assert not history.path.parent.exists()

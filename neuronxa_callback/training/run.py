@@ -1,0 +1,267 @@
+"""One run of a Trainer: its evaluations, what they give to log and to keep, and what they mean for stopping."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from types import MappingProxyType
+
+from tqdm.auto import tqdm
+
+from neuronxa_callback.alignment.evaluator import AlignmentReport
+from neuronxa_callback.quality.evaluator import same_random_state
+from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
+from neuronxa_callback.training import checks
+from neuronxa_callback.training.faults import Faults
+from neuronxa_callback.training.history import History, record_of
+from neuronxa_callback.training.metric_names import (
+    metrics_of,
+    pearson_metrics,
+    quality_metrics,
+    translation_metrics,
+    verdict_metrics,
+)
+from neuronxa_callback.training.overhead import Overhead
+from neuronxa_callback.training.page import summarise, tell_stop
+from neuronxa_callback.training.resume import Series, find_series
+from neuronxa_callback.training.schedule import Schedule
+from neuronxa_callback.training.stopping import Verdict
+from neuronxa_callback.training.trainer import Moment
+from neuronxa_callback.training.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """The evaluations of one `train()`, or of an `evaluate()` outside training, which keeps no history.
+
+    Args:
+        watch: what to do at each evaluation.
+        series: what the run begins with; nothing, and nothing on the disk, for None.
+    """
+
+    def __init__(self, watch: Watch, series: Series | None = None) -> None:
+        series = series or Series(History(".", on_disk=False), Schedule())
+        self.watch = watch
+        self.history = series.history
+        self.schedule = series.schedule
+        self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
+        self._late = series.late
+        self._queue = ScoreQueue(watch.slow)
+        for pending in series.pending:
+            self._queue.put(pending)
+        self._faults = Faults(watch.raises, self.close)
+        self._overhead = Overhead(watch.max_overhead)
+        self._without_value = 0  # evaluations on end that lack the metric to stop by
+
+    # ------------------------------------------------------------------------------------------ begin and end
+
+    @classmethod
+    def begin(cls, watch: Watch, moment: Moment) -> Run:
+        """Refuse what cannot be measured, and find the series that this training run begins or goes on with.
+
+        Raises:
+            ValueError: settings, a model or training text that cannot be used, whatever `on_error` says.
+        """
+        args = moment.args
+        checks.check_best_metric(args, watch.rule, watch.metrics)
+        checks.check_stopping_metric(args, watch.rule, watch.names(waits=True))
+        faults = Faults(watch.raises, watch.quality.close)
+        with faults.guarded("the check before training failed", ValueError), moment.trainer.accelerator.autocast():
+            tokenizer = moment.tokenizer(watch.tokenizer)
+            watch.evaluator.check(moment.model, tokenizer)
+            if watch.metrics:
+                watch.quality.check(moment.model, tokenizer)
+        if moment.is_first_process and watch.train_texts is not None:
+            failed = "the training text could not be searched for held-out sentences"
+            # A data set's transform may draw random numbers.
+            with faults.guarded(failed, ValueError), same_random_state():
+                checks.search_train_texts(watch.train_texts, watch.evaluator.pairs, args)
+        series = Series(History(str(args.output_dir), on_disk=False), Schedule())
+        if moment.is_first_process:
+            failed = (
+                "an earlier run's scores could not be put aside or gone on from; scores.jsonl is left as it is, and "
+                "this run's scores are in the Trainer's log alone"
+            )
+            with faults.guarded(failed):
+                series = find_series(watch, moment)
+        return cls(watch, replace(series, schedule=moment.first_process_value(series.schedule)))
+
+    def end(self, moment: Moment) -> None:
+        """Score the last step, unless it has its score or the model in memory is an earlier checkpoint by now.
+
+        Then wait for COMET and sum up.
+        """
+        replaced = moment.args.load_best_model_at_end and moment.state.best_model_checkpoint is not None
+        if self.schedule.due_at_end(moment.state.global_step) and not replaced:
+            self.score(moment)
+        waiting = list(self._queue)
+        for pending in tqdm(waiting, "waiting for COMET", disable=moment.args.disable_tqdm or not waiting):
+            pending.report.wait()
+        self.log_finished(moment)
+        if moment.is_first_process:
+            with self._faults.guarded("the scores could not be summed up"):
+                if self.watch.metrics:
+                    summarise(self.history.records)
+                tell_stop(self.history.records)
+
+    def close(self) -> None:
+        """Give up what COMET has not scored, and end its process."""
+        self._queue.clear()
+        self.watch.quality.close()
+
+    # ------------------------------------------------------------------------------------------ an evaluation
+
+    def score(self, moment: Moment, others: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
+        """Evaluate and log.
+
+        Args:
+            moment: the event.
+            others: the Trainer's own metrics of this evaluation, by which a run may be stopped, too.
+
+        Returns:
+            the metrics, those left out whose evaluation failed or is not done yet.
+        """
+        step = self.schedule.scored = moment.state.global_step
+        start = time.perf_counter()
+        metrics = self._score_alignment(moment)
+        metrics |= self._score_quality(moment, is_aligned=bool(metrics))
+        if moment.is_training:
+            metrics |= self._judge(moment, {**others, **metrics})
+            too_much = self._overhead.add(step, start, time.perf_counter())
+            if too_much and moment.is_first_process:
+                logger.warning("NeuronXA: %s", too_much)
+        self.missing = tuple(name for name in self.watch.names(self.watch.waits(moment)) if name not in metrics)
+        return metrics
+
+    def _score_alignment(self, moment: Moment) -> dict[str, float]:
+        report: AlignmentReport | None = None
+        start = time.perf_counter()
+        failed = "an evaluation failed, and training goes on without its scores"
+        # In the mixed precision that training runs in.
+        with self._faults.guarded(failed), moment.trainer.accelerator.autocast():
+            report = self.watch.evaluator(moment.model, moment.tokenizer(self.watch.tokenizer))
+        runtime = time.perf_counter() - start
+        metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
+        # One process may fail or round differently; all of them must choose and stop alike.
+        metrics = moment.first_process_value(metrics)
+        moment.log(metrics)
+        if report is not None and moment.is_first_process:
+            if moment.is_training:
+                with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
+                    self.history.append(record_of(report, moment.state.global_step, moment.state.epoch, runtime))
+            with self._faults.guarded("the scores were logged but not drawn"):
+                moment.show_layers(report, min(map(len, self.watch.evaluator.pairs)))
+        return metrics
+
+    def _score_quality(self, moment: Moment, is_aligned: bool) -> dict[str, float]:
+        """Translate on every process, score on the first; what is not done by now is logged later."""
+        if not self.watch.metrics:
+            return {}
+        quality, state = self.watch.quality, moment.state
+        translated = None
+        start = time.perf_counter()
+        failed = "the held-out sources could not be translated"
+        with self._faults.guarded(failed), moment.trainer.accelerator.autocast():
+            translated = quality.translate(moment.model, moment.tokenizer(self.watch.tokenizer))
+        runtime = time.perf_counter() - start
+        metrics: dict[str, float] = {}
+        if translated is not None and moment.is_first_process:
+            report = quality.score(translated, self.watch.metrics)
+            if not is_aligned and moment.is_training:
+                # A line of its own: an earlier attempt at this step may have left another.
+                nothing = {"step": state.global_step, "epoch": state.epoch, "runtime": None, "score": {}}
+                with self._faults.guarded("the quality scores will be logged but not written to scores.jsonl"):
+                    self.history.append(nothing | {"languages": {}})
+            pending = PendingScores(state.global_step, state.epoch, report)
+            if self.watch.waits(moment):
+                report.wait()
+            self.log_finished(moment)  # what belongs to earlier steps comes first
+            metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
+            self._queue.put(pending)
+            metrics |= self._kept(moment, pending, self._queue.take(pending))
+        metrics = moment.first_process_value(metrics)
+        moment.log(metrics)
+        return metrics
+
+    # ------------------------------------------------------------------------------------------ COMET's scores
+
+    def log_finished(self, moment: Moment) -> None:
+        """Log what COMET has finished since the last time, with the step it belongs to."""
+        for pending, names in self._queue.finished():
+            moment.log(self._kept(moment, pending, names), pending.step, pending.epoch)
+
+    def log_late(self, moment: Moment) -> None:
+        """Log what COMET had finished after the checkpoint that the run is resumed from."""
+        for late in self._late:
+            moment.log(late.metrics, late.step, late.epoch)
+        self._late = []
+
+    def _kept(self, moment: Moment, pending: PendingScores, names: list[str]) -> dict[str, float]:
+        """The metrics of some finished scores; in training, scores.jsonl gets them here."""
+        metrics = quality_metrics(pending.report, names)
+        if moment.is_training:
+            with self._faults.guarded("the quality scores were logged but not written to scores.jsonl"):
+                found = self.history.add_quality(pending.step, pending.report)
+                metrics |= pearson_metrics(found, metrics)
+        for name in names:
+            for error in pending.report.errors(name):
+                self._faults.no_score(f"no {name} at step {pending.step}: {error}", f"{name}: {error}")
+        return metrics
+
+    # ------------------------------------------------------------------------------------------ stopping
+
+    def stop_again(self, moment: Moment) -> None:
+        """End the one step that transformers makes of a resumed run that had been stopped, without a score."""
+        self.schedule.scored = moment.state.global_step
+        self.missing = tuple(self.watch.names(self.watch.waits(moment)))
+        moment.control.should_training_stop = True
+        moment.control.should_evaluate = moment.control.should_save = False
+        if moment.is_first_process:
+            logger.warning("NeuronXA: training stops, as it had before it was resumed: %s.", self.schedule.stopped)
+
+    def _judge(self, moment: Moment, values: Mapping[str, float]) -> dict[str, float]:
+        """Log how this evaluation stands against the best so far, and stop where the rule says so."""
+        rule, state, verdict = self.watch.rule, moment.state, None
+        if moment.is_first_process:
+            self._tell_missing_value(values)
+            verdict = self._verdict(moment, values)
+        verdict = moment.first_process_value(verdict)
+        if verdict is None:
+            return {}
+        metrics = verdict_metrics(verdict, rule.metric)
+        moment.log(metrics)
+        for name, fall in verdict.forgotten.items():
+            if not rule.stop_at_floor and moment.is_first_process:
+                self._faults.warn_once(f"{name} fell {fall:.4f} below its start, by more than noise.", f"floor {name}")
+        if verdict.reason:
+            moment.control.should_training_stop = True
+            if moment.is_first_process:
+                logger.warning("NeuronXA: training stops at step %d: %s.", state.global_step, verdict.reason)
+        return metrics
+
+    def _verdict(self, moment: Moment, values: Mapping[str, float]) -> Verdict | None:
+        step, verdict = moment.state.global_step, None
+        with self._faults.guarded("the evaluation could not be compared with the best so far"):
+            verdict = self.history.judge(self.watch.rule, step, values)
+        if verdict is None:
+            return None
+        if step >= moment.state.max_steps:
+            verdict = replace(verdict, reason=None)  # it ends of itself
+        with self._faults.guarded("what an evaluation means for stopping was not written to scores.jsonl"):
+            self.history.update(step, {"stopping": asdict(verdict)})
+        return verdict
+
+    def _tell_missing_value(self, values: Mapping[str, float]) -> None:
+        """Say that nothing stops the run where what it should be stopped by does not come."""
+        metric = self.watch.rule.metric
+        self._without_value = 0 if f"eval_{metric}" in values else self._without_value + 1
+        if self.watch.rule.patience is not None and self._without_value == 2:
+            there = ", ".join(sorted(name.removeprefix("eval_") for name in values)) or "none"
+            self._faults.warn_once(
+                f"two evaluations have no {metric!r}, by which training should stop (early_stopping_metric); their "
+                f"metrics are {there}.",
+                "no value to stop by",
+            )
