@@ -16,6 +16,7 @@ from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuronxa_callback import plots
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.significance import chance_level
@@ -81,7 +82,8 @@ class ChrF(TrainerCallback):
         start = time.perf_counter()
         trainer = calling_trainer(self)
         with trainer.accelerator.autocast():
-            report = self.quality.score(self.quality.translate(kwargs["model"], kwargs["processing_class"]))
+            decoder = Decoder.find(kwargs["model"], kwargs["processing_class"])
+            report = self.quality.score(self.quality.translate(decoder))
         self.seconds = time.perf_counter() - start
         self.reports.append((state.global_step, report))
         log_metrics(trainer, control, quality_metrics(report, ["chrf"]) | translation_metrics(report))

@@ -27,17 +27,19 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 
 from neuronxa_callback import plots
-from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, AlignmentReport, NeuronXAEvaluator, PairsLike
+from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator, PairsLike
+from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.state import TokenBudget, same_random_state
 from neuronxa_callback.quality.comet.process import QualityError
 from neuronxa_callback.quality.evaluator import (
     COMET_MODEL,
     COMETKIWI_MODEL,
-    Metric,
     PendingQuality,
     QualityEvaluator,
     QualityReport,
-    same_random_state,
 )
+from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.significance import Correlation
 from neuronxa_callback.text.overlap import search, texts_of
@@ -58,6 +60,8 @@ from neuronxa_callback.vocabulary import OVER_PAIRS, Direction, Method, MetricNa
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+FAILED = "an evaluation failed, and training goes on without its scores"
 
 
 class NeuronXACallback(TrainerCallback):
@@ -210,6 +214,8 @@ class NeuronXACallback(TrainerCallback):
         self._unlogged: list[tuple[Mapping[str, Any], dict[str, float]]] = []  # what came too late for the checkpoint
         self._without_value = 0  # evaluations on end that lack the metric to stop by
         self._overhead = Overhead(max_overhead)
+        self._budget = TokenBudget(token_budget)  # halved where memory runs out, for the evaluations that follow
+        self._translation_budget = TokenBudget()
         self._begins_series = True  # whether this training run's first score is the first of its curves
         self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
 
@@ -239,8 +245,9 @@ class NeuronXACallback(TrainerCallback):
         self._check_best_metric(args)
         self._check_stopping_metric(args)
         with self._guarded("the check before training failed", let_through=ValueError), trainer.accelerator.autocast():
-            self.evaluator.check(kwargs["model"], self._tokenizer_of(kwargs))
-            self.quality.check(kwargs["model"], self._tokenizer_of(kwargs))
+            decoder = Decoder.find(kwargs["model"], self._tokenizer_of(kwargs))
+            self.evaluator.check(decoder)
+            self.quality.check(decoder)
         if state.is_world_process_zero and self.train_texts is not None:
             with (
                 self._guarded("the training text could not be searched for held-out sentences", let_through=ValueError),
@@ -380,7 +387,7 @@ class NeuronXACallback(TrainerCallback):
             return True
         records = [record for record in history.read() if record["step"] <= step]
         with trainer.accelerator.autocast():  # it is part of the signatures
-            differ = self._differences(records, model, tokenizer)
+            differ = self._differences(records, Decoder.find(model, tokenizer))
         if differ:
             told = "; ".join(f"{name} {theirs} before, {ours} now" for name, (theirs, ours) in differ.items())
             kept = history.begin()
@@ -419,10 +426,10 @@ class NeuronXACallback(TrainerCallback):
         if last["step"] == step and last["score"]:
             self._scored_step = step
 
-    def _differences(self, records: Sequence[Mapping[str, Any]], model: Any, tokenizer: Any) -> dict[str, Any]:
+    def _differences(self, records: Sequence[Mapping[str, Any]], decoder: Decoder) -> dict[str, Any]:
         """What this callback measures otherwise than an earlier one did."""
-        wanted = {pair.name: self.evaluator.signature(pair, model, tokenizer) for pair in self.evaluator.pairs}
-        translated = {name: self.quality.signature(name, model, tokenizer) for name in self.quality.jobs}
+        wanted = {pair.name: self.evaluator.signature(pair, decoder) for pair in self.evaluator.pairs}
+        translated = {name: self.quality.signature(name, decoder) for name in self.quality.jobs}
         differ: dict[str, Any] = {}
         for record in records:
             if record["languages"]:  # none where the evaluation failed
@@ -451,8 +458,11 @@ class NeuronXACallback(TrainerCallback):
         self._scored_step = state.global_step
         trainer = calling_trainer(self)
         start = time.perf_counter()
-        metrics = self._score_alignment(trainer, control, kwargs)
-        metrics |= self._score_quality(trainer, control, kwargs, is_aligned=bool(metrics))
+        decoder: Decoder | None = None
+        with self._guarded(FAILED), trainer.accelerator.autocast():  # in the mixed precision that training runs in
+            decoder = Decoder.find(kwargs["model"], self._tokenizer_of(kwargs))
+        metrics = self._score_alignment(trainer, control, decoder)
+        metrics |= self._score_quality(trainer, control, decoder, is_aligned=bool(metrics))
         if _is_training(trainer):
             metrics |= self._judge(trainer, control, {**others, **metrics})
             too_much = self._overhead.add(state.global_step, start, time.perf_counter())
@@ -499,13 +509,13 @@ class NeuronXACallback(TrainerCallback):
                 "no value to stop by",
             )
 
-    def _score_alignment(self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any]) -> dict[str, float]:
+    def _score_alignment(self, trainer: Trainer, control: TrainerControl, decoder: Decoder | None) -> dict[str, float]:
         args, state = trainer.args, trainer.state
         report: AlignmentReport | None = None
         start = time.perf_counter()
-        failed = "an evaluation failed, and training goes on without its scores"
-        with self._guarded(failed), trainer.accelerator.autocast():  # in the mixed precision that training runs in
-            report = self.evaluator(kwargs["model"], self._tokenizer_of(kwargs))
+        if decoder is not None:
+            with self._guarded(FAILED), trainer.accelerator.autocast():
+                report = self.evaluator.score(decoder, self._budget)
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
         # One process may fail or round differently; all of them must choose and stop alike.
@@ -521,7 +531,7 @@ class NeuronXACallback(TrainerCallback):
         return metrics
 
     def _score_quality(
-        self, trainer: Trainer, control: TrainerControl, kwargs: dict[str, Any], is_aligned: bool
+        self, trainer: Trainer, control: TrainerControl, decoder: Decoder | None, is_aligned: bool
     ) -> dict[str, float]:
         """Translate on every process, score on the first; what is not done by now is logged later."""
         args, state = trainer.args, trainer.state
@@ -530,8 +540,9 @@ class NeuronXACallback(TrainerCallback):
             return {}
         translated = None
         start = time.perf_counter()
-        with self._guarded("the held-out sources could not be translated"), trainer.accelerator.autocast():
-            translated = self.quality.translate(kwargs["model"], self._tokenizer_of(kwargs))
+        if decoder is not None:
+            with self._guarded("the held-out sources could not be translated"), trainer.accelerator.autocast():
+                translated = self.quality.translate(decoder, self._translation_budget)
         runtime = time.perf_counter() - start
         metrics: dict[str, float] = {}
         if translated is not None and state.is_world_process_zero:

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.alignment.evaluator import AlignmentReport
+from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.files import append_line, read_lines
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, PendingQuality, QualityEvaluator, QualityReport
@@ -227,7 +227,7 @@ def quality_of(report: QualityReport) -> dict[str, Any]:
 def _direction(direction: DirectionScores) -> dict[str, Any]:
     made, finished = direction.translations, direction.finished()
     return {
-        "signature": direction.signature,
+        "signature": str(direction.signature),
         "empty": made.empty,
         "truncated": made.truncated,
         "translations": list(made.texts),
@@ -238,7 +238,7 @@ def _direction(direction: DirectionScores) -> dict[str, Any]:
 def _judgement(outcome: Any) -> dict[str, Any]:
     if isinstance(outcome, QualityScore):
         segments = None if outcome.segments is None else _rounded(outcome.segments)
-        return {"score": outcome.system, "segments": segments, "signature": outcome.signature}
+        return {"score": outcome.system, "segments": segments, "signature": str(outcome.signature)}
     return {"missing": NOT_YET if outcome is None else str(outcome)}
 
 
@@ -282,7 +282,10 @@ def _rounded(shares: Sequence[float]) -> list[float]:
 
 
 def other_choices(
-    record: Mapping[str, Any], wanted: Mapping[str, str], translated: Mapping[str, str], quality: QualityEvaluator
+    record: Mapping[str, Any],
+    wanted: Mapping[str, Signature],
+    translated: Mapping[str, Signature],
+    quality: QualityEvaluator,
 ) -> dict[str, tuple[str, str]]:
     """The choices in which a line is not as wanted: curves over lines that differ in them would mix two things.
 
@@ -313,14 +316,14 @@ def _other_models(record: Mapping[str, Any], quality: QualityEvaluator) -> dict[
 
 
 def _differences(
-    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]
+    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Signature]
 ) -> dict[str, tuple[str, str]]:
     """The fields of signatures in which a line's part is not as wanted, or the names where these differ."""
     if written.keys() != wanted.keys():
         return {what: (" ".join(written), " ".join(wanted))}
     differ: dict[str, tuple[str, str]] = {}
     for name, signature in wanted.items():
-        differ |= Signature.parse(written[name]["signature"]).differences(Signature.parse(signature))
+        differ |= Signature.parse(written[name]["signature"]).differences(signature)
     return differ
 
 
@@ -345,12 +348,12 @@ def awaited(record: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(missing))
 
 
-def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, str]]:
+def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, Signature]]:
     """A line's translations and their signatures, as `QualityEvaluator.translate` returns them; {} without any."""
     return {
         name: (
             Translations(tuple(direction["translations"]), direction["empty"], direction["truncated"]),
-            direction["signature"],
+            Signature.parse(direction["signature"]),
         )
         for name, direction in (record or {}).get("quality", {}).items()
     }
@@ -359,7 +362,7 @@ def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Transla
 def take_up(
     quality: QualityEvaluator,
     metrics: Sequence[str],
-    translated: Mapping[str, tuple[Translations, str]],
+    translated: Mapping[str, tuple[Translations, Signature]],
     step: int,
     record: Mapping[str, Any] | None,
 ) -> PendingQuality:
@@ -401,6 +404,6 @@ def _future_of(judgement: Mapping[str, Any]) -> Future[QualityScore]:
         future.set_exception(QualityError(judgement["missing"]))
         return future
     segments = judgement["segments"]
-    score = judgement["score"], None if segments is None else tuple(segments), judgement["signature"]
+    score = judgement["score"], None if segments is None else tuple(segments), Signature.parse(judgement["signature"])
     future.set_result(QualityScore(*score))
     return future
