@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from benchmarks.machine import describe
 from neuronxa_callback import ParallelPairs, alignment_score
-from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches, encode, run_decoder, tokenize, undisturbed
-from neuronxa_callback.model import neurons
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches, encode
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.hooks import watch
 
 RESULTS = Path(__file__).parent / "results" / "arithmetic.json"
 
@@ -44,18 +46,18 @@ class Difference(NamedTuple):
 def read(model: Any, tokenizer: Any, pairs: ParallelPairs, token_budget: int) -> Reading:
     sides = (pairs.source, pairs.target)
     source, target = (encode(model, tokenizer, side, token_budget=token_budget) for side in sides)
-    states = [_states(model, tokenize(tokenizer, side), token_budget) for side in sides]
+    states = [_states(Decoder.find(model, tokenizer), side, token_budget) for side in sides]
     return Reading(states, alignment_score(source, target))
 
 
-def _states(model: Any, token_ids: list[list[int]], token_budget: int) -> list[Tensor]:
-    ffns = neurons.find_ffns(model)
+def _states(decoder: Decoder, sentences: Sequence[str], token_budget: int) -> list[Tensor]:
+    token_ids = decoder.tokenize(sentences)
     layers: list[Tensor] = []
     found: dict[int, Tensor] = {}
     for rows in batches(token_ids, token_budget):
         layers.clear()
-        with undisturbed(model), neurons.watch(ffns, "nas", lambda layer, part, states: layers.append(states)):
-            run_decoder(model, [token_ids[row] for row in rows])
+        with decoder.undisturbed(), watch(decoder.ffns, "nas", lambda layer, part, states: layers.append(states)):
+            decoder.run([token_ids[row] for row in rows])
         for place, row in enumerate(rows):
             found[row] = torch.stack([states[place, : len(token_ids[row])] for states in layers])
     return [found[row] for row in range(len(token_ids))]

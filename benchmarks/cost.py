@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches, run_decoder, tokenize, undisturbed
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.text.embedded import embedded
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,11 +65,11 @@ def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def forward(model: Any, token_ids: list[list[int]], rows: list[list[int]]) -> None:
+def forward(decoder: Decoder, token_ids: list[list[int]], rows: list[list[int]]) -> None:
     """The decoder over the batches, without hooks or LM head."""
-    with undisturbed(model):
+    with decoder.undisturbed():
         for batch in rows:
-            run_decoder(model, [token_ids[row] for row in batch])
+            decoder.run([token_ids[row] for row in batch])
 
 
 def file_order(count: int, size: int = 32) -> list[list[int]]:
@@ -79,7 +80,7 @@ def least_batching_ratio(tokenizer: Any, pairs: ParallelPairs) -> float:
     """What batching could reach at the best: real tokens against those of padded batches of 32 in file order."""
     real = padded = 0
     for side in (pairs.source, pairs.target):
-        lengths = [len(ids) for ids in tokenize(tokenizer, side)]
+        lengths = [len(tokenizer(sentence)["input_ids"]) for sentence in side]
         real += sum(lengths)
         padded += sum(max(lengths[row] for row in rows) * len(rows) for rows in file_order(len(lengths)))
     return real / padded
@@ -116,17 +117,18 @@ def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
 def measure(path: Path, pairs: ParallelPairs, rounds: int) -> list[Row]:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    sides = [tokenize(tokenizer, side) for side in (pairs.source, pairs.target)]
+    decoder = Decoder.find(model, tokenizer)
+    sides = [decoder.tokenize(side) for side in (pairs.source, pairs.target)]
     nasca = NeuronXAEvaluator(pairs)
     together = NeuronXAEvaluator(pairs, methods=("nasca", "navca", "mexa"))
 
     def bare() -> None:
         for token_ids in sides:
-            forward(model, token_ids, batches(token_ids, CPU_TOKEN_BUDGET))
+            forward(decoder, token_ids, batches(token_ids, CPU_TOKEN_BUDGET))
 
     def naive() -> None:
         for token_ids in sides:
-            forward(model, token_ids, file_order(len(token_ids)))
+            forward(decoder, token_ids, file_order(len(token_ids)))
 
     seconds = interleaved(
         {

@@ -8,14 +8,16 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuronxa_callback import NeuronXAEvaluator
+from neuronxa_callback.model.decoder import Decoder
 
 
 def main(model_name: str, *pairs: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_name, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(model_name)
     evaluator = NeuronXAEvaluator(list(pairs) or "eng_Latn-isl_Latn", methods=("nasca", "navca", "mexa"))
-    evaluator.check(model, tokenizer)
-    for name, report in evaluator(model, tokenizer).by_language.items():
+    decoder = Decoder.find(model, tokenizer)
+    evaluator.check(decoder)
+    for name, report in evaluator.score(decoder).by_language.items():
         for method, score in report.score.items():
             low, high = report.ci[method]
             print(

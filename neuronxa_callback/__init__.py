@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuronxa_callback.alignment.encoder import encode
-    from neuronxa_callback.alignment.evaluator import AlignmentReport, NeuronXAEvaluator
+    from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+    from neuronxa_callback.alignment.report import AlignmentReport
     from neuronxa_callback.alignment.scores import alignment_score
     from neuronxa_callback.text.pairs import ParallelPairs
     from neuronxa_callback.training.callback import NeuronXACallback
@@ -23,7 +24,7 @@ __all__ = [
 
 # Each is imported when it is asked for: `encode` needs neither the Trainer nor matplotlib.
 _PLACES = {
-    "AlignmentReport": "alignment.evaluator",
+    "AlignmentReport": "alignment.report",
     "NeuronXACallback": "training.callback",
     "NeuronXAEvaluator": "alignment.evaluator",
     "ParallelPairs": "text.pairs",

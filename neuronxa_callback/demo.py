@@ -27,6 +27,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 from transformers.utils import logging as transformers_logging
 
 from neuronxa_callback import plots
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.significance import chance_level
@@ -90,7 +91,8 @@ class ChrF(TrainerCallback):
         start = time.perf_counter()
         moment = Moment.of(self, control, kwargs)
         with moment.trainer.accelerator.autocast():
-            report = self.quality.score(self.quality.translate(moment.model, moment.tokenizer()))
+            decoder = Decoder.find(moment.model, moment.tokenizer())
+            report = self.quality.score(self.quality.translate(decoder))
         self.seconds = time.perf_counter() - start
         self.reports.append((state.global_step, report))
         moment.log(quality_metrics(report, ["chrf"]) | translation_metrics(report))

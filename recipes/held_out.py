@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.quality.evaluator import Metric, QualityEvaluator
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.text.corpora import HUB_NAME, open_corpus
 from neuronxa_callback.text.pairs import PairsError
@@ -109,9 +111,10 @@ def test_scores(model: torch.nn.Module, tokenizer: Any, held_out: HeldOut, promp
     """Alignment and translation quality, both ways, on the pairs that nothing was chosen by; empty where none are."""
     if held_out.test is None:
         return {}
-    alignment = NeuronXAEvaluator(held_out.test)(model, tokenizer).score
+    decoder = Decoder.find(model, tokenizer)
+    alignment = NeuronXAEvaluator(held_out.test).score(decoder).score
     with QualityEvaluator(held_out.metrics, [held_out.test], "both", prompt) as quality:
-        report = quality.score(quality.translate(model, tokenizer))
+        report = quality.score(quality.translate(decoder))
         report.wait()
         means = {metric: report.mean(metric) for metric in report.metrics}
     found: dict[str, float] = {str(method): score for method, score in alignment.items()}

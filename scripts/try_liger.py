@@ -15,6 +15,7 @@ from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.encoder import encode_all
+from neuronxa_callback.model.decoder import Decoder
 from tests.architectures import CONFIGS, tiny
 from tests.conftest import make_tokenizer
 
@@ -24,13 +25,16 @@ PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=4)
 
 def main() -> None:
     tokenizer = make_tokenizer()
-    plain = {name: encode_all(tiny(name), tokenizer, PAIRS.source, ("nas", "nav")) for name in ARCHITECTURES}
+    plain = {
+        name: encode_all(Decoder.find(tiny(name), tokenizer), PAIRS.source, ("nas", "nav")) for name in ARCHITECTURES
+    }
     # The Trainer's use_liger_kernel replaces the forwards of a model that is there; before it is made, the classes are.
     for when in ("forwards replaced", "classes replaced"):
         for name in ARCHITECTURES:
             model = replaced(name, when)
-            NeuronXAEvaluator(PAIRS).check(model, tokenizer)
-            found = encode_all(model, tokenizer, PAIRS.source, ("nas", "nav"))
+            decoder = Decoder.find(model, tokenizer)
+            NeuronXAEvaluator(PAIRS).check(decoder)
+            found = encode_all(decoder, PAIRS.source, ("nas", "nav"))
             differences = {read: float((found[read] - plain[name][read]).abs().max()) for read in plain[name]}
             print(
                 f"{name}, {when} ({type(model.model.layers[0].mlp).__name__}): read; differs by at most {differences}"

@@ -8,30 +8,24 @@ round differently: see docs/method.md for how much.
 
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuronxa_callback.model import neurons
+from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
+from neuronxa_callback.model.layers import UnreadableFFNError
+from neuronxa_callback.model.neurons import FFN, NeuronRepresentation
 from neuronxa_callback.vocabulary import Representation, TokenPooling, check_choice
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # Measured, not derived: on a CPU small batches stay in its caches; an accelerator wants fewer, larger ones.
 CPU_TOKEN_BUDGET = 512
 ACCELERATOR_TOKEN_BUDGET = 8192
-# Elements weighted at once while pooling, which bounds the hook's own memory: what a CPU's cache holds, and enough
-# to fill an accelerator.
-CPU_POOLING_CHUNK = 200_000
-ACCELERATOR_POOLING_CHUNK = 16_000_000
 
 
 class NonFiniteActivationError(ArithmeticError):
@@ -59,7 +53,6 @@ def encode(
         token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last" token.
         token_budget: padded tokens in a batch at most (a longer sentence gets a batch of its own). Default 512 on
             a CPU, 8192 elsewhere. Smaller needs less memory.
-
         layers: which of them, FFNs counted from 1 and hidden states from 0, the embedding layer's; all for None. The
             forward pass ends after the deepest.
 
@@ -75,14 +68,12 @@ def encode(
         ValueError: an unknown representation or pooling, a layer that is not there, or a sentence without tokens or
             longer than the context.
     """
-    return encode_all(model, tokenizer, sentences, (representation,), token_pooling, token_budget, layers)[
-        representation
-    ]
+    decoder = Decoder.find(model, tokenizer)
+    return encode_all(decoder, sentences, (representation,), token_pooling, token_budget, layers)[representation]
 
 
 def encode_all(
-    model: nn.Module,
-    tokenizer: Any,
+    decoder: Decoder,
     sentences: Sequence[str],
     representations: Sequence[Representation],
     token_pooling: TokenPooling = "weighted",
@@ -93,15 +84,12 @@ def encode_all(
     for representation in representations:
         check_choice("representation", representation, Representation)
     check_choice("token_pooling", token_pooling, TokenPooling)
-    token_ids = tokenize(tokenizer, sentences, context_length(model))
-    if token_budget is None:
-        token_budget = default_token_budget(model)
-    ffns = neurons.find_ffns(model)
-    chosen = {read: check_layers(layers, read, len(ffns)) for read in representations}
-    encoded = {read: _room_for(read, numbers, ffns, model, len(token_ids)) for read, numbers in chosen.items()}
-    with undisturbed(model):
-        for rows in batches(token_ids, token_budget):
-            _encode_batch(model, ffns, chosen, token_ids, rows, token_pooling, encoded)
+    token_ids = decoder.tokenize(sentences)
+    chosen = {read: check_layers(layers, read, len(decoder.layers)) for read in representations}
+    encoded = {read: _room_for(read, numbers, decoder, len(token_ids)) for read, numbers in chosen.items()}
+    with decoder.undisturbed():
+        for rows in batches(token_ids, token_budget or default_token_budget(decoder)):
+            _encode_batch(decoder, chosen, token_ids, rows, token_pooling, encoded)
     return {representation: values.cpu() for representation, values in encoded.items()}
 
 
@@ -123,79 +111,17 @@ def check_layers(layers: Sequence[int] | None, representation: Representation, d
     return sorted(layers)
 
 
-def _room_for(
-    representation: Representation,
-    layers: Sequence[int],
-    ffns: Sequence[Sequence[neurons.FFN]],
-    model: nn.Module,
-    sentences: int,
-) -> Tensor:
+def _room_for(representation: Representation, layers: Sequence[int], decoder: Decoder, sentences: int) -> Tensor:
     """(layers, sentences, features) for the results on the model's device."""
     if representation == "embedding":
-        return torch.zeros(len(layers), sentences, neurons.text_config(model).hidden_size, device=device_of(model))
-    width = max(sum(ffn.neurons for ffn in ffns[layer - 1]) for layer in layers)
-    return torch.zeros(len(layers), sentences, width, device=device_of(model))
+        return torch.zeros(len(layers), sentences, decoder.hidden_size, device=decoder.device)
+    width = max(sum(ffn.neurons for ffn in decoder.ffns[layer - 1]) for layer in layers)
+    return torch.zeros(len(layers), sentences, width, device=decoder.device)
 
 
-def default_token_budget(model: nn.Module) -> int:
+def default_token_budget(decoder: Decoder) -> int:
     """Padded tokens in a batch where nothing else is asked for."""
-    return CPU_TOKEN_BUDGET if device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
-
-
-def tokenize(tokenizer: Any, sentences: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
-    """Token ids of each sentence with the tokenizer's own special tokens, without padding or truncation.
-
-    Sentences are tokenised one by one: the parallel mode of fast tokenizers would make every DataLoader worker that
-    is forked afterwards print a warning.
-
-    Raises:
-        ValueError: a sentence gives no token, or more than `max_tokens`; the message shows it.
-    """
-    token_ids: list[list[int]] = []
-    for sentence in sentences:
-        ids = list(tokenizer(sentence, padding=False, truncation=False, verbose=False)["input_ids"])
-        if not ids:
-            raise ValueError(f"the tokenizer makes no token of the held-out sentence {sentence!r}; remove it.")
-        if max_tokens is not None and len(ids) > max_tokens:
-            raise ValueError(
-                f"the held-out sentence {sentence[:60]!r}... has {len(ids)} tokens, more than the model's context of "
-                f"{max_tokens}; remove or split it."
-            )
-        token_ids.append(ids)
-    return token_ids
-
-
-def special_tokens(tokenizer: Any) -> str:
-    """The special tokens that the tokenizer adds, for the signature: "none", "bos", "bos+eos", ..."""
-    text = "a"
-    bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    added = [token for token in tokenizer(text)["input_ids"] if token not in bare]
-    names = {getattr(tokenizer, f"{name}_token_id", None): name for name in ("sep", "cls", "eos", "bos")}
-    return "+".join(names.get(token, str(token)) for token in added) or "none"
-
-
-def compute_dtype(model: nn.Module) -> str:
-    """What the arithmetic runs in, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16", ..."""
-    base = neurons.base_model(model)
-    parts = [str(base.dtype).removeprefix("torch.")]
-    quantization = getattr(base.config, "quantization_config", None)  # type: ignore[union-attr]
-    if quantization is not None:
-        name = quantization.quantization_method() if hasattr(quantization, "quantization_method") else "quantised"
-        parts.append(str(name))
-    device_type = device_of(model).type
-    if torch.is_autocast_enabled(device_type):
-        parts.append(f"autocast-{torch.get_autocast_dtype(device_type)}".replace("torch.", ""))
-    return "/".join(parts)
-
-
-def context_length(model: nn.Module) -> int | None:
-    """The model's longest input in tokens, None where its configuration does not say."""
-    return getattr(neurons.text_config(model), "max_position_embeddings", None)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device that the model's input goes to."""
-    return neurons.base_model(model).get_input_embeddings().weight.device  # type: ignore[operator, no-any-return]
+    return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
 def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
@@ -214,50 +140,6 @@ def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[
     return cut
 
 
-def run_decoder(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
-    """One forward pass of the decoder layers, without LM head and KV cache, over right-padded sentences.
-
-    No attention mask is needed: in a causal decoder no token sees the padding to its right.
-
-    Returns:
-        last hidden states (batch, tokens, hidden), those of the padding included.
-    """
-    device = device_of(model)
-    longest = max(len(ids) for ids in token_ids)
-    padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=device)
-    output = neurons.decoder(model)(input_ids=padded, use_cache=False)
-    return output.last_hidden_state  # type: ignore[no-any-return]
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's mode and the random state are put back at the end.
-
-    The mode is set module by module, since a module may give `train()` side effects of its own (merging adapters)
-    and a user may keep some modules in evaluation mode while training.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    device = device_of(model)
-    devices = [device] if device.type not in ("cpu", "mps", "meta") else []
-    with torch.no_grad(), torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        try:
-            for module, _ in modes:
-                module.training = _rewrites_its_weights(module)
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-
-
-def _rewrites_its_weights(module: nn.Module) -> bool:
-    """Whether a forward pass in evaluation mode would change the weights for good.
-
-    On CPUs with AVX512-BF16, bitsandbytes' Linear4bit repacks its weights at the first such pass: scales are rounded
-    to bfloat16, and no gradient goes through it any more (seen in 0.50.2). It has no other use for its mode.
-    """
-    return bool(getattr(module, "support_avx512bf16_for_cpu", False))
-
-
 class _Reader:
     """Puts what the layers hand over in one forward pass into its rows of the results, pooled inside the hooks.
 
@@ -273,7 +155,7 @@ class _Reader:
 
     def __init__(
         self,
-        ffns: Sequence[Sequence[neurons.FFN]],
+        ffns: Sequence[Sequence[FFN]],
         chosen: Mapping[Representation, Sequence[int]],
         encoded: Mapping[Representation, Tensor],
         weights: Tensor,
@@ -299,26 +181,24 @@ class _Reader:
             for read in self.chosen:
                 if read != "embedding":
                     ffns = [self.ffns[layer - 1] for layer in self.chosen[read]]
-                    hooks.enter_context(neurons.watch(ffns, read, partial(self.keep_ffn, read)))
+                    hooks.enter_context(watch(ffns, read, partial(self.keep_ffn, read)))
             inputs = [layers[layer] for layer in hidden]
-            hooks.enter_context(
-                neurons.watch_inputs(inputs, lambda index, values: self.keep_hidden(hidden[index], values))
-            )
+            hooks.enter_context(watch_inputs(inputs, lambda index, values: self.keep_hidden(hidden[index], values)))
             if deepest < len(layers) and deepest in self.chosen.get("embedding", ()):
-                hooks.enter_context(neurons.watch_output(layers[deepest - 1], partial(self.keep_hidden, deepest)))
+                hooks.enter_context(watch_output(layers[deepest - 1], partial(self.keep_hidden, deepest)))
             yield
 
     def keep_hidden(self, layer: int, values: Tensor) -> None:
         """Hidden states (batch, tokens, hidden) of a layer."""
         self._keep("embedding", layer, 0, values)
 
-    def keep_ffn(self, read: neurons.NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
+    def keep_ffn(self, read: NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
         """States or values, (batch * tokens) x neurons, of one of the FFNs of a chosen layer."""
         self._keep(read, self.chosen[read][index], part, values)
 
     def _keep(self, read: Representation, layer: int, part: int, values: Tensor) -> None:
         if (read, layer, part) not in self.due:
-            raise neurons.UnreadableFFNError(
+            raise UnreadableFFNError(
                 f"layer {layer} was read twice in one forward pass: a module was replaced and no longer calls its "
                 "projections once. Restore its forward."
             )
@@ -333,15 +213,14 @@ class _Reader:
         """Raise UnreadableFFNError if something was not read."""
         if self.due:
             _, layer, part = min(self.due)
-            raise neurons.UnreadableFFNError(
+            raise UnreadableFFNError(
                 f"layer {layer} was not read in a forward pass: {self.ffns[layer - 1][part].name} was replaced and no "
                 "longer calls its projections. Restore its forward."
             )
 
 
 def _encode_batch(
-    model: nn.Module,
-    ffns: Sequence[Sequence[neurons.FFN]],
+    decoder: Decoder,
     chosen: Mapping[Representation, Sequence[int]],
     token_ids: Sequence[Sequence[int]],
     rows: Sequence[int],
@@ -350,120 +229,35 @@ def _encode_batch(
 ) -> None:
     """Fill the batch's rows of `encoded`, (layers, sentences, features) on the model's device."""
     batch = [token_ids[row] for row in rows]
-    device = device_of(model)
-    weights = token_weights(torch.tensor([len(ids) for ids in batch], device=device), token_pooling)
-    reader = _Reader(ffns, chosen, encoded, weights, torch.tensor(rows, device=device))
+    weights = token_weights(torch.tensor([len(ids) for ids in batch], device=decoder.device), token_pooling)
+    reader = _Reader(decoder.ffns, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
     deepest = max(1, *(max(layers) for layers in chosen.values()))
-    layers = neurons.decoder_layers(model)
-    with reader.watching(layers, deepest), neurons.first_layers(model, deepest):
-        last_hidden = run_decoder(model, batch)
+    with reader.watching(decoder.layers, deepest), decoder.first_layers(deepest):
+        last_hidden = decoder.run(batch)
     if not bool(torch.isfinite(last_hidden).all()):
         raise NonFiniteActivationError(
-            f"the model's activations are NaN or infinite from {_first_non_finite(model, batch)} on, so its neurons' "
+            f"the model's activations are NaN or infinite from {_first_non_finite(decoder, batch)} on, so its neurons' "
             "states mean nothing. Its weights have probably diverged, or its dtype overflows: look at the training "
             "loss, or use bfloat16 or float32."
         )
-    if len(layers) in chosen.get("embedding", ()):
-        reader.keep_hidden(len(layers), last_hidden)
+    if len(decoder.layers) in chosen.get("embedding", ()):
+        reader.keep_hidden(len(decoder.layers), last_hidden)
     reader.end()
 
 
-def _first_non_finite(model: nn.Module, batch: Sequence[Sequence[int]]) -> str:
+def _first_non_finite(decoder: Decoder, batch: Sequence[Sequence[int]]) -> str:
     """The first module whose output is NaN or infinite in a forward pass that is made anew to find it."""
-    layers = neurons.decoder_layers(model)
-    names = {module: name for name, module in model.named_modules()}
+    layers = decoder.layers
+    names = {module: name for name, module in decoder.model.named_modules()}
     found: list[int] = []
 
     def look(layer: int, hidden: Tensor) -> None:
         if not found and not bool(torch.isfinite(hidden).all()):
             found.append(layer)
 
-    with neurons.watch_inputs(layers, look):
-        run_decoder(model, batch)
+    with watch_inputs(layers, look):
+        decoder.run(batch)
     if found == [0]:
         return "the embedding layer"
     layer = found[0] - 1 if found else len(layers) - 1
     return f"layer {layer} ({names[layers[layer]]})" + ("" if found else ", or the norm behind it,")
-
-
-def within_memory(run: Callable[[int], T], token_budget: int, longest: Callable[[], int]) -> tuple[T, int]:
-    """Run with a token budget, halved as often as memory runs out.
-
-    Args:
-        run: is given the budget.
-        token_budget: to begin with.
-        longest: says the tokens of the longest sentence: at a budget of no more it stands alone, and less would not
-            help.
-
-    Returns:
-        what `run` returned, and the budget that it fitted in.
-
-    Raises:
-        Exception: whatever `run` raised, out of memory at the smallest budget included.
-    """
-    while True:
-        try:
-            return run(token_budget), token_budget
-        except Exception as error:
-            if not is_out_of_memory(error) or token_budget <= longest():
-                raise
-        # Not in the handler: there the traceback still holds what filled the memory.
-        token_budget //= 2
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        logger.warning("NeuronXA: out of memory; going on with batches of %d tokens (token_budget).", token_budget)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory, an accelerator's or the CPU's, for a tensor."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "DefaultCPUAllocator" in said)
-    )
-
-
-def token_weights(lengths: Tensor, token_pooling: TokenPooling) -> Tensor:
-    """The share of each token in its sentence's representation; padding has none.
-
-    "weighted" is Eq. 3 of the paper, w_t = t / sum k, t counting the sentence's tokens from 1.
-
-    Args:
-        lengths: (batch,) token counts.
-        token_pooling: "weighted", "average" or "last".
-
-    Returns:
-        float32 (batch, tokens), integers until `pool_tokens` divides by their sum.
-    """
-    position = torch.arange(1, int(lengths.max()) + 1, device=lengths.device, dtype=torch.float32)
-    length = lengths.unsqueeze(1)
-    if token_pooling == "weighted":
-        return position * (position <= length)
-    if token_pooling == "average":
-        return (position <= length).float()
-    return (position == length).float()
-
-
-def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over tokens in float32 (Eq. 3).
-
-    The weights are whole numbers and the division comes last: for states the sum is a whole number below 2^24 (up
-    to 5,792 tokens), so the result is exact to one rounding, whatever the order of summation.
-
-    Args:
-        values: (batch, tokens, features), of any dtype.
-        weights: (batch, tokens), as `token_weights` returns them.
-
-    Returns:
-        float32 (batch, features).
-    """
-    weights = weights.to(values.device)  # layers of a model split over devices
-    chunk = CPU_POOLING_CHUNK if values.device.type == "cpu" else ACCELERATOR_POOLING_CHUNK
-    rows = max(1, chunk // (values.shape[1] * values.shape[2]))
-    dtype = torch.promote_types(values.dtype, weights.dtype)
-    sums = torch.empty(values.shape[0], values.shape[2], dtype=dtype, device=values.device)
-    # Multiply (which promotes to float32) and sum rather than a matrix product, which autocast and TF32 would run in
-    # lower precision.
-    for value, weight, place in zip(values.split(rows), weights.split(rows), sums.split(rows), strict=True):
-        torch.sum(value * weight.unsqueeze(-1), dim=1, out=place)
-    return (sums / weights.sum(dim=1, keepdim=True)).float()

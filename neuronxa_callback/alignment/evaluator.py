@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
-from statistics import fmean
 from typing import Any, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from neuronxa_callback import significance
 from neuronxa_callback.alignment import encoder
-from neuronxa_callback.alignment.scores import Measurement, measure, representations_of, torn_apart
-from neuronxa_callback.model import neurons
+from neuronxa_callback.alignment.report import AlignmentReport, report_of_all, report_of_pair
+from neuronxa_callback.alignment.scores import measure, representations_of, torn_apart
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.state import TokenBudget
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.languages import is_language_pair
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, LayerPooling, Method, Representation, TokenPooling, check_choice
@@ -28,39 +29,6 @@ PairsLike: TypeAlias = Any
 Encoded: TypeAlias = dict[Representation, Tensor]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class AlignmentReport:
-    """How well a model aligns one language pair, or several together.
-
-    Every number is held by method ("nasca", "navca", "mexa", ...); those named have numbers in [0, 1].
-
-    Attributes:
-        score: the layers' values, their mean or the greatest of them (`layer_pooling`); for NASCA, NAVCA and MEXA a
-            value is the share of weakly aligned pairs (Eq. 4). Over several language pairs, their mean.
-        per_layer: each layer's value, float32 tensor (layers,); over several language pairs, their mean.
-        per_pair: each sentence pair's part, float32 tensor (pairs,), whose mean is the score: the share of layers at
-            which it is aligned, or whether it is at the greatest layer; over several language pairs, the mean over
-            languages where these share their source sentences, else all of theirs, one after the other. Not for CKA,
-            SVCCA and ANC, which are no means over pairs.
-        p_value: probability of such a score by chance (Eq. 5), for NASCA, NAVCA and MEXA. It is conservative for means
-            over layers and languages (see `significance.chance_p_value`), and for the greatest layer it is multiplied
-            by the number of layers. For the others, of one language pair and where asked for, the share of random
-            orders of the targets that score as high.
-        ci: 95 % bootstrap interval of the score over sentence pairs, where there is a `per_pair`; at the greatest
-            layer it leaves out that another layer might have been the greatest.
-        signature: the choices behind the numbers.
-        by_language: suffix such as "eng_Latn-isl_Latn" -> that language pair's own report; empty in such a report.
-    """
-
-    score: dict[Method, float]
-    per_layer: dict[Method, Tensor]
-    per_pair: dict[Method, Tensor]
-    p_value: dict[Method, float]
-    ci: dict[Method, tuple[float, float]]
-    signature: str
-    by_language: dict[str, AlignmentReport]
 
 
 class NeuronXAEvaluator:
@@ -79,7 +47,7 @@ class NeuronXAEvaluator:
         methods: one or several of "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), "cka",
             "svcca", "anc" and "sads", from one forward pass per sentence together; see `scores`.
         token_pooling: "weighted" (Eq. 3), "average" or "last".
-        token_budget: padded tokens in a batch at most; see `encode`. Where memory runs out it is halved, and stays so.
+        token_budget: padded tokens in a batch at most; see `encode`. Where memory runs out it is halved.
         layer_pooling: "mean" over the layers, or the "max" of them, which the paper uses for retrieval.
         representations: method -> "nas", "nav" or "embedding", where CKA, SVCCA, ANC or SADS should read something else
             than their sources do (`scores.REPRESENTATION_OF`).
@@ -125,8 +93,8 @@ class NeuronXAEvaluator:
         self.layers = None if layers is None else tuple(sorted(layers))
         self._chosen = dict(representations or {})
 
-    def check(self, model: nn.Module, tokenizer: Any) -> None:
-        """Find out before training whether this model can be measured on these pairs.
+    def check(self, decoder: Decoder, pairs: Sequence[ParallelPairs] | None = None) -> None:
+        """Find out before training whether this model can be measured on these pairs, or on all.
 
         Runs the decoder once on the shortest held-out sentence.
 
@@ -135,93 +103,90 @@ class NeuronXAEvaluator:
             ValueError: a chosen layer that the model does not have, or a held-out sentence that is longer than the
                 model's context, or has no token.
         """
-        depth = len(neurons.find_ffns(model))
+        depth = len(decoder.ffns)
         for read in set(self.representations.values()):
             encoder.check_layers(self.layers, read, depth)
-        limit = encoder.context_length(model)
-        texts = {text for pair in self.pairs for text in (pair.source, pair.target)}
-        token_ids = [ids for text in texts for ids in encoder.tokenize(tokenizer, text, limit)]
-        shortest = min(token_ids, key=len)
-        with encoder.undisturbed(model):
-            neurons.check_readable(model, lambda: encoder.run_decoder(model, [shortest]))
+        texts = {text for pair in pairs or self.pairs for text in (pair.source, pair.target)}
+        decoder.check(min((ids for text in texts for ids in decoder.tokenize(text)), key=len))
 
-    def leave_out_too_long(self, model: nn.Module, tokenizer: Any) -> list[str]:
-        """Drop language pairs with a sentence beyond the model's context, where some are left; say which and why.
+    def fitting(self, decoder: Decoder) -> tuple[list[ParallelPairs], list[str]]:
+        """The language pairs that fit the model's context, and a sentence for each that does not.
 
         Raises:
-            ValueError: none would be left.
+            ValueError: none fits.
         """
-        limit = encoder.context_length(model)
-        reasons: dict[tuple[str, ...], str] = {}
-        for sentences in {side for pair in self.pairs for side in (pair.source, pair.target)}:
-            try:
-                encoder.tokenize(tokenizer, sentences, limit)
-            except ValueError as error:
-                reasons[sentences] = str(error)
+        reasons = _too_long(decoder, self.pairs)
         kept = [pair for pair in self.pairs if not reasons.keys() & {pair.source, pair.target}]
         if not kept:
             raise ValueError(next(iter(reasons.values())))
         left = {code for pair in kept for code in (pair.source_lang, pair.target_lang)}
-        told: dict[str, str] = {}
+        left_out: dict[str, str] = {}
         for pair in self.pairs:
             for code, side in ((pair.source_lang, pair.source), (pair.target_lang, pair.target)):
                 if side in reasons:  # a language may have other sentences with another one
-                    told[pair.name if code in left else code] = reasons[side]
-        self.pairs = kept
-        return [f"{name} is left out: {reason}" for name, reason in told.items()]
+                    left_out[pair.name if code in left else code] = reasons[side]
+        return kept, [f"{name} is left out: {reason}" for name, reason in left_out.items()]
 
-    def __call__(self, model: nn.Module, tokenizer: Any) -> AlignmentReport:
-        """Score the model as it is now, leaving its mode, random state and configuration as they were."""
-        by_language = {pair.name: report for pair, report in self.reports(model, tokenizer, self.pairs)}
+    def __call__(self, model: nn.Module, tokenizer: Any, budget: TokenBudget | None = None) -> AlignmentReport:
+        """Score the model as it is now, leaving its mode, random state and configuration as they were.
+
+        Args:
+            model: a decoder-only transformers model, plain, quantised or under PEFT.
+            tokenizer: its tokenizer.
+            budget: is halved where memory runs out, so that who holds it over several calls has it halved once.
+        """
+        return self.score(Decoder.find(model, tokenizer), budget)
+
+    def score(self, decoder: Decoder, budget: TokenBudget | None = None) -> AlignmentReport:
+        """As a call of the evaluator, of a model that was found already."""
+        by_language = {pair.name: report for pair, report in self.reports(decoder, self.pairs, budget)}
         shared_source = len({pair.source for pair in self.pairs}) == 1
-        return _report_of_all(
+        return report_of_all(
             {pair.name: by_language[pair.name] for pair in self.pairs}, shared_source, self.layer_pooling
         )
 
     def reports(
-        self, model: nn.Module, tokenizer: Any, pairs: Sequence[ParallelPairs]
+        self, decoder: Decoder, pairs: Sequence[ParallelPairs], budget: TokenBudget | None = None
     ) -> Iterator[tuple[ParallelPairs, AlignmentReport]]:
         """Each language pair's report as soon as it is there; see `each`."""
 
         def report(pair: ParallelPairs, source: Encoded, target: Encoded) -> tuple[ParallelPairs, AlignmentReport]:
-            return pair, self.report(source, target, self.signature(pair, model, tokenizer))
+            return pair, self.report(source, target, self.signature(pair, decoder))
 
-        return self.each(model, tokenizer, pairs, report)
+        return self.each(decoder, pairs, report, partial(self.encode, budget=budget) if budget else None)
 
     def each(
         self,
-        model: nn.Module,
-        tokenizer: Any,
+        decoder: Decoder,
         pairs: Sequence[ParallelPairs],
         measure: Callable[[ParallelPairs, Encoded, Encoded], T],
-        encode: Callable[[nn.Module, Any, Sequence[str]], Encoded] | None = None,
+        encode: Callable[[Decoder, Sequence[str]], Encoded] | None = None,
     ) -> Iterator[T]:
         """What `measure` makes of each language pair and its two encoded sides.
 
         A source side that several pairs share is encoded once, by `encode` where one is given. What is kept of the
         encoded text is one source and one target side, whatever the number of pairs.
         """
-        encode = encode or self.encode
+        encode = encode or partial(self.encode, budget=TokenBudget(self.token_budget))
         encoded: dict[tuple[str, ...], Encoded] = {}
         for pair in sorted(pairs, key=lambda pair: pair.source):  # pairs with one source side stand together
             if pair.source not in encoded:
                 encoded.clear()  # before the next is made
-                encoded[pair.source] = encode(model, tokenizer, pair.source)
-            yield measure(pair, encoded[pair.source], encode(model, tokenizer, pair.target))
+                encoded[pair.source] = encode(decoder, pair.source)
+            yield measure(pair, encoded[pair.source], encode(decoder, pair.target))
 
-    def signature(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> str:
+    def signature(self, pair: ParallelPairs, decoder: Decoder) -> Signature:
         """The choices behind a pair's numbers, as sacreBLEU signs its scores.
 
         The device and the token budget are not among them: they only round differently (docs/method.md).
         """
-        fields = {
-            **self.choices(pair),
-            "special": encoder.special_tokens(tokenizer),
-            "neurons": neurons.rule(neurons.find_ffns(model)),
-            "dtype": encoder.compute_dtype(model),
-            "version": version("neuronxa-callback"),
-        }
-        return "|".join(f"{name}:{value}" for name, value in fields.items())
+        return Signature.of(
+            self.choices(pair),
+            special=decoder.special_tokens,
+            neurons=decoder.rule,
+            dtype=decoder.dtype,
+            version=version("neuronxa-callback"),
+        )
 
     def choices(self, pair: ParallelPairs) -> dict[str, Any]:
         """The part of the signature that needs no model."""
@@ -238,29 +203,25 @@ class NeuronXAEvaluator:
             fields["permutations"] = self.permutations
         return fields
 
-    def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
+    def encode(self, decoder: Decoder, sentences: Sequence[str], budget: TokenBudget | None = None) -> Encoded:
         """What the methods read of these sentences, as `encoder.encode` returns it, from one forward pass for each."""
         representations = list(dict.fromkeys(self.representations.values()))
 
         def run(token_budget: int) -> Encoded:
             return encoder.encode_all(
-                model, tokenizer, sentences, representations, self.token_pooling, token_budget, self.layers
+                decoder, sentences, representations, self.token_pooling, token_budget, self.layers
             )
 
-        asked = self.token_budget or encoder.default_token_budget(model)
-        encoded, fitted = encoder.within_memory(
-            run, asked, lambda: max(map(len, encoder.tokenize(tokenizer, sentences)))
+        return (budget or TokenBudget(self.token_budget)).fit(
+            run, lambda: max(map(len, decoder.tokenize(sentences))), encoder.default_token_budget(decoder)
         )
-        if fitted != asked:
-            self.token_budget = fitted
-        return encoded
 
-    def report(self, source: Encoded, target: Encoded, signature: str) -> AlignmentReport:
+    def report(self, source: Encoded, target: Encoded, signature: Signature) -> AlignmentReport:
         """The scores of one language pair from what `encode` returned of its two sides."""
         measured = {
             method: measure(source[read], target[read], method) for method, read in self.representations.items()
         }
-        report = _report_of_pair(measured, self.layer_pooling, signature)
+        report = report_of_pair(measured, self.layer_pooling, signature)
         for method, read in self.representations.items():
             if method in ALIGNMENT or not self.permutations:
                 continue
@@ -288,6 +249,17 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
     return loaded
 
 
+def _too_long(decoder: Decoder, pairs: Sequence[ParallelPairs]) -> dict[tuple[str, ...], str]:
+    """The sides that the model cannot read, with the reason."""
+    reasons = {}
+    for sentences in {side for pair in pairs for side in (pair.source, pair.target)}:
+        try:
+            decoder.tokenize(sentences)
+        except ValueError as error:
+            reasons[sentences] = str(error)
+    return reasons
+
+
 def _joined(layers: Sequence[int]) -> str:
     return ",".join(map(str, layers))
 
@@ -297,68 +269,3 @@ def _is_several(pairs: PairsLike) -> bool:
     if isinstance(pairs, tuple):
         return len(pairs) > 0 and all(isinstance(pair, ParallelPairs) or is_language_pair(pair) for pair in pairs)
     return isinstance(pairs, list) and not any(isinstance(pair, Mapping) for pair in pairs)
-
-
-def _report_of_pair(
-    measured: Mapping[Method, Measurement], layer_pooling: LayerPooling, signature: str
-) -> AlignmentReport:
-    parts = {method: _pool_layers(measurement, layer_pooling) for method, measurement in measured.items()}
-    score = {method: pooled.mean().item() for method, pooled in parts.items()}
-    per_pair = {method: pooled for method, pooled in parts.items() if measured[method].per_pair is not None}
-    p_value = {
-        method: _p_value(score[method], len(shares), len(measured[method].per_layer) if layer_pooling == "max" else 1)
-        for method, shares in per_pair.items()
-        if method in ALIGNMENT
-    }
-    return AlignmentReport(
-        score=score,
-        per_layer={method: measurement.per_layer.float() for method, measurement in measured.items()},
-        per_pair={method: shares.float() for method, shares in per_pair.items()},
-        p_value=p_value,
-        ci={method: significance.bootstrap_interval(shares.numpy()) for method, shares in per_pair.items()},
-        signature=signature,
-        by_language={},
-    )
-
-
-def _p_value(score: float, n: int, chances: int) -> float:
-    return min(1.0, chances * significance.chance_p_value(score, n))
-
-
-def _pool_layers(measurement: Measurement, layer_pooling: LayerPooling) -> Tensor:
-    """Float64 tensor whose mean is the score: a value a pair where the method has such, else the score alone."""
-    values = measurement.per_layer.unsqueeze(1) if measurement.per_pair is None else measurement.per_pair
-    return values.mean(dim=0) if layer_pooling == "mean" else values[int(measurement.per_layer.argmax())]
-
-
-def _mean_over_languages(per_pair: list[Tensor]) -> Tensor:
-    return torch.stack(per_pair).mean(dim=0)
-
-
-def _report_of_all(
-    by_language: dict[str, AlignmentReport], shared_source: bool, layer_pooling: LayerPooling
-) -> AlignmentReport:
-    reports = list(by_language.values())
-    first = reports[0]
-    methods = list(first.score)
-    if len(reports) == 1:
-        return replace(first, by_language=by_language)
-    score = {m: fmean(report.score[m] for report in reports) for m in methods}
-    # A mean of the languages' greatest layers exceeds a value only where one of them does.
-    chances = {m: len(reports) * len(first.per_layer[m]) if layer_pooling == "max" else 1 for m in methods}
-    # Translations of one sentence rise and fall together: resampled apart they would make the interval too narrow.
-    join = _mean_over_languages if shared_source else torch.cat
-    per_pair = {m: join([report.per_pair[m] for report in reports]) for m in first.per_pair}
-    return AlignmentReport(
-        score=score,
-        per_layer={m: torch.stack([report.per_layer[m] for report in reports]).mean(dim=0) for m in methods},
-        per_pair=per_pair,
-        p_value={
-            m: _p_value(score[m], min(len(r.per_pair[m]) for r in reports), chances[m])
-            for m in methods
-            if m in ALIGNMENT
-        },
-        ci={m: significance.bootstrap_interval(shares.numpy()) for m, shares in per_pair.items()},
-        signature=" ".join(report.signature for report in reports),
-        by_language=by_language,
-    )

@@ -494,9 +494,11 @@ def _survey(
 
     corpus, pivot, langs = text
     pairs, notes = survey.pairs_with(corpus, pivot, _listed(langs))
-    evaluator = _evaluator(pairs, options)
-    records = [run(choice, evaluator, output, notes, progress) for choice in choices]
-    measured = {pair.target_lang for pair in evaluator.pairs}  # the context of the last model may be the shortest
+    records = []
+    for choice in choices:
+        records.append(run(choice, _evaluator(pairs, options), output, notes, progress))
+        measured = {record["lang"] for record in records[-1]}
+        pairs = [pair for pair in pairs if pair.target_lang in measured]  # what one's context is too short for
     return [[record for record in lines if record["lang"] in measured] for lines in records], notes
 
 
@@ -622,7 +624,7 @@ def check(
         _give_up(console, error)
     finally:
         worker.close()
-    table = RichTable("source", "translation", "score", title=score.signature, title_justify="left")
+    table = RichTable("source", "translation", "score", title=str(score.signature), title_justify="left")
     for sample, segment in zip(samples, score.segments or (), strict=True):
         table.add_row(sample["src"], sample["mt"], f"{segment:.4f}")
     console.print(table)

@@ -1,4 +1,4 @@
-"""Where a decoder's FFN neurons are, and hooks that hand over their states and values (paper, section 2).
+"""Where a decoder's FFN neurons are, and what hands over their states and values (paper, section 2).
 
 A gated FFN computes FFN^I(x) = sigma(W_G x + b_G) * (W_I x + b_I) (Eq. 1), a plain one sigma(W_I x + b_I). Neurons are
 read at two places that every implementation passes, also one whose forward was replaced:
@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.activations import ACT2FN
+
+from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError, find_stack
 
 NeuronRepresentation = Literal["nas", "nav"]
 Layout = Literal["gated", "fused", "plain"]
@@ -41,17 +42,6 @@ ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl")
 
 # Leaves room for kernels that fuse or round differently in bfloat16; swapped halves miss it by far.
 TOLERANCE = 0.05
-
-_REMEDY = (
-    "NeuronXA reads gated FFNs with gate_proj, up_proj and down_proj or a fused gate_up_proj (Llama, Qwen, Mistral, "
-    "Gemma, Phi-3), plain FFNs (GPT-2, GPT-NeoX, OPT, BLOOM, Falcon, Phi-2) and, with transformers 5, mixtures of "
-    "experts; docs/architectures.md lists them. If this FFN was replaced or wrapped, keep modules with these names in "
-    "it and call them."
-)
-
-
-class UnreadableFFNError(ValueError):
-    """A model whose FFN neurons cannot be found or do not behave as Eq. 1 says; the message names the module."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +112,7 @@ class DenseFFN:
         if (len(gate), len(up), len(down)) != (1, 0 if self.up is None else 1, 1):
             raise UnreadableFFNError(
                 f"{self.name} called its gate projection {len(gate)} times and its down projection {len(down)} times "
-                f"in one forward pass, where once each is needed. {_REMEDY}"
+                f"in one forward pass, where once each is needed. {REMEDY}"
             )
         expected = self.activation(self.gate_of(gate[0]))
         if self.layout != "plain":
@@ -130,7 +120,7 @@ class DenseFFN:
         if _differ(down[0], expected):
             raise UnreadableFFNError(
                 f"{self.name} does not multiply the activated gate with the input projection as Eq. 1 of the paper "
-                f"does, so its neurons' states cannot be read from its gate. {_REMEDY}"
+                f"does, so its neurons' states cannot be read from its gate. {REMEDY}"
             )
 
 
@@ -221,12 +211,12 @@ class Experts:
             handle.remove()
         if len(differs) != 1:
             raise UnreadableFFNError(
-                f"{self.name} was called {len(differs)} times in one forward pass, where once is needed. {_REMEDY}"
+                f"{self.name} was called {len(differs)} times in one forward pass, where once is needed. {REMEDY}"
             )
         if differs[0]:
             raise UnreadableFFNError(
                 f"{self.name} does not compute its experts as Eq. 1 of the paper from the weights that it holds, so "
-                f"their neurons cannot be read. {_REMEDY}"
+                f"their neurons cannot be read. {REMEDY}"
             )
 
     def _output(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -258,97 +248,19 @@ def _differ(found: Tensor, expected: Tensor) -> bool:
     return bool(distance > TOLERANCE * torch.linalg.vector_norm(expected))
 
 
-def base_model(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PEFT wrapper (its adapters stay in place), or `model` itself.
-
-    Raises:
-        UnreadableFFNError: for adapters that act outside the layers (prompt and prefix tuning), which a pass
-            through the layers alone would not see.
-    """
-    if not hasattr(model, "get_base_model"):
-        return model
-    if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
-        raise UnreadableFFNError(
-            f"the adapter {model.active_adapter!r} is prompt learning ({type(model).__name__}): it adds tokens in "  # type: ignore[union-attr]
-            "front of the sentence instead of changing the FFNs. Use LoRA or another adapter inside the layers."
-        )
-    return model.get_base_model()  # type: ignore[operator, no-any-return]
-
-
-def decoder(model: nn.Module) -> nn.Module:
-    """The stack of decoder layers without the LM head, with PEFT adapters in place; a multimodal model's text tower."""
-    base = base_model(model)
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
-        raise UnreadableFFNError(
-            f"{type(base).__name__} is an encoder-decoder; NeuronXA is defined for decoder-only models. "
-            "Use a causal language model."
-        )
-    if not hasattr(base, "get_decoder"):
-        raise UnreadableFFNError(
-            f"{type(base).__name__} is not a transformers model: it has no get_decoder(). "
-            "Pass the model that AutoModelForCausalLM.from_pretrained returned, or a PEFT model around it."
-        )
-    stack: nn.Module = base.get_decoder()  # type: ignore[operator]
-    # transformers 4.57 gives the whole model back where its decoder is not named "model" (GPT-2, ...).
-    if stack is base:
-        stack = base.base_model  # type: ignore[assignment]
-    # Llama 3.2 Vision's text model, loaded without its vision tower, names it otherwise than its prefix says.
-    if stack is base:
-        stack = getattr(base, "model", stack)
-    # ... and a whole language model where a multimodal one holds such (Llama 3.2 Vision).
-    inner = getattr(stack, "get_decoder", lambda: stack)()
-    return inner if isinstance(inner, nn.Module) else stack
-
-
-def text_config(model: nn.Module) -> Any:
-    """The configuration of the text decoder (the model's own, unless it is multimodal)."""
-    return base_model(model).config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
-
-
-def _layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name within the decoder and list of its layers, those included that only an image brings into use."""
-    stack = decoder(model)
-    depth = text_config(model).num_hidden_layers
-    for name, child in stack.named_children():
-        if isinstance(child, nn.ModuleList) and len(child) == depth:
-            return name, child
-    raise UnreadableFFNError(f"{type(stack).__name__} has no list of {depth} decoder layers. {_REMEDY}")
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder's layers in order, without those that only an image brings into use (Llama 3.2 Vision)."""
-    return [layer for layer in _layer_list(model)[1] if not hasattr(layer, "cross_attn")]
-
-
-@contextmanager
-def first_layers(model: nn.Module, count: int) -> Iterator[None]:
-    """While open, a forward pass ends after the first `count` of `decoder_layers`."""
-    kept = decoder_layers(model)[:count]
-    if len(kept) == len(decoder_layers(model)):
-        yield
-        return
-    name, layers = _layer_list(model)
-    stack = decoder(model)
-    setattr(stack, name, layers[: list(layers).index(kept[-1]) + 1])
-    try:
-        yield
-    finally:
-        setattr(stack, name, layers)
-
-
 def find_ffns(model: nn.Module) -> list[tuple[FFN, ...]]:
     """The FFNs of every decoder layer, in layer order: one, or the routed experts and those that all tokens share.
 
     Raises:
         UnreadableFFNError: names the layer or FFN that cannot be read and says what to do.
     """
+    return ffns_of(model, find_stack(model).layers)
+
+
+def ffns_of(model: nn.Module, layers: Sequence[nn.Module]) -> list[tuple[FFN, ...]]:
+    """As `find_ffns`, where the layers are known."""
     names = {module: name for name, module in model.named_modules()}
-    return [_ffns_of_layer(layer, names.get(layer, f"layer {i}")) for i, layer in enumerate(decoder_layers(model))]
-
-
-def rule(ffns: Sequence[Sequence[FFN]]) -> str:
-    """When neurons count as active, for the signature: "sigma(gate)>0", ..."""
-    return "+".join(sorted({ffn.rule for layer in ffns for ffn in layer}))
+    return [_ffns_of_layer(layer, names.get(layer, f"layer {i}")) for i, layer in enumerate(layers)]
 
 
 def _ffns_of_layer(layer: nn.Module, layer_name: str) -> tuple[FFN, ...]:
@@ -357,12 +269,12 @@ def _ffns_of_layer(layer: nn.Module, layer_name: str) -> tuple[FFN, ...]:
     if mixed and len(experts) != 1:
         raise UnreadableFFNError(
             f"{layer_name} holds a mixture of experts ({len(experts)} readable): transformers 5 and experts that it "
-            f"holds in one tensor are needed. {_REMEDY}"
+            f"holds in one tensor are needed. {REMEDY}"
         )
     dense = [ffn for name, module in layer.named_modules() if (ffn := _read_dense(module, _join(layer_name, name)))]
     if len(dense) > 1 or not (dense or experts):
         held = ", ".join(f"{name} ({type(child).__name__})" for name, child in layer.named_children())
-        raise UnreadableFFNError(f"{layer_name} holds {len(dense)} FFNs among {held}. {_REMEDY}")
+        raise UnreadableFFNError(f"{layer_name} holds {len(dense)} FFNs among {held}. {REMEDY}")
     return (*dense, *(_read_experts(module, _join(layer_name, name)) for name, module in experts))
 
 
@@ -400,7 +312,7 @@ def _activation_of(ffn: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
         return ACT2FN[hidden_act]  # type: ignore[no-any-return]
     raise UnreadableFFNError(
         f"{name} ({type(ffn).__name__}) has no activation function named {', '.join(ACTIVATIONS[:-1])} or "
-        f"{ACTIVATIONS[-1]}. {_REMEDY}"
+        f"{ACTIVATIONS[-1]}. {REMEDY}"
     )
 
 
@@ -409,7 +321,7 @@ def _read_experts(module: Any, name: str) -> Experts:
     if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.dim() != 3:
         raise UnreadableFFNError(
             f"{name} ({type(module).__name__}) holds no gated experts in one unquantised tensor gate_up_proj. Load the "
-            f"model without quantising its experts. {_REMEDY}"
+            f"model without quantising its experts. {REMEDY}"
         )
     return Experts(name, module, _preserves_sign(_sigma_of_experts(module)))
 
@@ -430,74 +342,3 @@ def _preserves_sign(activation: Callable[[Tensor], Tensor]) -> bool:
     """Whether sigma(z) > 0 exactly where z > 0, tried on a grid (true of SiLU, GELU and ReLU)."""
     grid = torch.linspace(-20, 20, 4001)
     return torch.equal(activation(grid) > 0, grid > 0)
-
-
-@contextmanager
-def watch(
-    ffns: Sequence[Sequence[FFN]], representation: NeuronRepresentation, receive: Callable[[int, int, Tensor], None]
-) -> Iterator[None]:
-    """While open, hand each FFN's states or absolute values to `receive(layer, part, tensor)`.
-
-    Args:
-        ffns: as `find_ffns` returns them, or chosen layers of these.
-        representation: "nas" hands over boolean states, "nav" absolute values in the model's dtype.
-        receive: called once per FFN and forward pass, with the layer's place in `ffns`, the FFN's place in its layer
-            and a tensor of (batch * tokens) x neurons elements, which it must not keep.
-    """
-    with ExitStack() as stack:
-        for layer, parts in enumerate(ffns):
-            for part, ffn in enumerate(parts):
-                stack.callback(ffn.watch(representation, partial(receive, layer, part)).remove)
-        yield
-
-
-@contextmanager
-def watch_inputs(layers: Sequence[nn.Module], receive: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """While open, hand each layer's input hidden states (batch, tokens, hidden) to `receive(place in layers, tensor)`.
-
-    A layer's input is the layer before's output, and the first one's is the embedding layer's.
-    """
-    with ExitStack() as stack:
-        for index, layer in enumerate(layers):
-            stack.callback(layer.register_forward_pre_hook(_input_hook(index, receive), with_kwargs=True).remove)
-        yield
-
-
-def _input_hook(layer: int, receive: Callable[[int, Tensor], None]) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        receive(layer, args[0] if args else kwargs["hidden_states"])
-
-    return hook
-
-
-@contextmanager
-def watch_output(layer: nn.Module, receive: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, hand a layer's output hidden states (batch, tokens, hidden) to `receive`."""
-    handle = layer.register_forward_hook(
-        lambda module, args, output: receive(output[0] if isinstance(output, tuple) else output)
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@torch.no_grad()
-def check_readable(model: nn.Module, run: Callable[[], object]) -> None:
-    """Show on one pass that every FFN computes Eq. 1 from the modules that `find_ffns` found.
-
-    A fused projection with its halves the other way round, or a replaced forward that no longer calls its
-    projections, would otherwise give numbers that look right.
-
-    Args:
-        model: the model.
-        run: runs one forward pass of the decoder in evaluation mode.
-
-    Raises:
-        UnreadableFFNError: names the first FFN that does not, and says what to do.
-    """
-    with ExitStack() as stack:
-        # Ended in reverse order: the first FFN's fault is the one to be told.
-        for ffn in reversed([ffn for layer in find_ffns(model) for ffn in layer]):
-            stack.enter_context(ffn.checked())
-        run()

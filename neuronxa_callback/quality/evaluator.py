@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, get_args
 
-import numpy as np
-import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from sacrebleu.metrics import BLEU, CHRF
-from torch import nn
 
-from neuronxa_callback.alignment.encoder import compute_dtype, within_memory
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.state import TokenBudget, same_random_state
 from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
-from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore, checked
+from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
+from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
 from neuronxa_callback.quality.translation import Prompt, Translations
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice, score_name
 
 COMET_MODEL = "Unbabel/wmt22-comet-da"
 COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
-
-# Scripts that put no space between words: sacrebleu's default tokenizer would take a sentence for one word.
-TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
-    ("jpn", "tha", "lao", "khm", "mya", "shn", "bod", "dzo"), "char"
-)
-
-
-@runtime_checkable
-class QualityMetric(Protocol):
-    """A metric of the user's own; its `name` attribute, or its class's name in lower case, names it in the log."""
-
-    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
-        """Return one number, or one number for each translation."""
-
-
-Metric: TypeAlias = MetricName | QualityMetric
 
 
 @dataclass(frozen=True)
@@ -58,7 +39,7 @@ class DirectionScores:
     """
 
     translations: Translations
-    signature: str
+    signature: Signature
     scores: dict[str, Future[QualityScore]]
 
     def finished(self) -> dict[str, QualityScore | QualityError]:
@@ -89,7 +70,7 @@ class QualityReport:
         wait([future for direction in self.by_direction.values() for future in direction.scores.values()])
 
     def done(self, metric: str) -> bool:
-        """Whether a metric has judged every direction, or failed to."""
+        """Whether a metric has scored every direction, or failed to."""
         return all(direction.scores[metric].done() for direction in self.by_direction.values())
 
     def system(self, metric: str) -> dict[str, float]:
@@ -114,7 +95,7 @@ class QualityEvaluator:
     Usage:
         ```python
         with QualityEvaluator("chrf", [ParallelPairs.load("eng_Latn-isl_Latn")]) as quality:
-            report = quality.score(quality.translate(model, tokenizer))
+            report = quality.score(quality.translate(Decoder.find(model, tokenizer)))
             report.wait()
             print(report.mean("chrf"))
         ```
@@ -167,7 +148,6 @@ class QualityEvaluator:
         self.prompt = prompt
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
-        self.token_budget: int | None = None  # what translating fits in, where memory has run out before
         self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
 
     def without_downloads(self) -> tuple[list[str], str | None]:
@@ -194,7 +174,7 @@ class QualityEvaluator:
         """The metrics that are scored in the background."""
         return [name for name in self.metrics if name in self.models]
 
-    def check(self, model: nn.Module, tokenizer: Any) -> None:
+    def check(self, decoder: Decoder) -> None:
         """Find out before training whether every held-out source can be made a prompt.
 
         Raises:
@@ -203,38 +183,47 @@ class QualityEvaluator:
         if not self.metrics:
             return
         for pair in self.jobs.values():
-            translation.check(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+            translation.check(decoder, pair.source, pair.source_lang, pair.target_lang, self.prompt)
 
-    def translate(self, model: nn.Module, tokenizer: Any) -> dict[str, tuple[Translations, str]]:
-        """Translate in every direction; the suffix -> the translations and their signature."""
+    def translate(
+        self, decoder: Decoder, budget: TokenBudget | None = None
+    ) -> dict[str, tuple[Translations, Signature]]:
+        """Translate in every direction.
+
+        Args:
+            decoder: the model and its tokenizer.
+            budget: is halved where memory runs out, so that who holds it over several calls has it halved once.
+
+        Returns:
+            the suffix -> the translations and their signature.
+        """
+        budget = budget or TokenBudget()
         translated = {}
         with same_random_state():  # also where a prompt function draws
             for name, pair in self.jobs.items():
-                translated[name] = self._translate(pair, model, tokenizer), self.signature(name, model, tokenizer)
+                translated[name] = self._translate(pair, decoder, budget), self.signature(name, decoder)
         return translated
 
-    def _translate(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> Translations:
+    def _translate(self, pair: ParallelPairs, decoder: Decoder, budget: TokenBudget) -> Translations:
         languages = pair.source_lang, pair.target_lang
 
         def run(token_budget: int) -> Translations:
-            return translation.translate(model, tokenizer, pair.source, *languages, self.prompt, token_budget)
+            return translation.translate(decoder, pair.source, *languages, self.prompt, token_budget)
 
-        asked = self.token_budget or translation.default_token_budget(model)
-        made, fitted = within_memory(
-            run, asked, lambda: max(map(len, translation.prompt_ids(tokenizer, pair.source, *languages, self.prompt)))
-        )
-        if fitted != asked:
-            self.token_budget = fitted
-        return made
+        def longest() -> int:
+            return max(map(len, translation.prompt_ids(decoder.tokenizer, pair.source, *languages, self.prompt)))
 
-    def signature(self, direction: str, model: nn.Module, tokenizer: Any) -> str:
+        return budget.fit(run, longest, translation.default_token_budget(decoder))
+
+    def signature(self, direction: str, decoder: Decoder) -> Signature:
         """The choices behind a direction's translations."""
         pair = self.jobs[direction]
-        how = translation.signature(tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
-        return f"pair:{direction}|n:{len(pair)}|data:{pair.fingerprint}|{how}|dtype:{compute_dtype(model)}"
+        how = translation.signature(decoder.tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+        what = Signature.of(pair=direction, n=len(pair), data=pair.fingerprint)
+        return what.joined(how).with_fields(dtype=decoder.dtype)
 
     def score(
-        self, translated: Mapping[str, tuple[Translations, str]], metrics: Sequence[str] | None = None
+        self, translated: Mapping[str, tuple[Translations, Signature]], metrics: Sequence[str] | None = None
     ) -> QualityReport:
         """Score translations; COMET's scores come later, the others are done.
 
@@ -262,7 +251,7 @@ class QualityEvaluator:
             return self.worker.submit(self.models[name], samples, self.local_only)
         future: Future[QualityScore] = Future()
         try:
-            future.set_result(_score_here(self.metrics[name], name, pair, texts))
+            future.set_result(score_here(self.metrics[name], name, pair, texts))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -310,45 +299,3 @@ def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[st
         else []
     )
     return {pair.name: pair for pair in (*forward, *back)}
-
-
-def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[str]) -> QualityScore:
-    """The score of a metric that runs in this process."""
-    references = list(pair.target)
-    if metric == "chrf":
-        return _with_sacrebleu(CHRF(), CHRF(), texts, references)
-    if metric == "bleu":
-        tokenize = TOKENIZER_OF.get(pair.target_lang[:3], "13a")
-        # A sentence may be too short for the longest n-grams, which then must not count.
-        sentence = BLEU(tokenize=tokenize, effective_order=True)
-        return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
-    with same_random_state():
-        given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
-    segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
-    system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
-    return checked(QualityScore(system_score, segments_or_none, f"metric:{name}"), len(texts))
-
-
-def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references: Sequence[str]) -> QualityScore:
-    """The system score and signature of one sacrebleu metric, and the segments of another."""
-    system = corpus.corpus_score(list(texts), [list(references)])
-    segments = tuple(sentence.sentence_score(t, [r]).score for t, r in zip(texts, references, strict=True))
-    return QualityScore(system.score, segments, str(corpus.get_signature()))
-
-
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """Put back what a user's code draws from the random states that training draws from."""
-    python, numpy = random.getstate(), np.random.get_state()
-    # The GPU in use alone: to ask another for its state would take memory there.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def _is_number(given: Any) -> bool:
-    return isinstance(given, int | float) or getattr(given, "ndim", None) == 0

@@ -11,11 +11,12 @@ from string import Formatter
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from neuronxa_callback.alignment import encoder
-from neuronxa_callback.model import neurons
+from neuronxa_callback.alignment.encoder import batches
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.languages import language_name
 
 # A template, or a function (source, source_lang, target_lang) -> the prompt as text or as chat messages.
@@ -55,8 +56,7 @@ class Translations:
 
 
 def translate(
-    model: nn.Module,
-    tokenizer: Any,
+    decoder: Decoder,
     sentences: Sequence[str],
     source_lang: str,
     target_lang: str,
@@ -70,8 +70,7 @@ def translate(
     random state and the tokenizer's settings are as before when the call returns.
 
     Args:
-        model: a decoder-only transformers model, plain, quantised or under PEFT.
-        tokenizer: its tokenizer.
+        decoder: the model and its tokenizer.
         sentences: the sources.
         source_lang: FLORES-200 code of the sources.
         target_lang: FLORES-200 code to translate into.
@@ -89,38 +88,32 @@ def translate(
     Raises:
         ValueError: a prompt that cannot be used, or leaves no room in the model's context.
     """
+    tokenizer = decoder.tokenizer
     prompts = prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt)
-    limits = _limits(model, tokenizer, sentences, prompts)
-    if token_budget is None:
-        token_budget = default_token_budget(model)
-    generation = _greedy(model, tokenizer)
+    limits = _limits(decoder, sentences, prompts)
+    generation = _greedy(decoder)
     texts = [""] * len(sentences)
     truncated = 0
-    with encoder.undisturbed(model), _generating_with(model, generation) as generator:
-        for rows in encoder.batches(prompts, token_budget):
+    with decoder.undisturbed(), _generating_with(decoder, generation):
+        for rows in batches(prompts, token_budget or default_token_budget(decoder)):
             batch_limits = [limits[row] for row in rows]
-            generated = _generate(generator, tokenizer, [prompts[row] for row in rows], batch_limits)
+            generated = _generate(decoder, [prompts[row] for row in rows], batch_limits)
             for row, limit, token_ids in zip(rows, batch_limits, generated, strict=True):
                 texts[row], cut = _finish(tokenizer, token_ids, limit, generation.eos_token_id)
                 truncated += cut
     return Translations(tuple(texts), sum(not text for text in texts), truncated)
 
 
-def default_token_budget(model: nn.Module) -> int:
+def default_token_budget(decoder: Decoder) -> int:
     """Padded prompt tokens in a batch where nothing else is asked for."""
-    return CPU_TOKEN_BUDGET if encoder.device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
+    return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
 def check(
-    model: nn.Module,
-    tokenizer: Any,
-    sentences: Sequence[str],
-    source_lang: str,
-    target_lang: str,
-    prompt: Prompt | None = None,
+    decoder: Decoder, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
 ) -> None:
     """Raise ValueError, before any translation, for a sentence whose prompt cannot be made or leaves no room."""
-    _limits(model, tokenizer, sentences, prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
+    _limits(decoder, sentences, prompt_ids(decoder.tokenizer, sentences, source_lang, target_lang, prompt))
 
 
 def prompt_ids(
@@ -154,12 +147,12 @@ def check_template(template: str) -> None:
 
 def signature(
     tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
-) -> str:
+) -> Signature:
     """The choices behind translations: the prompts, by kind and by the hash of their tokens, and how they end."""
     kind = "own" if prompt is not None else "chat" if _has_chat_template(tokenizer) else "plain"
     prompts = json.dumps(prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
     digest = hashlib.sha256(prompts.encode()).hexdigest()[:8]
-    return f"prompt:{kind}-{digest}|decode:greedy|limit:{LENGTH_RATIO}x+{EXTRA_TOKENS}"
+    return Signature.of(prompt=f"{kind}-{digest}", decode="greedy", limit=f"{LENGTH_RATIO}x+{EXTRA_TOKENS}")
 
 
 def _has_chat_template(tokenizer: Any) -> bool:
@@ -205,12 +198,12 @@ def _without_extras(tokenizer: Any, token_ids: list[int]) -> list[int]:
     return token_ids[:-1] if token_ids[-1:] == [end] else token_ids
 
 
-def _limits(model: nn.Module, tokenizer: Any, sentences: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:
+def _limits(decoder: Decoder, sentences: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:
     """Tokens that each translation may take at most."""
-    context = encoder.context_length(model)
+    context = decoder.context_length
     limits = []
     for sentence, prompt in zip(sentences, prompts, strict=True):
-        source_tokens = len(tokenizer(sentence, add_special_tokens=False, verbose=False)["input_ids"])
+        source_tokens = len(decoder.tokenizer(sentence, add_special_tokens=False, verbose=False)["input_ids"])
         limit = LENGTH_RATIO * source_tokens + EXTRA_TOKENS
         room = limit if context is None else context - len(prompt)
         if not prompt or room < 1:
@@ -222,12 +215,13 @@ def _limits(model: nn.Module, tokenizer: Any, sentences: Sequence[str], prompts:
     return limits
 
 
-def _greedy(model: nn.Module, tokenizer: Any) -> GenerationConfig:
+def _greedy(decoder: Decoder) -> GenerationConfig:
     """Plain greedy search with the end tokens that the model and its tokenizer know, and nothing else of theirs.
 
     A checkpoint's own defaults (sampling, repetition penalty, ...) would make the translations another decoder's.
     """
-    own = getattr(getattr(neurons.base_model(model), "generation_config", None), "eos_token_id", None)
+    tokenizer = decoder.tokenizer
+    own = getattr(getattr(decoder.base, "generation_config", None), "eos_token_id", None)
     ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     return GenerationConfig(
@@ -236,16 +230,16 @@ def _greedy(model: nn.Module, tokenizer: Any) -> GenerationConfig:
 
 
 @contextmanager
-def _generating_with(model: nn.Module, generation: GenerationConfig) -> Iterator[Any]:
-    """The transformers model with this generation configuration, and its own again afterwards.
+def _generating_with(decoder: Decoder, generation: GenerationConfig) -> Iterator[None]:
+    """While open, the transformers model has this generation configuration, and its own again afterwards.
 
     The model inside a PEFT wrapper generates with its adapters; the wrapper would overwrite its configuration.
     """
-    base: Any = neurons.base_model(model)
+    base: Any = decoder.base
     own = base.generation_config
     base.generation_config = generation
     try:
-        yield base
+        yield
     finally:
         base.generation_config = own
 
@@ -262,16 +256,15 @@ class _Stop(StoppingCriteria):
         return torch.tensor(newline, device=input_ids.device) | at_limit
 
 
-def _generate(
-    generator: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], limits: Sequence[int]
-) -> list[list[int]]:
+def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
     """The token ids that follow each prompt, with whatever padding generation adds behind."""
-    device = encoder.device_of(generator)
+    generator: Any = decoder.base
+    device = decoder.device
     longest = max(map(len, prompts))
     pad = generator.generation_config.pad_token_id
     input_ids = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    stop = _Stop(tokenizer, longest, torch.tensor(limits, device=device))
+    stop = _Stop(decoder.tokenizer, longest, torch.tensor(limits, device=device))
     output = generator.generate(
         input_ids=input_ids,
         attention_mask=mask,

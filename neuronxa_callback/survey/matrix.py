@@ -14,9 +14,10 @@ from typing import Any
 
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.survey.measure import ModelChoice, Record, chance_notes, holm, measure, scores_of, shared
 from neuronxa_callback.tables import Cell, Table, rounded
 from neuronxa_callback.text.corpora import Corpus
@@ -75,16 +76,17 @@ class _Store:
 
     def __init__(self, choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path) -> None:
         self.evaluator = evaluator
+        self.budget = TokenBudget(evaluator.token_budget)
         reads = sorted(set(evaluator.representations.values()))
         said = (choice.identity, evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
         self.folder = folder / _digest(said)
 
-    def encode(self, model: nn.Module, tokenizer: Any, sentences: Sequence[str]) -> Encoded:
+    def encode(self, decoder: Decoder, sentences: Sequence[str]) -> Encoded:
         """From the disk, else by the evaluator, and then to the disk."""
         path = self.folder / f"{_digest(tuple(sentences))}.safetensors"
         if path.exists():
             return load_file(path)  # type: ignore[return-value]
-        encoded = self.evaluator.encode(model, tokenizer, sentences)
+        encoded = self.evaluator.encode(decoder, sentences, self.budget)
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
         save_file({str(read): values.contiguous() for read, values in encoded.items()}, unfinished)

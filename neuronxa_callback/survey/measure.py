@@ -20,6 +20,7 @@ from neuronxa_callback import significance
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.scores import retrieved
 from neuronxa_callback.files import append_line, read_lines
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.loading import Checkpoint, Loader, check_packages, load_tokenizer, read_json
 from neuronxa_callback.plots import layer_figure, layer_numbers
 from neuronxa_callback.signature import Signature
@@ -123,10 +124,10 @@ def measure(
     choice: ModelChoice,
     evaluator: NeuronXAEvaluator,
     path: Path,
-    numbers: Callable[[NeuronXAEvaluator, Encoded, Encoded, str], dict[str, Any]],
+    numbers: Callable[[NeuronXAEvaluator, Encoded, Encoded, Signature], dict[str, Any]],
     notes: list[str],
     progress: Progress | None = None,
-    encode: Callable[[nn.Module, Any, Sequence[str]], Encoded] | None = None,
+    encode: Callable[[Decoder, Sequence[str]], Encoded] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model on the evaluator's language pairs, those left out whose line is in the file already.
 
@@ -135,7 +136,7 @@ def measure(
 
     Args:
         choice: the model; it is loaded only where something is left to measure.
-        evaluator: what to read of which pairs; those that the model's context is too short for are dropped from it.
+        evaluator: what to read of which pairs; those that the model's context is too short for are left out.
         path: the JSON-lines file.
         numbers: a line's numbers, from the evaluator, the two encoded sides and the signature.
         notes: gets a sentence for each language that is dropped.
@@ -143,7 +144,7 @@ def measure(
         encode: encodes one side's sentences, the evaluator's own for None.
 
     Returns:
-        the lines of these pairs, in their order.
+        the lines of these pairs, in their order, without those that were left out.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -153,30 +154,33 @@ def measure(
     done = _done(path)
     progress = progress or Progress(disable=True)
     task = progress.add_task(choice.name, total=len(keys), completed=sum(key in done for key in keys.values()))
+    pairs = evaluator.pairs
     if any(key not in done for key in keys.values()):
         with choice.loaded() as (model, tokenizer):
-            notes += evaluator.leave_out_too_long(model, tokenizer)
-            progress.update(task, total=len(evaluator.pairs))
-            evaluator.check(model, tokenizer)
-            left = [pair for pair in evaluator.pairs if keys[pair.name] not in done]
+            decoder = Decoder.find(model, tokenizer)
+            pairs, left_out = evaluator.fitting(decoder)
+            notes += left_out
+            progress.update(task, total=len(pairs))
+            evaluator.check(decoder, pairs)
+            left = [pair for pair in pairs if keys[pair.name] not in done]
 
             def line(pair: ParallelPairs, source: Encoded, target: Encoded) -> dict[str, Any]:
-                signature = evaluator.signature(pair, model, tokenizer)
+                signature = evaluator.signature(pair, decoder)
                 return {
                     "model": choice.name,
                     "lang": pair.target_lang,
                     "pivot": pair.source_lang,
                     "corpus": pair.corpus,
-                    "signature": signature,
+                    "signature": str(signature),
                     **numbers(evaluator, source, target, signature),
                     "key": keys[pair.name],
                 }
 
-            for record in evaluator.each(model, tokenizer, left, line, encode):
+            for record in evaluator.each(decoder, left, line, encode):
                 append_line(path, record)
                 done[record["key"]] = record
                 progress.advance(task)
-    return [done[keys[pair.name]] for pair in evaluator.pairs]
+    return [done[keys[pair.name]] for pair in pairs]
 
 
 def _done(path: Path) -> dict[str, dict[str, Any]]:
@@ -197,7 +201,7 @@ def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs)
     return "|".join([choice.identity, *(f"{name}:{value}" for name, value in fields.items())])
 
 
-def scores_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: str) -> dict[str, Any]:
+def scores_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: Signature) -> dict[str, Any]:
     """A line's scores, per layer and pair, intervals and p-values."""
     report = evaluator.report(source, target, signature)
     return {
@@ -209,7 +213,7 @@ def scores_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, si
     }
 
 
-def _retrieval(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: str) -> dict[str, Any]:
+def _retrieval(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: Signature) -> dict[str, Any]:
     """Representation -> direction -> accuracy over the sentences, pooled over the layers as the evaluator does."""
     found: dict[str, dict[str, Any]] = {}
     n = next(iter(source.values())).shape[1]
@@ -227,7 +231,7 @@ def _retrieval(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, s
                 "ci": significance.bootstrap_interval(per_sentence.numpy()),
                 "per_layer": per_layer.tolist(),
             }
-    signed = Signature.parse(signature).with_fields(method=f"retrieval({'+'.join(found)})")
+    signed = signature.with_fields(method=f"retrieval({'+'.join(found)})")
     return {"retrieval": found, "signature": str(signed)}
 
 

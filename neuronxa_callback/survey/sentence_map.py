@@ -18,7 +18,7 @@ from torch import Tensor
 from neuronxa_callback import significance
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.scores import aligned_pairs
-from neuronxa_callback.model.neurons import find_ffns
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.plots import MapPanel, map_figure
 from neuronxa_callback.survey.measure import DPI, ModelChoice, file_name
 from neuronxa_callback.tables import Cell, Table
@@ -87,14 +87,16 @@ def measure_maps(
     progress = progress or Progress(disable=True)
     task = progress.add_task(choice.name, total=len(pairs))
     with choice.loaded() as (model, tokenizer):
-        chosen = max(1, len(find_ffns(model)) // 2) if layer is None else layer
+        decoder = Decoder.find(model, tokenizer)
+        chosen = max(1, len(decoder.ffns) // 2) if layer is None else layer
         evaluator = NeuronXAEvaluator(list(pairs), methods, token_pooling, token_budget, layers=(chosen,))
-        notes += evaluator.leave_out_too_long(model, tokenizer)
-        progress.update(task, total=len(evaluator.pairs))
-        evaluator.check(model, tokenizer)
+        kept, left_out = evaluator.fitting(decoder)
+        notes += left_out
+        progress.update(task, total=len(kept))
+        evaluator.check(decoder, kept)
 
         def of_pair(pair: ParallelPairs, source: Encoded, target: Encoded) -> list[SentenceMap]:
-            signature = evaluator.signature(pair, model, tokenizer)
+            signature = str(evaluator.signature(pair, decoder))
             found = []
             for read in representations:
                 points, divergence = project(source[read][0], target[read][0])
@@ -105,7 +107,7 @@ def measure_maps(
             progress.advance(task)
             return found
 
-        return [drawn for found in evaluator.each(model, tokenizer, evaluator.pairs, of_pair) for drawn in found]
+        return [drawn for found in evaluator.each(decoder, kept, of_pair) for drawn in found]
 
 
 def project(source: Tensor, target: Tensor) -> tuple[NDArray[np.float64], float]:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator, PairsLike
-from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, Metric, QualityEvaluator
+from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, QualityEvaluator
+from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.checks import check_floor
 from neuronxa_callback.training.run import Run

@@ -11,7 +11,7 @@ from operator import is_
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.alignment.evaluator import AlignmentReport
+from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.files import append_line, read_lines, replace_lines
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityEvaluator, QualityReport
@@ -209,7 +209,7 @@ def quality_of(report: QualityReport) -> dict[str, Any]:
 def _direction(direction: DirectionScores) -> dict[str, Any]:
     made, finished = direction.translations, direction.finished()
     return {
-        "signature": direction.signature,
+        "signature": str(direction.signature),
         "empty": made.empty,
         "truncated": made.truncated,
         "translations": list(made.texts),
@@ -220,7 +220,7 @@ def _direction(direction: DirectionScores) -> dict[str, Any]:
 def _outcome_of(outcome: Any) -> dict[str, Any]:
     if isinstance(outcome, QualityScore):
         segments = None if outcome.segments is None else _rounded(outcome.segments)
-        return {"score": outcome.system, "segments": segments, "signature": outcome.signature}
+        return {"score": outcome.system, "segments": segments, "signature": str(outcome.signature)}
     return {"missing": NOT_YET if outcome is None else str(outcome)}
 
 
@@ -255,8 +255,8 @@ def _rounded(shares: Sequence[float]) -> list[float]:
 
 def other_choices(
     record: Mapping[str, Any],
-    wanted: Mapping[str, str],
-    translated: Mapping[str, str],
+    wanted: Mapping[str, Signature],
+    translated: Mapping[str, Signature],
     models: Mapping[str, str],
 ) -> dict[str, tuple[str, str]]:
     """The choices in which a line is not as wanted: curves over lines that differ in them would mix two things.
@@ -288,14 +288,14 @@ def _other_models(record: Mapping[str, Any], models: Mapping[str, str]) -> dict[
 
 
 def _differences(
-    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]
+    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Signature]
 ) -> dict[str, tuple[str, str]]:
     """The fields of signatures in which a line's part is not as wanted, or the names where these differ."""
     if written.keys() != wanted.keys():
         return {what: (" ".join(written), " ".join(wanted))}
     differ: dict[str, tuple[str, str]] = {}
     for name, signature in wanted.items():
-        differ |= Signature.parse(written[name]["signature"]).differences(Signature.parse(signature))
+        differ |= Signature.parse(written[name]["signature"]).differences(signature)
     return differ
 
 
@@ -318,12 +318,12 @@ def awaited(record: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(missing))
 
 
-def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, str]]:
+def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, Signature]]:
     """A line's translations and their signatures, as `QualityEvaluator.translate` returns them; {} without any."""
     return {
         name: (
             Translations(tuple(direction["translations"]), direction["empty"], direction["truncated"]),
-            direction["signature"],
+            Signature.parse(direction["signature"]),
         )
         for name, direction in (record or {}).get("quality", {}).items()
     }
@@ -332,7 +332,7 @@ def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Transla
 def scored_again(
     quality: QualityEvaluator,
     metrics: Sequence[str],
-    translated: Mapping[str, tuple[Translations, str]],
+    translated: Mapping[str, tuple[Translations, Signature]],
     step: int,
     record: Mapping[str, Any] | None,
 ) -> PendingScores:
@@ -371,6 +371,6 @@ def _future_of(outcome: Mapping[str, Any]) -> Future[QualityScore]:
         future.set_exception(QualityError(outcome["missing"]))
         return future
     segments = outcome["segments"]
-    score = outcome["score"], None if segments is None else tuple(segments), outcome["signature"]
+    score = outcome["score"], None if segments is None else tuple(segments), Signature.parse(outcome["signature"])
     future.set_result(QualityScore(*score))
     return future

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from neuronxa_callback.alignment.evaluator import AlignmentReport, NeuronXAEvaluator
+from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.significance import Correlation
 from neuronxa_callback.training.stopping import Verdict

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.queue import PendingScores
 from neuronxa_callback.training.history import History, awaited, other_choices, scored_again, translations_in
 from neuronxa_callback.training.metric_names import quality_metrics_in
@@ -97,12 +98,12 @@ def _schedule(step: int, last: Mapping[str, Any], watch: Watch) -> Schedule:
 
 def _differences(records: Sequence[Mapping[str, Any]], watch: Watch, moment: Moment) -> dict[str, tuple[str, str]]:
     """What this run measures otherwise than the earlier one did."""
-    model, tokenizer = moment.model, moment.tokenizer(watch.tokenizer)
     evaluator, quality = watch.evaluator, watch.quality
     with moment.trainer.accelerator.autocast():  # it is part of the signatures
-        wanted = {pair.name: evaluator.signature(pair, model, tokenizer) for pair in evaluator.pairs}
+        decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))
+        wanted = {pair.name: evaluator.signature(pair, decoder) for pair in evaluator.pairs}
         jobs = quality.jobs if watch.metrics else {}
-        translated = {name: quality.signature(name, model, tokenizer) for name in jobs}
+        translated = {name: quality.signature(name, decoder) for name in jobs}
     models = {name: quality.models[name] for name in watch.slow}
     differ: dict[str, tuple[str, str]] = {}
     for record in records:

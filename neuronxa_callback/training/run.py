@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 from tqdm.auto import tqdm
 
-from neuronxa_callback.alignment.evaluator import AlignmentReport
-from neuronxa_callback.quality.evaluator import same_random_state
+from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.state import TokenBudget, same_random_state
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.training import checks
 from neuronxa_callback.training.faults import Faults
@@ -32,6 +33,8 @@ from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+FAILED = "an evaluation failed, and training goes on without its scores"
 
 
 class Run:
@@ -54,6 +57,9 @@ class Run:
             self._queue.put(pending)
         self._faults = Faults(watch.raises, self.close)
         self._overhead = Overhead(watch.max_overhead)
+        # Halved where memory runs out, for the evaluations that follow.
+        self._budget = TokenBudget(watch.evaluator.token_budget)
+        self._translation_budget = TokenBudget()
         self._without_value = 0  # evaluations on end that lack the metric to stop by
 
     # ------------------------------------------------------------------------------------------ begin and end
@@ -70,10 +76,10 @@ class Run:
         checks.check_stopping_metric(args, watch.rule, watch.names(waits=True))
         faults = Faults(watch.raises, watch.quality.close)
         with faults.guarded("the check before training failed", ValueError), moment.trainer.accelerator.autocast():
-            tokenizer = moment.tokenizer(watch.tokenizer)
-            watch.evaluator.check(moment.model, tokenizer)
+            decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))
+            watch.evaluator.check(decoder)
             if watch.metrics:
-                watch.quality.check(moment.model, tokenizer)
+                watch.quality.check(decoder)
         if moment.is_first_process and watch.train_texts is not None:
             failed = "the training text could not be searched for held-out sentences"
             # A data set's transform may draw random numbers.
@@ -126,8 +132,12 @@ class Run:
         """
         step = self.schedule.scored = moment.state.global_step
         start = time.perf_counter()
-        metrics = self._score_alignment(moment)
-        metrics |= self._score_quality(moment, is_aligned=bool(metrics))
+        decoder: Decoder | None = None
+        # In the mixed precision that training runs in, which is part of what is found.
+        with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
+            decoder = Decoder.find(moment.model, moment.tokenizer(self.watch.tokenizer))
+        metrics = self._score_alignment(moment, decoder)
+        metrics |= self._score_quality(moment, decoder, is_aligned=bool(metrics))
         if moment.is_training:
             metrics |= self._judge(moment, {**others, **metrics})
             too_much = self._overhead.add(step, start, time.perf_counter())
@@ -136,13 +146,12 @@ class Run:
         self.missing = tuple(name for name in self.watch.names(self.watch.waits(moment)) if name not in metrics)
         return metrics
 
-    def _score_alignment(self, moment: Moment) -> dict[str, float]:
+    def _score_alignment(self, moment: Moment, decoder: Decoder | None) -> dict[str, float]:
         report: AlignmentReport | None = None
         start = time.perf_counter()
-        failed = "an evaluation failed, and training goes on without its scores"
-        # In the mixed precision that training runs in.
-        with self._faults.guarded(failed), moment.trainer.accelerator.autocast():
-            report = self.watch.evaluator(moment.model, moment.tokenizer(self.watch.tokenizer))
+        if decoder is not None:
+            with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
+                report = self.watch.evaluator.score(decoder, self._budget)
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
         # One process may fail or round differently; all of them must choose and stop alike.
@@ -156,16 +165,17 @@ class Run:
                 moment.show_layers(report, min(map(len, self.watch.evaluator.pairs)))
         return metrics
 
-    def _score_quality(self, moment: Moment, is_aligned: bool) -> dict[str, float]:
+    def _score_quality(self, moment: Moment, decoder: Decoder | None, is_aligned: bool) -> dict[str, float]:
         """Translate on every process, score on the first; what is not done by now is logged later."""
         if not self.watch.metrics:
             return {}
         quality, state = self.watch.quality, moment.state
         translated = None
         start = time.perf_counter()
-        failed = "the held-out sources could not be translated"
-        with self._faults.guarded(failed), moment.trainer.accelerator.autocast():
-            translated = quality.translate(moment.model, moment.tokenizer(self.watch.tokenizer))
+        if decoder is not None:
+            failed = "the held-out sources could not be translated"
+            with self._faults.guarded(failed), moment.trainer.accelerator.autocast():
+                translated = quality.translate(decoder, self._translation_budget)
         runtime = time.perf_counter() - start
         metrics: dict[str, float] = {}
         if translated is not None and moment.is_first_process:

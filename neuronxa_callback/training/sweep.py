@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
-from torch import nn
 
 from neuronxa_callback.alignment.encoder import NonFiniteActivationError
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.loading import Checkpoint, Loader, ModelError, check_packages, load_tokenizer, read_json
+from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.training.history import (
     History,
     correlations,
@@ -113,7 +115,8 @@ def run(
         tokenizer = load_tokenizer(checkpoints)
         queue = ScoreQueue(scorer.slow)
         loader = Loader(checkpoints, dtype, load_in_4bit, device)
-        scoring = _Scoring(evaluator, scorer, tokenizer, loader, History(output_dir), Curves(Path(output_dir)), queue)
+        curves, budget = Curves(Path(output_dir)), TokenBudget(evaluator.token_budget)
+        scoring = _Scoring(evaluator, scorer, tokenizer, loader, History(output_dir), curves, queue, budget)
         try:
             scoring.score_all(checkpoints, progress or Progress(disable=True))
         finally:
@@ -187,13 +190,11 @@ def _unscored(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> li
     return [metric for metric in quality.metrics if metric not in done]
 
 
-def _check_series(
-    history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, model: nn.Module, tokenizer: Any
-) -> None:
+def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, decoder: Decoder) -> None:
     """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
-    wanted = {pair.name: evaluator.signature(pair, model, tokenizer) for pair in evaluator.pairs}
+    wanted = {pair.name: evaluator.signature(pair, decoder) for pair in evaluator.pairs}
     jobs = quality.jobs if quality.metrics else {}
-    translated = {name: quality.signature(name, model, tokenizer) for name in jobs}
+    translated = {name: quality.signature(name, decoder) for name in jobs}
     models = {name: quality.models[name] for name in quality.slow}
     for record in history.read():
         differ = other_choices(record, wanted, translated, models)
@@ -222,6 +223,8 @@ class _Scoring:
     history: History
     curves: Curves
     queue: ScoreQueue
+    budget: TokenBudget
+    translation_budget: TokenBudget = field(default_factory=TokenBudget)
     _warned: set[str] = field(default_factory=set)
 
     def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
@@ -242,9 +245,10 @@ class _Scoring:
     def _check(self, checkpoint: Checkpoint) -> None:
         """Refuse what cannot be measured, or would not fit what is on disk, before anything is written."""
         with self.loader.model(checkpoint) as model:
-            self.evaluator.check(model, self.tokenizer)
-            self.quality.check(model, self.tokenizer)
-            _check_series(self.history, self.evaluator, self.quality, model, self.tokenizer)
+            decoder = Decoder.find(model, self.tokenizer)
+            self.evaluator.check(decoder)
+            self.quality.check(decoder)
+            _check_series(self.history, self.evaluator, self.quality, decoder)
 
     def _score(self, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> None:
         """Score a checkpoint and write it, COMET's part later; `record` is what its line has already."""
@@ -252,10 +256,11 @@ class _Scoring:
         if record is None or not translated:
             try:
                 with self.loader.model(checkpoint) as model:
+                    decoder = Decoder.find(model, self.tokenizer)
                     if record is None:
-                        self._score_alignment(checkpoint, model)
+                        self._score_alignment(checkpoint, decoder)
                     if self.quality.metrics:
-                        translated = self._translate(checkpoint.step, model)
+                        translated = self._translate(checkpoint.step, decoder)
             except NonFiniteActivationError as error:
                 logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
         if translated:
@@ -274,21 +279,21 @@ class _Scoring:
             if "quality" in record and json.dumps(found) != json.dumps(record.get("pearson")):
                 self.history.update(record["step"], {"pearson": found})
 
-    def _score_alignment(self, checkpoint: Checkpoint, model: nn.Module) -> None:
+    def _score_alignment(self, checkpoint: Checkpoint, decoder: Decoder) -> None:
         start = time.perf_counter()
-        report = self.evaluator(model, self.tokenizer)
+        report = self.evaluator.score(decoder, self.budget)
         runtime = time.perf_counter() - start
         self.history.append(record_of(report, checkpoint.step, checkpoint.epoch, runtime))
         self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
 
-    def _translate(self, step: int, model: nn.Module) -> dict[str, tuple[Translations, str]]:
+    def _translate(self, step: int, decoder: Decoder) -> dict[str, tuple[Translations, Signature]]:
         start = time.perf_counter()
-        translated = self.quality.translate(model, self.tokenizer)
+        translated = self.quality.translate(decoder, self.translation_budget)
         self.curves.add(step, {"eval_translation_runtime": round(time.perf_counter() - start, 4)})
         return translated
 
     def _score_translations(
-        self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, str]]
+        self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, Signature]]
     ) -> None:
         pending = scored_again(self.quality, _unscored(record, self.quality), translated, step, record)
         if not translations_in(record):

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 
 from neuronxa_callback import plots
-from neuronxa_callback.alignment.evaluator import AlignmentReport
+from neuronxa_callback.alignment.report import AlignmentReport
 
 T = TypeVar("T")
 

@@ -14,10 +14,9 @@ from neuronxa_callback.alignment.encoder import (
     NonFiniteActivationError,
     batches,
     encode_all,
-    pool_tokens,
-    special_tokens,
-    token_weights,
 )
+from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation
 from tests import reference
 from tests.architectures import CONFIGS, tiny
@@ -31,7 +30,9 @@ REPRESENTATIONS: tuple[Representation, ...] = ("nas", "nav", "embedding")
 def test_equals_the_reference_for_every_architecture(architecture: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """In float64, where no rounding can flip a state, batched and hooked equals one sentence after the other."""
     model = tiny(architecture, torch.float64)
-    encoded = [encode_all(model, tokenizer, side, REPRESENTATIONS) for side in (PAIRS.source, PAIRS.target)]
+    encoded = [
+        encode_all(Decoder.find(model, tokenizer), side, REPRESENTATIONS) for side in (PAIRS.source, PAIRS.target)
+    ]
     for method in ALIGNMENT:
         representation = REPRESENTATION_OF[method]
         expected = [reference.encode(model, tokenizer, side, representation) for side in (PAIRS.source, PAIRS.target)]
@@ -61,7 +62,7 @@ class TestOnTheRealModel:
         model = smollm.double()
         try:
             sides = (self.pairs.source, self.pairs.target)
-            encoded = [encode_all(model, smollm_tokenizer, side, REPRESENTATIONS) for side in sides]
+            encoded = [encode_all(Decoder.find(model, smollm_tokenizer), side, REPRESENTATIONS) for side in sides]
             for method in ALIGNMENT:
                 representation = REPRESENTATION_OF[method]
                 slow = [reference.encode(model, smollm_tokenizer, side, representation) for side in sides]
@@ -134,14 +135,14 @@ def test_bfloat16_stays_close_to_float32(smollm: Any, smollm_tokenizer: Any) -> 
 
 
 def test_shapes_and_device(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded = encode_all(llama, tokenizer, PAIRS.source, REPRESENTATIONS)
+    encoded = encode_all(Decoder.find(llama, tokenizer), PAIRS.source, REPRESENTATIONS)
     assert encoded["nas"].shape == encoded["nav"].shape == (3, 12, 48)
     assert encoded["embedding"].shape == (4, 12, 32)
     assert {tensor.dtype for tensor in encoded.values()} == {torch.float32}
 
 
 def test_one_pass_gives_what_separate_passes_give(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    together = encode_all(llama, tokenizer, PAIRS.source, REPRESENTATIONS)
+    together = encode_all(Decoder.find(llama, tokenizer), PAIRS.source, REPRESENTATIONS)
     for representation in REPRESENTATIONS:
         assert torch.equal(together[representation], encode(llama, tokenizer, PAIRS.source, representation))
 
@@ -169,7 +170,7 @@ def test_no_tensor_of_tokens_outlives_its_layer(llama: Any, tokenizer: PreTraine
         layer.register_forward_pre_hook(lambda module, args: alive.append(sum(ref() is not None for ref in received)))
         layer.mlp.down_proj.register_forward_pre_hook(remember)
         layer.mlp.gate_proj.register_forward_hook(lambda module, args, output: received.append(weakref.ref(output)))
-    encode_all(llama, tokenizer, PAIRS.source[:4], REPRESENTATIONS)
+    encode_all(Decoder.find(llama, tokenizer), PAIRS.source[:4], REPRESENTATIONS)
     assert len(received) == 6
     assert alive == [0, 0, 0]
 
@@ -258,6 +259,7 @@ def test_eq3_weights() -> None:
 @pytest.mark.parametrize("bos", [True, False])
 def test_the_signature_says_whether_a_bos_was_there(bos: bool, llama: Any) -> None:
     tokenizer = make_tokenizer(bos)
-    assert special_tokens(tokenizer) == ("bos" if bos else "none")
+    decoder = Decoder.find(llama, tokenizer)
+    assert decoder.special_tokens == ("bos" if bos else "none")
     evaluator = NeuronXAEvaluator(PAIRS)
-    assert f"|special:{'bos' if bos else 'none'}|" in evaluator.signature(PAIRS, llama, tokenizer)
+    assert f"|special:{'bos' if bos else 'none'}|" in str(evaluator.signature(PAIRS, decoder))

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.scores import torn_apart
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.plots import layer_numbers
 from neuronxa_callback.significance import bootstrap_interval, chance_p_value
 from neuronxa_callback.vocabulary import REPRESENTATION_OF, LayerPooling, Method
@@ -86,9 +87,9 @@ def test_the_pivot_is_encoded_once(
     texts: list[tuple[str, ...]] = []
     encode_all = encoder.encode_all
 
-    def counted(model: Any, tokenizer: Any, sentences: Any, *rest: Any) -> Any:
+    def counted(decoder: Any, sentences: Any, *rest: Any) -> Any:
         texts.append(sentences)
-        return encode_all(model, tokenizer, sentences, *rest)
+        return encode_all(decoder, sentences, *rest)
 
     monkeypatch.setattr(encoder, "encode_all", counted)
     NeuronXAEvaluator([FRENCH, GERMAN_FRENCH, ICELANDIC], methods=METHODS)(llama, tokenizer)
@@ -99,7 +100,7 @@ def test_the_pivot_is_encoded_once(
 
 def test_the_signature_holds_every_choice(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     evaluator = NeuronXAEvaluator(FRENCH, token_pooling="last", methods=("nasca", "mexa"))
-    fields = dict(field.split(":", 1) for field in evaluator.signature(FRENCH, llama, tokenizer).split("|"))
+    fields = dict(evaluator.signature(FRENCH, Decoder.find(llama, tokenizer)).fields)
     assert fields == {
         "method": "nasca+mexa",
         "n": "20",
@@ -116,7 +117,8 @@ def test_the_signature_holds_every_choice(llama: Any, tokenizer: PreTrainedToken
 
 def test_the_signature_says_autocast(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert "|dtype:float32/autocast-bfloat16|" in NeuronXAEvaluator(FRENCH).signature(FRENCH, llama, tokenizer)
+        signature = NeuronXAEvaluator(FRENCH).signature(FRENCH, Decoder.find(llama, tokenizer))
+    assert "|dtype:float32/autocast-bfloat16|" in str(signature)
 
 
 def test_pooling_is_in_float32_under_autocast(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -145,7 +147,7 @@ def test_chosen_layers_are_those_of_all(llama: Any, tokenizer: PreTrainedTokeniz
     llama.model.layers[2].register_forward_hook(lambda *_: last.append(1))
     methods: list[Method] = ["nasca", "mexa", "cka"]
     chosen = NeuronXAEvaluator(FRENCH, methods, layers=(2, 1), representations={"cka": "nav"})
-    chosen.check(llama, tokenizer)
+    chosen.check(Decoder.find(llama, tokenizer))
     last.clear()
     some = chosen(llama, tokenizer)
     assert not last  # the pass ended before
@@ -162,7 +164,7 @@ def test_chosen_layers_are_those_of_all(llama: Any, tokenizer: PreTrainedTokeniz
 @pytest.mark.parametrize("layers", [(), (4,), (0, 1), (2, 2)])
 def test_layers_that_are_not_there(layers: tuple[int, ...], llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="must be different numbers from 1 to 3 for nas: FFNs count from 1"):
-        NeuronXAEvaluator(FRENCH, layers=layers).check(llama, tokenizer)
+        NeuronXAEvaluator(FRENCH, layers=layers).check(Decoder.find(llama, tokenizer))
 
 
 def test_the_greatest_layer(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -236,7 +238,7 @@ def test_what_is_kept_of_the_text_is_one_source_and_one_target(
     monkeypatch.setattr(encoder, "encode_all", counted)
     names = ("isl_Latn", "fra_Latn", "deu_Latn", "spa_Latn")
     pairs = [*(ParallelPairs.load(f"eng_Latn-{name}", n=5) for name in names), GERMAN_FRENCH]
-    for _ in NeuronXAEvaluator(pairs).reports(llama, tokenizer, pairs):
+    for _ in NeuronXAEvaluator(pairs).reports(Decoder.find(llama, tokenizer), pairs):
         pass
     assert len(alive) == 7
     assert most == 2
@@ -249,10 +251,11 @@ def test_only_the_pair_with_a_sentence_too_long_is_left_out() -> None:
     icelandic = ParallelPairs(("A dog.", "A cow."), ("Hundur.", "Kýr."), "eng_Latn", "isl_Latn")
     german = ParallelPairs(("A dog.", "A cow."), ("Hund.", long), "eng_Latn", "deu_Latn")
     evaluator = NeuronXAEvaluator([french, icelandic, german])
-    model, tokenizer = tiny_llama(max_position_embeddings=40), make_tokenizer()
-    told = evaluator.leave_out_too_long(model, tokenizer)
-    assert evaluator.pairs == [icelandic]
+    decoder = Decoder.find(tiny_llama(max_position_embeddings=40), make_tokenizer())
+    fitting, told = evaluator.fitting(decoder)
+    assert fitting == [icelandic]
+    assert evaluator.pairs == [french, icelandic, german]
     assert [sentence.partition(" is left out: ")[0] for sentence in told] == ["eng_Latn-fra_Latn", "deu_Latn"]
     assert all("more than the model's context of 40" in sentence for sentence in told)
     with pytest.raises(ValueError, match="more than the model's context of 40"):
-        NeuronXAEvaluator(german).leave_out_too_long(model, tokenizer)
+        NeuronXAEvaluator(german).fitting(decoder)

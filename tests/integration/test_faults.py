@@ -13,7 +13,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator
-from neuronxa_callback.alignment import encoder
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
 from neuronxa_callback.training.history import History
 from tests.alignment.test_encoder import hooks_of
@@ -208,14 +208,14 @@ def without_pad() -> Any:
 def test_ctrl_c_in_an_evaluation_ends_the_run_and_leaves_no_hook(
     call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_decoder, calls = encoder.run_decoder, iter(range(1000))
+    run_decoder, calls = Decoder.run, iter(range(1000))
 
     def interrupt(*arguments: Any) -> Any:
         if next(calls) == call:
             raise KeyboardInterrupt
         return run_decoder(*arguments)
 
-    monkeypatch.setattr(encoder, "run_decoder", interrupt)
+    monkeypatch.setattr(Decoder, "run", interrupt)
     model = tiny_llama()
     trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, token_budget=64)], model)
     with pytest.raises(KeyboardInterrupt):

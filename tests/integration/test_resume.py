@@ -20,7 +20,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
-from neuronxa_callback.alignment import encoder
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.training import history
 from neuronxa_callback.training.history import History
 from tests.conftest import tiny_llama
@@ -135,14 +135,14 @@ def test_twenty_kills_at_random_moments_change_nothing(unbroken: Path, tmp_path:
 
 
 def die_in_an_evaluation() -> None:
-    run_decoder, calls = encoder.run_decoder, iter(range(1000))
+    run_decoder, calls = Decoder.run, iter(range(1000))
 
     def run(*arguments: Any) -> Any:
         if next(calls) == 20:
             os.kill(os.getpid(), signal.SIGKILL)
         return run_decoder(*arguments)
 
-    encoder.run_decoder = run  # type: ignore[assignment]
+    Decoder.run = run  # type: ignore[method-assign]
 
 
 def die_in_a_write() -> None:

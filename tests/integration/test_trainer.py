@@ -26,7 +26,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.model.neurons import UnreadableFFNError
+from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History

@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.encoder import encode_all
-from neuronxa_callback.model.neurons import UnreadableFFNError, decoder, find_ffns
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.layers import UnreadableFFNError
+from neuronxa_callback.model.neurons import find_ffns
 from neuronxa_callback.vocabulary import Representation
 from tests import reference
 from tests.architectures import MIXTURES, MULTIMODAL, PLAIN, needs_stacked_experts, tiny, tiny_multimodal
@@ -34,7 +36,7 @@ def expected(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHand) -> 
         hooks = [block.register_forward_pre_hook(_keep_input(inputs)) for block in blocks]
         ids = torch.tensor([tokenizer(sentence)["input_ids"]])
         with torch.no_grad():
-            output = decoder(model)(input_ids=ids, use_cache=False, output_hidden_states=True)
+            output = Decoder.find(model, tokenizer).stack(input_ids=ids, use_cache=False, output_hidden_states=True)
             for hook in hooks:
                 hook.remove()
             found = [by_hand(block, x.reshape(-1, x.shape[-1])) for block, x in zip(blocks, inputs, strict=True)]
@@ -49,8 +51,8 @@ def _keep_input(inputs: list[Tensor]) -> Callable[[nn.Module, Any], None]:
 
 
 def assert_captured(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHand) -> None:
-    NeuronXAEvaluator(PAIRS).check(model, tokenizer)
-    captured = encode_all(model, tokenizer, SENTENCES, READ)
+    NeuronXAEvaluator(PAIRS).check(Decoder.find(model, tokenizer))
+    captured = encode_all(Decoder.find(model, tokenizer), SENTENCES, READ)
     assert len(captured["embedding"]) == len(blocks) + 1
     for read, sentences in expected(model, tokenizer, blocks, by_hand).items():
         for row, layers in enumerate(sentences):
@@ -81,7 +83,10 @@ def test_plain_ffns(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(name, torch.float64)
     _, place = PLAIN[name]
     layers: list[Any] = [
-        module for list_ in decoder(model).children() if isinstance(list_, nn.ModuleList) for module in list_
+        module
+        for list_ in Decoder.find(model, tokenizer).stack.children()
+        if isinstance(list_, nn.ModuleList)
+        for module in list_
     ]
     # OPT's layers hold the projections themselves: the input is that of the first.
     ffns = [layer.get_submodule(place) if place else layer for layer in layers]
@@ -89,7 +94,7 @@ def test_plain_ffns(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
         assert_captured(model, tokenizer, [layer.fc1 for layer in layers], opt_by_hand(layers))
     else:
         assert_captured(model, tokenizer, ffns, plain_by_hand)
-    assert "|neurons:sigma(up)>0|" in NeuronXAEvaluator(PAIRS).signature(PAIRS, model, tokenizer)
+    assert "|neurons:sigma(up)>0|" in str(NeuronXAEvaluator(PAIRS).signature(PAIRS, Decoder.find(model, tokenizer)))
 
 
 def opt_by_hand(layers: list[Any]) -> ByHand:
@@ -146,12 +151,14 @@ def one_expert(experts: Any, expert: int, x: Tensor) -> tuple[Tensor, Tensor]:
 @needs_stacked_experts
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixtures_of_experts(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    NeuronXAEvaluator(PAIRS).check(spread(tiny(name)), tokenizer)  # with the kernel that transformers takes
+    NeuronXAEvaluator(PAIRS).check(
+        Decoder.find(spread(tiny(name)), tokenizer)
+    )  # with the kernel that transformers takes
     model = spread(tiny(name, torch.float64))
     model.set_experts_implementation("eager")  # the other knows no float64
     assert_captured(model, tokenizer, [layer.mlp for layer in model.model.layers], mixture_by_hand)
     rules = {"deepseek-v3": "routed&sigma(gate)>0+sigma(gate)>0", "qwen2-moe": "routed&sigma(gate)>0+sigma(gate)>0"}
-    signature = NeuronXAEvaluator(PAIRS).signature(PAIRS, model, tokenizer)
+    signature = str(NeuronXAEvaluator(PAIRS).signature(PAIRS, Decoder.find(model, tokenizer)))
     assert f"|neurons:{rules.get(name, 'routed&sigma(gate)>0')}|" in signature
 
 
@@ -170,7 +177,7 @@ def test_an_unrouted_experts_neurons_are_not_active(tokenizer: PreTrainedTokeniz
     for layer in model.model.layers:
         with torch.no_grad():
             layer.mlp.gate.weight[:] = 0  # all alike: top-k takes two, and the same two for every token
-    states = encode_all(model, tokenizer, SENTENCES, ("nas",))["nas"].unflatten(2, (4, 48))
+    states = encode_all(Decoder.find(model, tokenizer), SENTENCES, ("nas",))["nas"].unflatten(2, (4, 48))
     active = states.amax(dim=(1, 3)) > 0
     assert active.sum(dim=1).tolist() == [2, 2, 2]
 
@@ -178,15 +185,15 @@ def test_an_unrouted_experts_neurons_are_not_active(tokenizer: PreTrainedTokeniz
 @needs_stacked_experts
 def test_lora_on_the_experts_is_in_their_neurons(tokenizer: PreTrainedTokenizerFast) -> None:
     model = spread(tiny("mixtral"))
-    bare = encode_all(model, tokenizer, SENTENCES, ("nav",))["nav"]
+    bare = encode_all(Decoder.find(model, tokenizer), SENTENCES, ("nav",))["nav"]
     torch.manual_seed(1)
     names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     config = LoraConfig(r=4, target_modules=[], target_parameters=names, init_lora_weights=False)
     adapted = get_peft_model(model, config)
-    NeuronXAEvaluator(PAIRS).check(adapted, tokenizer)
-    found = encode_all(adapted, tokenizer, SENTENCES, ("nav",))["nav"]
+    NeuronXAEvaluator(PAIRS).check(Decoder.find(adapted, tokenizer))
+    found = encode_all(Decoder.find(adapted, tokenizer), SENTENCES, ("nav",))["nav"]
     merged = adapted.merge_and_unload()
-    expected = encode_all(merged, tokenizer, SENTENCES, ("nav",))["nav"]
+    expected = encode_all(Decoder.find(merged, tokenizer), SENTENCES, ("nav",))["nav"]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(found, bare)
 
@@ -198,7 +205,7 @@ def test_experts_that_compute_something_else_are_refused(tokenizer: PreTrainedTo
     forward = experts.forward
     experts.forward = lambda hidden, chosen, weights: forward(hidden, chosen.flip(-1), weights)
     with pytest.raises(UnreadableFFNError, match=r"model\.layers\.1\.mlp\.experts does not compute its experts"):
-        NeuronXAEvaluator(PAIRS).check(model, tokenizer)
+        NeuronXAEvaluator(PAIRS).check(Decoder.find(model, tokenizer))
 
 
 @needs_stacked_experts
@@ -213,7 +220,7 @@ def test_quantised_experts_are_refused(tokenizer: PreTrainedTokenizerFast) -> No
 @pytest.mark.parametrize("name", MULTIMODAL)
 def test_language_towers_of_multimodal_models(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_multimodal(name).double()
-    stack: Any = decoder(model)
+    stack: Any = Decoder.find(model, tokenizer).stack
     layers = [layer for layer in stack.layers if not hasattr(layer, "cross_attn")]
     assert len(layers) == 3
     assert_captured(model, tokenizer, [layer.mlp for layer in layers], gated_by_hand)
@@ -224,8 +231,8 @@ def test_chosen_layers_are_those_of_the_whole_pass(name: str, tokenizer: PreTrai
     if name == "deepseek-v3" and int(transformers.__version__.split(".")[0]) < 5:
         pytest.skip("transformers 4 holds its experts one by one")
     model = tiny_multimodal(name) if name in MULTIMODAL else spread(tiny(name))
-    whole = encode_all(model, tokenizer, SENTENCES, READ)
-    part = encode_all(model, tokenizer, SENTENCES, READ, layers=[2, 1])
+    whole = encode_all(Decoder.find(model, tokenizer), SENTENCES, READ)
+    part = encode_all(Decoder.find(model, tokenizer), SENTENCES, READ, layers=[2, 1])
     for read, values in part.items():
         first = 0 if read == "embedding" else 1
         width = values.shape[2]

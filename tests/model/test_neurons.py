@@ -20,7 +20,9 @@ from transformers import (
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
 from neuronxa_callback.alignment.encoder import encode_all
-from neuronxa_callback.model.neurons import DenseFFN, UnreadableFFNError, find_ffns
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.layers import UnreadableFFNError
+from neuronxa_callback.model.neurons import DenseFFN, find_ffns
 from tests import reference
 from tests.architectures import CONFIGS, tiny
 from tests.conftest import tiny_llama
@@ -29,7 +31,7 @@ PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 
 
 def check(model: Any, tokenizer: Any) -> None:
-    NeuronXAEvaluator(PAIRS).check(model, tokenizer)
+    NeuronXAEvaluator(PAIRS).check(Decoder.find(model, tokenizer))
 
 
 def lora(model: Any) -> Any:
@@ -52,7 +54,7 @@ def test_every_gated_architecture_passes_its_check(architecture: str, tokenizer:
 def test_lora_deltas_are_in_the_gate(architecture: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = lora(tiny(architecture, torch.float64))
     check(model, tokenizer)
-    adapted = encode_all(model, tokenizer, PAIRS.target, ("nas", "nav", "embedding"))
+    adapted = encode_all(Decoder.find(model, tokenizer), PAIRS.target, ("nas", "nav", "embedding"))
     with model.disable_adapter():
         bare = encode(model, tokenizer, PAIRS.target)
     merged = model.merge_and_unload()
@@ -118,13 +120,13 @@ class TestIn4Bit:
         assert adapted.training
 
     def test_the_signature_says_nf4(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-        signature = NeuronXAEvaluator(PAIRS).signature(PAIRS, model, tokenizer)
+        signature = str(NeuronXAEvaluator(PAIRS).signature(PAIRS, Decoder.find(model, tokenizer)))
         assert "|dtype:float32/nf4|" in signature
 
 
 def test_a_replaced_forward_that_calls_its_projections_is_read(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """As kernel libraries do it: another function between the projections, the same modules."""
-    expected = encode_all(llama, tokenizer, PAIRS.source, ("nas", "nav"))
+    expected = encode_all(Decoder.find(llama, tokenizer), PAIRS.source, ("nas", "nav"))
 
     def forward(mlp: Any, x: Tensor) -> Tensor:
         gate, up = mlp.gate_proj(x), mlp.up_proj(x)
@@ -133,7 +135,7 @@ def test_a_replaced_forward_that_calls_its_projections_is_read(llama: Any, token
     for layer in llama.model.layers:
         layer.mlp.forward = forward.__get__(layer.mlp)
     check(llama, tokenizer)
-    replaced = encode_all(llama, tokenizer, PAIRS.source, ("nas", "nav"))
+    replaced = encode_all(Decoder.find(llama, tokenizer), PAIRS.source, ("nas", "nav"))
     assert torch.equal(replaced["nas"], expected["nas"])
     torch.testing.assert_close(replaced["nav"], expected["nav"])
 

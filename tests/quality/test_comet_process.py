@@ -70,7 +70,7 @@ class TestScores:
         assert score.segments == tuple(expected[name])
         assert len(set(expected[name])) == 3
         assert score.system == pytest.approx(sum(expected[name]) / 3)
-        assert score.signature.endswith("model.ckpt|comet:2.2.7")
+        assert str(score.signature).endswith("model.ckpt|comet:2.2.7")
 
     def test_cometkiwi_sees_no_reference(self, comet_models: Path, worker: CometWorker) -> None:
         expected = json.loads((comet_models / "expected.json").read_text())

@@ -11,6 +11,7 @@ import sacrebleu
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import ParallelPairs
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import evaluator as quality
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityScore
@@ -50,8 +51,8 @@ def test_chrf_and_bleu_are_sacrebleus() -> None:
     assert bleu.segments == tuple(
         sacrebleu.sentence_bleu(text, [reference]).score for text, reference in zip(texts, PAIRS.target, strict=True)
     )
-    assert "nc:6|nw:0" in chrf.signature
-    assert "tok:13a" in bleu.signature
+    assert "nc:6|nw:0" in str(chrf.signature)
+    assert "tok:13a" in str(bleu.signature)
 
 
 @pytest.mark.parametrize(("code", "tokenizer"), [("zho_Hans", "zh"), ("jpn_Jpan", "char"), ("kor_Hang", "13a")])
@@ -60,7 +61,7 @@ def test_bleu_splits_scripts_without_spaces(code: str, tokenizer: str) -> None:
     report = judged(QualityEvaluator("bleu", [pairs]), {pairs.name: ["船は今朝港を出た。", "犬は椅子の上で眠る。"]})
     score = report.by_direction[pairs.name].finished()["bleu"]
     assert isinstance(score, QualityScore)
-    assert f"tok:{tokenizer}" in score.signature
+    assert f"tok:{tokenizer}" in str(score.signature)
     assert score.system > 10 or code == "kor_Hang"
 
 
@@ -119,17 +120,18 @@ class TestAMetricOfTheUsersOwn:
 
 def test_directions(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     evaluator = QualityEvaluator("chrf", [PAIRS, FRENCH], "both")
-    translated = evaluator.translate(llama, tokenizer)
+    decoder = Decoder.find(llama, tokenizer)
+    translated = evaluator.translate(decoder)
     back = "isl_Latn-eng_Latn"
     assert list(translated) == [PAIRS.name, FRENCH.name, back, "fra_Latn-eng_Latn"]
-    assert translated[PAIRS.name][0] == translate(llama, tokenizer, PAIRS.source, "eng_Latn", "isl_Latn")
-    assert translated[back][0] == translate(llama, tokenizer, PAIRS.target, "isl_Latn", "eng_Latn")
+    assert translated[PAIRS.name][0] == translate(decoder, PAIRS.source, "eng_Latn", "isl_Latn")
+    assert translated[back][0] == translate(decoder, PAIRS.target, "isl_Latn", "eng_Latn")
     report = evaluator.score(translated)
     assert report.system("chrf")[back] == sacrebleu.corpus_chrf(translated[back][0].texts, [list(PAIRS.source)]).score
     assert report.mean("chrf") == pytest.approx(sum(report.system("chrf").values()) / 4)
     assert list(QualityEvaluator("chrf", [PAIRS], "target->source").jobs) == [back]
     signature = translated[back][1]
-    assert signature.startswith(f"pair:{back}|n:6|data:{evaluator.jobs[back].fingerprint}|prompt:plain-")
+    assert str(signature).startswith(f"pair:{back}|n:6|data:{evaluator.jobs[back].fingerprint}|prompt:plain-")
 
 
 def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -140,7 +142,7 @@ def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokeni
         return source
 
     evaluator = QualityEvaluator(["chrf", "bleu", Length()], [PAIRS], prompt=prompt)
-    evaluator.score(evaluator.translate(llama, tokenizer))
+    evaluator.score(evaluator.translate(Decoder.find(llama, tokenizer)))
     assert len(calls) == 2 * 6  # once to translate, once to sign
 
 
@@ -213,9 +215,9 @@ def test_a_model_path_of_nothing_is_left_out_by_the_default(with_comet: None, co
 
 def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_llama(max_position_embeddings=20)
-    QualityEvaluator((), [PAIRS]).check(model, tokenizer)
+    QualityEvaluator((), [PAIRS]).check(Decoder.find(model, tokenizer))
     with pytest.raises(ValueError, match="of a context of 20"):
-        QualityEvaluator("chrf", [PAIRS]).check(model, tokenizer)
+        QualityEvaluator("chrf", [PAIRS]).check(Decoder.find(model, tokenizer))
 
 
 class TestTheInterpreter:

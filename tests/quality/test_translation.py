@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 from transformers.utils import logging as hf_logging
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.alignment import encoder
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT, Translations, prompt_ids, translate
 from tests.alignment.test_encoder import hooks_of
@@ -49,7 +49,7 @@ class TestAgainstTheReference:
     @pytest.mark.parametrize("budget", [1, 60, 10_000])
     def test_every_batch_shape_gives_the_same(self, budget: int, tokenizer: PreTrainedTokenizerFast) -> None:
         model = tiny_llama().double()
-        made = translate(model, tokenizer, ICELANDIC.source, *PAIR, token_budget=budget)
+        made = translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR, token_budget=budget)
         prompts = prompt_ids(tokenizer, ICELANDIC.source, *PAIR)
         assert list(made.texts) == slowly(model.eval(), tokenizer, prompts, ICELANDIC.source)
         assert len(set(made.texts)) > 5
@@ -57,26 +57,26 @@ class TestAgainstTheReference:
     def test_on_the_real_model(self, smollm: Any, smollm_tokenizer: Any) -> None:
         for prompt, n in ((None, 1), (PLAIN_PROMPT, 3)):  # the loop takes its time
             sources = sorted(ICELANDIC.source, key=len)[:n]
-            made = translate(smollm, smollm_tokenizer, sources, "eng_Latn", "fra_Latn", prompt)
+            made = translate(Decoder.find(smollm, smollm_tokenizer), sources, "eng_Latn", "fra_Latn", prompt)
             prompts = prompt_ids(smollm_tokenizer, sources, "eng_Latn", "fra_Latn", prompt)
             assert list(made.texts) == slowly(smollm, smollm_tokenizer, prompts, sources)
             assert all(made.texts)
 
     def test_the_order_of_the_sentences_changes_nothing(self, tokenizer: PreTrainedTokenizerFast) -> None:
         model = tiny_llama()
-        forward = translate(model, tokenizer, ICELANDIC.source, *PAIR).texts
-        assert translate(model, tokenizer, ICELANDIC.source[::-1], *PAIR).texts == forward[::-1]
+        forward = translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR).texts
+        assert translate(Decoder.find(model, tokenizer), ICELANDIC.source[::-1], *PAIR).texts == forward[::-1]
 
     def test_4bit_with_an_adapter(self, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
         tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
         nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
         base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=nf4, dtype=torch.float32)
-        plain = translate(base, tokenizer, ICELANDIC.source, *PAIR).texts
+        plain = translate(Decoder.find(base, tokenizer), ICELANDIC.source, *PAIR).texts
         model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-        with_adapter = translate(model, tokenizer, ICELANDIC.source, *PAIR).texts
+        with_adapter = translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR).texts
         assert with_adapter != plain
         prompts = prompt_ids(tokenizer, ICELANDIC.source, *PAIR)
-        with encoder.undisturbed(model):
+        with Decoder.find(model, tokenizer).undisturbed():
             assert list(with_adapter) == slowly(model, tokenizer, prompts, ICELANDIC.source)
 
 
@@ -101,14 +101,14 @@ def test_how_translations_end(tokenizer: PreTrainedTokenizerFast) -> None:
     chain = {"a": "x", "x": end, "b": end, "c": "y", "y": "y", "d": "z", "z": "\n", "\n": "q", "e": "\n", "q": "q"}
     model = scripted(tokenizer, {ids[k]: v if v is end else ids[str(v)] for k, v in chain.items()})
     for budget in (1, 1000):
-        made = translate(model, tokenizer, list("abcde"), *PAIR, prompt="{source}", token_budget=budget)
+        made = translate(Decoder.find(model, tokenizer), list("abcde"), *PAIR, prompt="{source}", token_budget=budget)
         assert made == Translations(("x", "", "y" * 20, "z", ""), empty=2, truncated=1)
 
 
 def test_the_limit_is_each_sentences_own(tokenizer: PreTrainedTokenizerFast) -> None:
     letter = tokenizer("y", add_special_tokens=False)["input_ids"][0]
     model = scripted(tokenizer, {letter: letter})
-    made = translate(model, tokenizer, ["y", "yyyyy"], *PAIR, prompt="{source}")
+    made = translate(Decoder.find(model, tokenizer), ["y", "yyyyy"], *PAIR, prompt="{source}")
     longer = len(tokenizer("yyyyy", add_special_tokens=False)["input_ids"])
     assert [len(text) for text in made.texts] == [4 + 16, 4 * longer + 16]
     assert made.truncated == 2
@@ -169,7 +169,7 @@ class TestPrompts:
     def test_no_room_in_the_context(self, tokenizer: PreTrainedTokenizerFast) -> None:
         model = tiny_llama(max_position_embeddings=20)
         with pytest.raises(ValueError, match="of a context of 20; the model has nothing to go on from or no room"):
-            translation.check(model, tokenizer, ICELANDIC.source, *PAIR)
+            translation.check(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR)
 
     def test_signatures_tell_prompts_apart(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """By what the model is given, and so also closures and chat templates."""
@@ -180,7 +180,7 @@ class TestPrompts:
         chat, other_chat = make_tokenizer(), make_tokenizer()
         chat.chat_template, other_chat.chat_template = CHAT_TEMPLATE, CHAT_TEMPLATE.replace("[", "<")
         signatures = [
-            translation.signature(*given)
+            str(translation.signature(*given))
             for given in (
                 (tokenizer, ICELANDIC.source, *PAIR),
                 (tokenizer, ICELANDIC.source, "eng_Latn", "fra_Latn"),
@@ -196,7 +196,7 @@ class TestPrompts:
         assert signatures[2].startswith("prompt:chat-")
         assert signatures[4].startswith("prompt:own-")
         same = translation.signature(tokenizer, ICELANDIC.source, *PAIR, lambda source, *_: f"{source}=")
-        assert same == signatures[4]
+        assert str(same) == signatures[4]
 
     def test_a_text_that_begins_with_bos_gets_no_second_one(self, tokenizer: PreTrainedTokenizerFast) -> None:
         assert self.texts(tokenizer, "<s>{source}:") == "<s>A {curly} fox.:"
@@ -226,7 +226,7 @@ class TestNothingIsChanged:
             [parameter.requires_grad for parameter in model.parameters()],
         )
         own = base.generation_config, model.generation_config
-        translate(model, tokenizer, ICELANDIC.source, *PAIR)
+        translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR)
         after = (
             [module.training for module in model.modules()],
             base.generation_config.to_dict(),
@@ -246,7 +246,7 @@ class TestNothingIsChanged:
         own = model.generation_config
         monkeypatch.setattr(model.lm_head, "forward", lambda hidden: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            translate(model, tokenizer, ICELANDIC.source, *PAIR)
+            translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR)
         assert model.generation_config is own
         assert model.training
 
@@ -254,12 +254,12 @@ class TestNothingIsChanged:
         self, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
     ) -> None:
         model = tiny_llama()
-        plain = translate(model, tokenizer, ICELANDIC.source, *PAIR)
+        plain = translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR)
         settings = model.generation_config
         settings.do_sample, settings.temperature, settings.top_k, settings.repetition_penalty = True, 9.0, 3, 5.0
         settings.min_new_tokens, settings.max_length = 60, 70
         hf_logging.enable_propagation()
-        assert translate(model, tokenizer, ICELANDIC.source, *PAIR) == plain
+        assert translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR) == plain
         hf_logging.disable_propagation()
         assert not caplog.records  # no warning about flags that are not used
 
@@ -268,11 +268,11 @@ class TestNothingIsChanged:
         letter = tokenizer("y", add_special_tokens=False)["input_ids"][0]
         model = scripted(tokenizer, {letter: letter})
         model.generation_config.eos_token_id = [1, letter]
-        assert translate(model, tokenizer, ["y"], *PAIR, prompt="{source}") == Translations(("",), 1, 0)
+        assert translate(Decoder.find(model, tokenizer), ["y"], *PAIR, prompt="{source}") == Translations(("",), 1, 0)
 
     def test_a_tokenizer_without_a_pad_token(self) -> None:
         tokenizer, model = make_tokenizer(), tiny_llama()
-        expected = translate(model, tokenizer, ICELANDIC.source, *PAIR)
+        expected = translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR)
         tokenizer.pad_token = None
-        assert translate(model, tokenizer, ICELANDIC.source, *PAIR) == expected
+        assert translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR) == expected
         assert tokenizer.pad_token is None

@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.embedded import embedded
@@ -94,7 +95,7 @@ def test_the_test_at_the_end_scores_both_ways(tmp_path: Path) -> None:
     model, tokenizer = tiny_llama().eval(), make_tokenizer()
     assert held.test is not None
     with QualityEvaluator("chrf", [held.test], "both", PLAIN_PROMPT) as quality:
-        report = quality.score(quality.translate(model, tokenizer))
+        report = quality.score(quality.translate(Decoder.find(model, tokenizer)))
         chrf = report.mean("chrf")
     nasca = NeuronXAEvaluator(held.test)(model, tokenizer).score["nasca"]
     assert held_out.test_scores(model, tokenizer, held, PLAIN_PROMPT) == {"nasca": nasca, "chrf": chrf}

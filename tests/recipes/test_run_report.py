@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from scipy import stats
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training.history import History, record_of
 from neuronxa_callback.training.page import ReportError
@@ -42,7 +43,7 @@ def run_dir(tmp_path: Path, comet_models: Path, with_comet: None) -> Path:
         for seed, step in enumerate((0, 5, 10, 15)):
             model = tiny_llama(seed).eval()
             history.append(record_of(evaluator(model, tokenizer), step, step / 10, 1.0))
-            report = quality.score(quality.translate(model, tokenizer))
+            report = quality.score(quality.translate(Decoder.find(model, tokenizer)))
             report.wait()
             history.add_quality(step, report)
     return tmp_path / "run"

@@ -15,6 +15,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import pearson
 from neuronxa_callback.training.history import History, correlations, record_of
 
@@ -128,11 +129,11 @@ def quality_report(score: float | None, directions: tuple[str, ...] = ("eng_Latn
     for name in directions:
         comet: Future[QualityScore] = Future()
         if score is not None:
-            comet.set_result(QualityScore(score, (score, score), "model:x"))
+            comet.set_result(QualityScore(score, (score, score), Signature.of(model="x")))
         kiwi: Future[QualityScore] = Future()
         kiwi.set_exception(QualityError("gone"))
         made = Translations(("ja", ""), empty=1, truncated=0)
-        by_direction[name] = DirectionScores(made, "prompt:plain", {"comet": comet, "cometkiwi": kiwi})
+        by_direction[name] = DirectionScores(made, Signature.of(prompt="plain"), {"comet": comet, "cometkiwi": kiwi})
     return QualityReport(by_direction)
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History, record_of
@@ -50,7 +51,7 @@ def record_run(run_dir: Path, steps: Sequence[int], methods: Sequence[Method], m
         model = tiny_llama(seed).eval()
         history.append(record_of(evaluator(model, tokenizer), step, step / 10, 1.0))
         if metrics:
-            history.add_quality(step, quality.score(quality.translate(model, tokenizer)))
+            history.add_quality(step, quality.score(quality.translate(Decoder.find(model, tokenizer))))
 
 
 @pytest.fixture(scope="module")

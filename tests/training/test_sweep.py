@@ -24,6 +24,7 @@ from neuronxa_callback.model.loading import Checkpoint, Loader, ModelError
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.training import sweep
 from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
@@ -397,7 +398,7 @@ class SlowComet:
         for number, (future, n) in enumerate(self.requests):
             if not future.done():
                 signature = "model:Unbabel/wmt22-comet-da|comet:2.2.7"
-                future.set_result(QualityScore(0.5 + number / 10, (0.5,) * n, signature))
+                future.set_result(QualityScore(0.5 + number / 10, (0.5,) * n, Signature.parse(signature)))
 
     def close(self) -> None:
         self.closed = True
@@ -414,13 +415,13 @@ class TestComet:
     def test_scores_while_the_next_checkpoint_is_at_work(self, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         comet = SlowComet(monkeypatch)
         on_disk: list[list[bool]] = []
-        encode = NeuronXAEvaluator.__call__
+        encode = NeuronXAEvaluator.score
 
         def watched(self: NeuronXAEvaluator, *args: Any) -> Any:
             on_disk.append(["comet" in record.get("quality_score", {}) for record in History(adapters).read()])
             return encode(self, *args)
 
-        monkeypatch.setattr(NeuronXAEvaluator, "__call__", watched)
+        monkeypatch.setattr(NeuronXAEvaluator, "score", watched)
         made = self.run(adapters)
         assert on_disk == [[], [False], [True, False], [True, True, False]]
         assert [record["quality_score"]["comet"] for record in made] == pytest.approx([0.5, 0.6, 0.7, 0.8])

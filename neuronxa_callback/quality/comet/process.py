@@ -22,6 +22,7 @@ from typing import Any
 
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
+from neuronxa_callback.signature import Signature
 
 # Set by launchers for the training processes; the worker is none of them, and Lightning would believe them.
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR")
@@ -45,7 +46,7 @@ class QualityScore:
 
     system: float
     segments: tuple[float, ...] | None
-    signature: str
+    signature: Signature
 
 
 class QualityError(RuntimeError):
@@ -173,7 +174,7 @@ class CometWorker:
                 raise QualityError(answer["refused"])
             if "error" in answer:
                 raise self._failed(f"COMET failed ({answer['error']}).")
-            signature = f"model:{request['model']}|comet:{answer['version']}"
+            signature = Signature.of(model=request["model"], comet=answer["version"])
             score = QualityScore(float(answer["system"]), tuple(map(float, answer["scores"])), signature)
         except (ValueError, TypeError, KeyError):
             raise self._failed(f"the COMET process wrote {line[:60]!r} where an answer was due.") from None

@@ -1,0 +1,181 @@
+"""A model and its tokenizer as everything above sees them: what has to be found out about them is found once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuronxa_callback.model.layers import find_stack
+from neuronxa_callback.model.neurons import FFN, ffns_of
+from neuronxa_callback.model.state import undisturbed
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A decoder-only model with its tokenizer, at one evaluation: both may be others at the next one.
+
+    Usage:
+        ```python
+        decoder = Decoder.find(model, tokenizer)
+        report = evaluator.score(decoder)
+        ```
+
+    Attributes:
+        model: as it was given, with the PEFT wrapper where there is one.
+        tokenizer: its tokenizer.
+        base: the transformers model, inside the PEFT wrapper where there is one.
+        stack: the stack of decoder layers without the LM head, with PEFT adapters in place; a multimodal model's text
+            tower.
+        layer_list: what `stack` calls the list of its layers.
+        layers: in order, without those that only an image brings into use (Llama 3.2 Vision).
+        device: where the model's input goes.
+        context_length: the model's longest input in tokens, None where its configuration does not say.
+        hidden_size: features of a hidden state.
+        dtype: what the arithmetic runs in, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
+            ... It says autocast where autocast was on when the decoder was found.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    base: nn.Module
+    stack: nn.Module
+    layer_list: str
+    layers: tuple[nn.Module, ...]
+    device: torch.device
+    context_length: int | None
+    hidden_size: int
+    dtype: str
+
+    @classmethod
+    def find(cls, model: nn.Module, tokenizer: Any) -> Decoder:
+        """Find out about a model, plain, quantised or under PEFT, on any one device.
+
+        Raises:
+            UnreadableFFNError: it is no decoder whose layers can be read; the message says what to do.
+        """
+        found = find_stack(model)
+        device: torch.device = found.base.get_input_embeddings().weight.device  # type: ignore[operator]
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            base=found.base,
+            stack=found.module,
+            layer_list=found.list_name,
+            layers=found.layers,
+            device=device,
+            context_length=getattr(found.config, "max_position_embeddings", None),
+            hidden_size=found.config.hidden_size,
+            dtype=_compute_dtype(found.base, device),
+        )
+
+    @cached_property
+    def ffns(self) -> list[tuple[FFN, ...]]:
+        """The FFNs of each layer, as `neurons.find_ffns` finds them, when they are first asked for.
+
+        Raises:
+            UnreadableFFNError: names the layer or FFN that cannot be read and says what to do.
+        """
+        return ffns_of(self.model, self.layers)
+
+    @property
+    def rule(self) -> str:
+        """When neurons count as active, for the signature: "sigma(gate)>0", ..."""
+        return "+".join(sorted({ffn.rule for layer in self.ffns for ffn in layer}))
+
+    @cached_property
+    def special_tokens(self) -> str:
+        """The special tokens that the tokenizer adds, for the signature: "none", "bos", "bos+eos", ..."""
+        text = "a"
+        bare = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        added = [token for token in self.tokenizer(text)["input_ids"] if token not in bare]
+        names = {getattr(self.tokenizer, f"{name}_token_id", None): name for name in ("sep", "cls", "eos", "bos")}
+        return "+".join(names.get(token, str(token)) for token in added) or "none"
+
+    def budget(self, cpu: int, accelerator: int) -> int:
+        """Which of two default token budgets is this device's."""
+        return cpu if self.device.type == "cpu" else accelerator
+
+    def tokenize(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Token ids of each sentence with the tokenizer's own special tokens, without padding or truncation.
+
+        Sentences are tokenised one by one: the parallel mode of fast tokenizers would make every DataLoader worker
+        that is forked afterwards print a warning.
+
+        Raises:
+            ValueError: a sentence gives no token, or more than the model's context holds; the message shows it.
+        """
+        return [self._tokenize(sentence) for sentence in sentences]
+
+    def _tokenize(self, sentence: str) -> list[int]:
+        ids = list(self.tokenizer(sentence, padding=False, truncation=False, verbose=False)["input_ids"])
+        if not ids:
+            raise ValueError(f"the tokenizer makes no token of the held-out sentence {sentence!r}; remove it.")
+        if self.context_length is not None and len(ids) > self.context_length:
+            raise ValueError(
+                f"the held-out sentence {sentence[:60]!r}... has {len(ids)} tokens, more than the model's context of "
+                f"{self.context_length}; remove or split it."
+            )
+        return ids
+
+    def run(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """One forward pass of the decoder layers, without LM head and KV cache, over right-padded sentences.
+
+        No attention mask is needed: in a causal decoder no token sees the padding to its right.
+
+        Returns:
+            last hidden states (batch, tokens, hidden), those of the padding included.
+        """
+        longest = max(len(ids) for ids in token_ids)
+        padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=self.device)
+        output = self.stack(input_ids=padded, use_cache=False)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    @contextmanager
+    def first_layers(self, count: int) -> Iterator[None]:
+        """While open, a forward pass ends after the first `count` of the layers."""
+        if count >= len(self.layers):
+            yield
+            return
+        whole: Any = getattr(self.stack, self.layer_list)
+        setattr(self.stack, self.layer_list, whole[: list(whole).index(self.layers[count - 1]) + 1])
+        try:
+            yield
+        finally:
+            setattr(self.stack, self.layer_list, whole)
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Evaluation mode without gradients, until the block ends; see `state.undisturbed`."""
+        return undisturbed(self.model, self.device)
+
+    def check(self, token_ids: Sequence[int]) -> None:
+        """Show on one pass over a sentence that every FFN computes Eq. 1 from the modules that were found.
+
+        A fused projection with its halves the other way round, or a replaced forward that no longer calls its
+        projections, would otherwise give numbers that look right.
+
+        Raises:
+            UnreadableFFNError: names the first FFN that does not, and says what to do.
+        """
+        ffns = [ffn for layer in self.ffns for ffn in layer]
+        with self.undisturbed(), ExitStack() as checks:
+            # Ended in reverse order: the first FFN's fault is the one to be told.
+            for ffn in reversed(ffns):
+                checks.enter_context(ffn.checked())
+            self.run([token_ids])
+
+
+def _compute_dtype(base: nn.Module, device: torch.device) -> str:
+    parts = [str(base.dtype).removeprefix("torch.")]
+    quantization = getattr(base.config, "quantization_config", None)  # type: ignore[union-attr]
+    if quantization is not None:
+        name = quantization.quantization_method() if hasattr(quantization, "quantization_method") else "quantised"
+        parts.append(str(name))
+    if torch.is_autocast_enabled(device.type):
+        parts.append(f"autocast-{torch.get_autocast_dtype(device.type)}".replace("torch.", ""))
+    return "/".join(parts)

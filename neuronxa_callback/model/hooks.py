@@ -1,0 +1,62 @@
+"""Hooks that hand over, while they are open, what a decoder's layers and FFNs compute in a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from neuronxa_callback.model.neurons import FFN, NeuronRepresentation
+
+
+@contextmanager
+def watch(
+    ffns: Sequence[Sequence[FFN]], representation: NeuronRepresentation, receive: Callable[[int, int, Tensor], None]
+) -> Iterator[None]:
+    """While open, hand each FFN's states or absolute values to `receive(layer, part, tensor)`.
+
+    Args:
+        ffns: as `neurons.find_ffns` returns them, or chosen layers of these.
+        representation: "nas" hands over boolean states, "nav" absolute values in the model's dtype.
+        receive: called once per FFN and forward pass, with the layer's place in `ffns`, the FFN's place in its layer
+            and a tensor of (batch * tokens) x neurons elements, which it must not keep.
+    """
+    with ExitStack() as stack:
+        for layer, parts in enumerate(ffns):
+            for part, ffn in enumerate(parts):
+                stack.callback(ffn.watch(representation, partial(receive, layer, part)).remove)
+        yield
+
+
+@contextmanager
+def watch_inputs(layers: Sequence[nn.Module], receive: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """While open, hand each layer's input hidden states (batch, tokens, hidden) to `receive(place in layers, tensor)`.
+
+    A layer's input is the layer before's output, and the first one's is the embedding layer's.
+    """
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers):
+            stack.callback(layer.register_forward_pre_hook(_input_hook(index, receive), with_kwargs=True).remove)
+        yield
+
+
+def _input_hook(layer: int, receive: Callable[[int, Tensor], None]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        receive(layer, args[0] if args else kwargs["hidden_states"])
+
+    return hook
+
+
+@contextmanager
+def watch_output(layer: nn.Module, receive: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, hand a layer's output hidden states (batch, tokens, hidden) to `receive`."""
+    handle = layer.register_forward_hook(
+        lambda module, args, output: receive(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,96 @@
+"""Where the decoder layers are inside a model: under PEFT adapters, in a multimodal model, without the LM head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+REMEDY = (
+    "NeuronXA reads gated FFNs with gate_proj, up_proj and down_proj or a fused gate_up_proj (Llama, Qwen, Mistral, "
+    "Gemma, Phi-3), plain FFNs (GPT-2, GPT-NeoX, OPT, BLOOM, Falcon, Phi-2) and, with transformers 5, mixtures of "
+    "experts; docs/architectures.md lists them. If this FFN was replaced or wrapped, keep modules with these names in "
+    "it and call them."
+)
+
+
+class UnreadableFFNError(ValueError):
+    """A model whose FFN neurons cannot be found or do not behave as Eq. 1 says; the message names the module."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The stack of a model's decoder layers.
+
+    Attributes:
+        base: the transformers model, inside a PEFT wrapper where there is one.
+        module: the stack without the LM head, with PEFT adapters in place; a multimodal model's text tower.
+        config: the configuration of the text decoder (the model's own, unless it is multimodal).
+        list_name: what `module` calls the list of its layers.
+        layers: in order, without those that only an image brings into use (Llama 3.2 Vision).
+    """
+
+    base: nn.Module
+    module: nn.Module
+    config: Any
+    list_name: str
+    layers: tuple[nn.Module, ...]
+
+
+def find_stack(model: nn.Module) -> Stack:
+    """Find the decoder layers of a model.
+
+    Raises:
+        UnreadableFFNError: it is no decoder whose layers can be read; the message says what to do.
+    """
+    base = _base_model(model)
+    module = _stack_of(base)
+    config = base.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers:
+            layers = tuple(layer for layer in child if not hasattr(layer, "cross_attn"))
+            return Stack(base, module, config, name, layers)
+    raise UnreadableFFNError(
+        f"{type(module).__name__} has no list of {config.num_hidden_layers} decoder layers. {REMEDY}"
+    )
+
+
+def _base_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper (its adapters stay in place), or `model` itself.
+
+    Raises:
+        UnreadableFFNError: for adapters that act outside the layers (prompt and prefix tuning), which a pass
+            through the layers alone would not see.
+    """
+    if not hasattr(model, "get_base_model"):
+        return model
+    if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
+        raise UnreadableFFNError(
+            f"the adapter {model.active_adapter!r} is prompt learning ({type(model).__name__}): it adds tokens in "  # type: ignore[union-attr]
+            "front of the sentence instead of changing the FFNs. Use LoRA or another adapter inside the layers."
+        )
+    return model.get_base_model()  # type: ignore[operator, no-any-return]
+
+
+def _stack_of(base: nn.Module) -> nn.Module:
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        raise UnreadableFFNError(
+            f"{type(base).__name__} is an encoder-decoder; NeuronXA is defined for decoder-only models. "
+            "Use a causal language model."
+        )
+    if not hasattr(base, "get_decoder"):
+        raise UnreadableFFNError(
+            f"{type(base).__name__} is not a transformers model: it has no get_decoder(). "
+            "Pass the model that AutoModelForCausalLM.from_pretrained returned, or a PEFT model around it."
+        )
+    stack: nn.Module = base.get_decoder()  # type: ignore[operator]
+    # transformers 4.57 gives the whole model back where its decoder is not named "model" (GPT-2, ...).
+    if stack is base:
+        stack = base.base_model  # type: ignore[assignment]
+    # Llama 3.2 Vision's text model, loaded without its vision tower, names it otherwise than its prefix says.
+    if stack is base:
+        stack = getattr(base, "model", stack)
+    # ... and a whole language model where a multimodal one holds such (Llama 3.2 Vision).
+    inner = getattr(stack, "get_decoder", lambda: stack)()
+    return inner if isinstance(inner, nn.Module) else stack

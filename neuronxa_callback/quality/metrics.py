@@ -1,0 +1,59 @@
+"""Metrics that score translations in this process: chrF and BLEU (sacrebleu), and those of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from neuronxa_callback.model.state import same_random_state
+from neuronxa_callback.quality.comet.process import QualityScore, checked
+from neuronxa_callback.signature import Signature
+from neuronxa_callback.text.pairs import ParallelPairs
+from neuronxa_callback.vocabulary import MetricName
+
+# Scripts that put no space between words: sacrebleu's default tokenizer would take a sentence for one word.
+TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
+    ("jpn", "tha", "lao", "khm", "mya", "shn", "bod", "dzo"), "char"
+)
+
+
+@runtime_checkable
+class QualityMetric(Protocol):
+    """A metric of the user's own; its `name` attribute, or its class's name in lower case, names it in the log."""
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
+        """Return one number, or one number for each translation."""
+
+
+Metric: TypeAlias = MetricName | QualityMetric
+
+
+def score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[str]) -> QualityScore:
+    """The score of a metric that runs in this process."""
+    references = list(pair.target)
+    if metric == "chrf":
+        return _with_sacrebleu(CHRF(), CHRF(), texts, references)
+    if metric == "bleu":
+        tokenize = TOKENIZER_OF.get(pair.target_lang[:3], "13a")
+        # A sentence may be too short for the longest n-grams, which then must not count.
+        sentence = BLEU(tokenize=tokenize, effective_order=True)
+        return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
+    with same_random_state():
+        given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
+    segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
+    system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
+    return checked(QualityScore(system_score, segments_or_none, Signature.of(metric=name)), len(texts))
+
+
+def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references: Sequence[str]) -> QualityScore:
+    """The system score and signature of one sacrebleu metric, and the segments of another."""
+    system = corpus.corpus_score(list(texts), [list(references)])
+    segments = tuple(sentence.sentence_score(t, [r]).score for t, r in zip(texts, references, strict=True))
+    return QualityScore(system.score, segments, Signature.parse(str(corpus.get_signature())))
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) or getattr(given, "ndim", None) == 0
