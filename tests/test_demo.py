@@ -13,6 +13,7 @@ from neuronxa_callback import ParallelPairs, demo
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
@@ -103,7 +104,7 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
     french = demo.shortest(ParallelPairs.load("eng_Latn-fra_Latn"), 2)
     quality = QualityEvaluator("chrf", [french])
     reports = [
-        (step, quality.score({french.name: (Translations(texts, 0, 0), "")}))
+        (step, quality.score({french.name: (Translations(texts, 0, 0), Signature())}))
         for step, texts in ((0, ("non", "[non]")), (9, french.target))
     ]
     console = Console(file=io.StringIO(), width=200)

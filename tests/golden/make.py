@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import sft
@@ -126,10 +127,12 @@ def make_signatures(folder: Path) -> None:
     metrics: dict[str, str] = {}
     for name, options in TRANSLATION_OPTIONS.items():
         with QualityEvaluator(("chrf", "bleu", WordCount()), [pairs], "both", **options) as quality:
-            report = quality.score(quality.translate(model, tokenizer))
+            report = quality.score(quality.translate(Decoder.find(model, tokenizer)))
         for direction, scores in report.by_direction.items():
-            translation[f"{name} {direction}"] = scores.signature
-            metrics |= {f"{metric} {direction}": future.result().signature for metric, future in scores.scores.items()}
+            translation[f"{name} {direction}"] = str(scores.signature)
+            metrics |= {
+                f"{metric} {direction}": str(future.result().signature) for metric, future in scores.scores.items()
+            }
     signatures = {"alignment": alignment, "translation": translation, "metrics": metrics}
     text = json.dumps(signatures, ensure_ascii=False, indent=1) + "\n"
     (folder / SIGNATURES).write_text(text, encoding="utf-8")

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 from trl import SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityError
 from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, QualityReport
@@ -122,7 +123,8 @@ class TestA4bitRun:
                 assert judged["signature"]
                 assert judged["score"] == entries(run, f"eval_{name}")[record["step"]] == record["quality_score"][name]
         last = records[-1]["quality"]["eng_Latn-fra_Latn"]["translations"]
-        assert tuple(last) == translate(run.model, run.processing_class, FRENCH.source, "eng_Latn", "fra_Latn").texts
+        decoder = Decoder.find(run.model, run.processing_class)
+        assert tuple(last) == translate(decoder, FRENCH.source, "eng_Latn", "fra_Latn").texts
 
     def test_r_from_three_evaluations_on(self, run: SFTTrainer) -> None:
         records = History(run.args.output_dir).read()

@@ -142,7 +142,7 @@ def die_in_an_evaluation() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return run_decoder(*arguments)
 
-    Decoder.run = run  # type: ignore[method-assign]
+    Decoder.run = run  # type: ignore[assignment, method-assign]
 
 
 def die_in_a_write() -> None:

@@ -17,6 +17,7 @@ from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import Translations, translate
+from neuronxa_callback.signature import Signature
 from tests.conftest import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
@@ -24,7 +25,7 @@ FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=6)
 
 
 def judged(evaluator: QualityEvaluator, texts: dict[str, Sequence[str]]) -> quality.QualityReport:
-    made = {name: (Translations(tuple(lines), 0, 0), "how") for name, lines in texts.items()}
+    made = {name: (Translations(tuple(lines), 0, 0), Signature.of(prompt="how")) for name, lines in texts.items()}
     report = evaluator.score(made)
     report.wait()
     evaluator.close()

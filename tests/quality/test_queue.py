@@ -8,14 +8,15 @@ from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.signature import Signature
 
-SCORE = QualityScore(0.5, None, "metric:x")
+SCORE = QualityScore(0.5, None, Signature.of(metric="x"))
 
 
 def pending(step: int, *metrics: str) -> tuple[PendingScores, dict[str, Future[QualityScore]]]:
     """An evaluation, and the futures of its metrics."""
     futures: dict[str, Future[QualityScore]] = {metric: Future() for metric in metrics}
-    scores = DirectionScores(Translations(("ja",), 0, 0), "prompt:plain", futures)
+    scores = DirectionScores(Translations(("ja",), 0, 0), Signature.of(prompt="plain"), futures)
     return PendingScores(step, None, QualityReport({"eng_Latn-isl_Latn": scores})), futures
 
 
