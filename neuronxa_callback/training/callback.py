@@ -28,6 +28,7 @@ from transformers.integrations import TensorBoardCallback
 
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, AlignmentReport, NeuronXAEvaluator, PairsLike
+from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.quality.comet.process import QualityError
 from neuronxa_callback.quality.evaluator import (
     COMET_MODEL,
@@ -39,6 +40,7 @@ from neuronxa_callback.quality.evaluator import (
     same_random_state,
 )
 from neuronxa_callback.quality.translation import Prompt
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import Correlation
 from neuronxa_callback.text.overlap import search, texts_of
 from neuronxa_callback.training.history import (
@@ -863,6 +865,8 @@ def _show_layers(trainer: Trainer, report: AlignmentReport, n: int, step: int) -
         for method in report.score:
             per_layer = {name: language.per_layer[method].tolist() for name, language in report.by_language.items()}
             title = f"Alignment per layer at step {step}"
-            figure = plots.layer_figure(per_layer, method, n, title, report.signature)
+            first = next(iter(report.by_language.values()))
+            layers = layer_numbers(Signature.parse(first.signature), method, len(first.per_layer[method]))
+            figure = plots.layer_figure(per_layer, method, n, title, layers)
             writer.add_image(f"neuronxa/{method}_per_layer", plots.pixels(figure), step, dataformats="HWC")
             writer.flush()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from neuronxa_callback import plots
+from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import Correlation, pearson
 from neuronxa_callback.tables import markdown_table, one_line, plain
@@ -277,8 +278,11 @@ def _figures(records: Sequence[Mapping[str, Any]], points: Points, correlations:
         figures[_file("alignment", method, points)] = plots.curve_figure(
             records, method, pairs.values(), f"{name} over training steps"
         )
+        evaluations = _layers_at(records, method)
+        most = max((len(scores) for by_language in evaluations.values() for scores in by_language.values()), default=0)
+        layers = layer_numbers(Signature.parse(_signature(records)), method, most)
         figures[_file("layers", method, points)] = plots.layer_change_figure(
-            _layers_at(records, method), method, pairs, f"{name} per layer", _signature(records)
+            evaluations, method, pairs, f"{name} per layer", layers
         )
         if points[method]:
             figures[_file("quality", method, points)] = plots.quality_figure(
