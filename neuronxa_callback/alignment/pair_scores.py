@@ -66,4 +66,4 @@ def _representation(signature: Signature, method: str) -> str | None:
         called, _, read = name.partition("(")
         if called == method and read:
             return read.removesuffix(")")
-    return dict[str, str](REPRESENTATION_OF).get(method)
+    return REPRESENTATION_OF.get(method)  # type: ignore[call-overload, no-any-return]

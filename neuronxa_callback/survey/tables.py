@@ -22,9 +22,8 @@ def score_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
     for number, record in enumerate(records):
         for method in methods:
             low, high = record.ci.get(method, (None, None))
-            p_value = record.p_value.get(method)
-            row = [record.lang, method, record.score[method], low, high, p_value, corrected[method][number]]
-            rows.append([*row, str(record.signature)])
+            numbers = (record.score[method], low, high, record.p_value.get(method), corrected[method][number])
+            rows.append([record.lang, method, *numbers, str(record.signature)])
     columns = ["language", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
     title = f"Alignment of {records[0].model} with {records[0].pivot}"
     return Table(title, columns, rows, [*notes, *chance_notes(records)])
