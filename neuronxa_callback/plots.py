@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from math import ceil
@@ -20,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from neuronxa_callback.significance import FEWEST_POINTS, Correlation, chance_level
-from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, score_name
+from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, score_name
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,7 +35,7 @@ MOST_INSIDE = 6  # entries of a legend that leave room for the lines
 
 
 def layer_figure(
-    per_layer: Mapping[str, Sequence[float]], method: str, n: int, title: str, signature: str = ""
+    per_layer: Mapping[str, Sequence[float]], method: str, n: int, title: str, layers: Sequence[int]
 ) -> Figure:
     """Score per layer, one line a language pair (Fig. 2).
 
@@ -45,11 +44,11 @@ def layer_figure(
         method: the score's name, for the axis.
         n: number of sentence pairs, from which the chance level follows.
         title: what stands above.
-        signature: of one of the scores, for the layers' numbers.
+        layers: their numbers.
     """
     figure, axes = _axes(title, "Layer", f"{score_name(method)} ({n} pairs)")
     for (name, scores), style in zip(per_layer.items(), _styles(), strict=False):
-        axes.plot(layer_numbers(method, scores, signature), scores, label=_label(name), markersize=3, **style)
+        axes.plot(layers[: len(scores)], scores, label=_label(name), markersize=3, **style)
     return _finish(figure, axes, method, n)
 
 
@@ -58,7 +57,7 @@ def layer_change_figure(
     method: str,
     pairs: Mapping[str, int],
     title: str,
-    signature: str = "",
+    layers: Sequence[int],
 ) -> Figure:
     """Score per layer at some evaluations, one panel a language pair and one style of line an evaluation (Fig. 2).
 
@@ -68,15 +67,14 @@ def layer_change_figure(
         method: the score's name, for the axis.
         pairs: name of a language pair -> its number of sentence pairs, from which its chance level follows.
         title: what stands above.
-        signature: of one of the scores, for the layers' numbers.
+        layers: their numbers, of the language pair that has most.
     """
     figure, panels = _panels(len(pairs), title)
     lines = dict(zip(evaluations, EVALUATION_LINES[-len(evaluations) :], strict=True))  # the last one's is solid
     for (name, n), panel, style in zip(pairs.items(), panels, _styles(), strict=False):
         for evaluation, per_layer in evaluations.items():
             scores = per_layer.get(name, ())
-            numbers = layer_numbers(method, scores, signature)[: len(scores)]
-            panel.plot(numbers, scores, label=evaluation, color=style["color"], **lines[evaluation])
+            panel.plot(layers[: len(scores)], scores, label=evaluation, color=style["color"], **lines[evaluation])
         if method in ALIGNMENT:
             panel.axhline(chance_level(n), **CHANCE_LINE)
         panel.set_title(f"{_label(name)} ({n} pairs)", fontsize="medium")
@@ -228,20 +226,6 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
 def _has(record: Mapping[str, Any], name: str, method: str) -> bool:
     return name in record["languages"] and method in record["languages"][name]["score"]
-
-
-def layer_numbers(method: str, scores: Sequence[float], signature: str) -> list[int]:
-    """How layers are counted: FFNs from 1, what reads embeddings from the embedding layer, 0.
-
-    Which representation a method read, and which layers where these were chosen, stands in the signature.
-    """
-    read = REPRESENTATION_OF.get(method)  # type: ignore[call-overload]
-    if chosen := re.search(rf"\b{method}\((\w+)\)", signature):
-        read = chosen[1]
-    if layers := re.search(r"\|layers:\w+\(([\d,]+)\)", signature):
-        return [int(layer) for layer in layers[1].split(",")]
-    first = 0 if read == "embedding" else 1
-    return list(range(first, first + len(scores)))
 
 
 def _correlation_text(correlation: Correlation | None, n: int) -> str:

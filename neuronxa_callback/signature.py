@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, PlainSerializer
 
 # What would be taken for the end of a field. A path may hold either.
 _ESCAPED = (("%", "%25"), ("|", "%7C"))
@@ -102,6 +104,14 @@ class Signature:
                 for name, value in first.fields
             }
         )
+
+
+def _parsed(value: Any) -> Any:
+    return Signature.parse(value) if isinstance(value, str) else value
+
+
+# A signature as a field of a typed line: text in the file alone.
+SignatureText: TypeAlias = Annotated[Signature, BeforeValidator(_parsed), PlainSerializer(str, return_type=str)]
 
 
 def _escaped(value: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -18,6 +20,9 @@ TableFormat = Literal["json", "csv", "markdown", "latex"]
 
 # Below this a probability is written with an exponent rather than as 0.0000.
 SMALL = 0.001
+
+# What Markdown, or HTML inside it, reads as more than a character; underscores do so at the edge of a word.
+_MARKUP = re.compile(r"[\\`*\[\]<>|&~$]|\b_+|_+\b")
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -89,6 +94,29 @@ def rounded(cell: Cell) -> str:
     return f"{cell:.1e}" if 0 < abs(cell) < SMALL else f"{cell:.4f}"
 
 
+def plain(text: str) -> str:
+    """Text as Markdown that shows it as it is, on one line, in a table too."""
+    return _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and other characters that are not printed."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], escaped: Callable[[str], str] = plain) -> str:
+    """A Markdown table.
+
+    Args:
+        header: the columns' names.
+        rows: as many cells each as there are columns.
+        escaped: turns a cell's text into Markdown that leaves the table whole.
+    """
+    lines = [[escaped(cell) for cell in header], ["---"] * len(header)]
+    lines += [[escaped(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _is_numeric(table: Table, index: int) -> bool:
     cells = [row[index] for row in table.rows if row[index] is not None]
     return bool(cells) and not any(isinstance(cell, str) for cell in cells)
@@ -109,14 +137,15 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"**{table.title}**", "", _markdown_row(table.columns), _markdown_row(["---"] * len(table.columns))]
-    lines += [_markdown_row([rounded(cell) for cell in row]) for row in table.rows]
+    rows = ([rounded(cell) for cell in row] for row in table.rows)
+    # A command's output is read as it is, too: what would break the table is escaped, and no more.
+    lines = [f"**{table.title}**", "", markdown_table(table.columns, rows, _without_bars)]
     lines += ["", *(f"* {note}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+def _without_bars(text: str) -> str:
+    return one_line(text).replace("|", r"\|")
 
 
 def _latex(table: Table) -> str:

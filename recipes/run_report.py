@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
+from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History, correlations
 from neuronxa_callback.vocabulary import score_name
@@ -173,7 +174,7 @@ def _test_part(run: Run) -> list[str]:
         return ["No test set was to be had: every score below is on the pairs that the run was watched by."]
     rows = [(score_name(metric), f"{score:.4f}") for metric, score in run.test_scores.items()]
     said = f"On {run.tested}, English to Icelandic and back, by which nothing was chosen, with the saved weights:"
-    return ["## Test", said, report.markdown_table(("score", "value"), rows)]
+    return ["## Test", said, markdown_table(("score", "value"), rows)]
 
 
 def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
@@ -186,7 +187,7 @@ def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
     )
     title = f"## Best step: {best['step']}" + ("" if best["step"] else ", before training")
     header = ("score", "value", "95 % interval", "p by chance")
-    return [title, chosen, *_start_part(records, best), report.markdown_table(header, rows), *run.notes]
+    return [title, chosen, *_start_part(records, best), markdown_table(header, rows), *run.notes]
 
 
 def _start_part(records: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> list[str]:
@@ -212,7 +213,7 @@ def _correlation_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
         rows.append((*names, f"{found.r:.3f}", interval, f"{found.p_value:.2g}", str(found.n)))
     if not rows:
         return ["## Alignment and quality", "No correlation: it needs three evaluations whose scores vary."]
-    table = report.markdown_table(("alignment", "quality", "Pearson's r", "95 % interval", "p", "n"), rows)
+    table = markdown_table(("alignment", "quality", "Pearson's r", "95 % interval", "p", "n"), rows)
     return ["## Alignment and quality", table, report.INDEPENDENCE]
 
 
@@ -226,7 +227,7 @@ def _figure_part(page: Path, output_dir: Path) -> list[str]:
 
 def _text_part(run: Run) -> list[str]:
     rows = [(text, name, f"{count:,}") for text, removed in run.counts.items() for name, count in removed.items()]
-    return ["## Training text", report.markdown_table(("text", "rows", "count"), rows)]
+    return ["## Training text", markdown_table(("text", "rows", "count"), rows)]
 
 
 def _how_part(run: Run) -> list[str]:
@@ -242,4 +243,4 @@ def _how_part(run: Run) -> list[str]:
         config = Path(run.command[run.command.index("--config") + 1])
         parts += [f"with `{config.name}`:", f"```yaml\n{config.read_text(encoding='utf-8').strip()}\n```"]
     parts.append(f"Held-out pairs, with the fingerprint of their sentences: {held}.")
-    return [*parts, report.markdown_table(("package", "version"), versions)]
+    return [*parts, markdown_table(("package", "version"), versions)]

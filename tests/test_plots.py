@@ -9,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 from neuronxa_callback import plots
+from neuronxa_callback.alignment.pair_scores import layer_numbers
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import pearson
 
 HISTORY = [
@@ -40,13 +42,13 @@ def test_the_curve_shows_each_language_with_its_interval_and_the_chance_level() 
 
 @pytest.mark.parametrize(("method", "first"), [("nasca", 1), ("mexa", 0)])
 def test_layers_are_counted_from_1_and_mexas_embedding_layer_is_0(method: str, first: int) -> None:
-    (axes,) = plots.layer_figure({"a": [0.1, 0.2]}, method, 50, "t").axes
+    (axes,) = plots.layer_figure({"a": [0.1, 0.2]}, method, 50, "t", layer_numbers(Signature(), method, 2)).axes
     assert np.asarray(axes.lines[0].get_xdata()).tolist() == [first, first + 1]
 
 
 def test_languages_are_told_apart_by_colour_and_by_marker() -> None:
     per_layer = {f"language {i}": [0.1] for i in range(7)}
-    (axes,) = plots.layer_figure(per_layer, "nasca", 50, "t").axes
+    (axes,) = plots.layer_figure(per_layer, "nasca", 50, "t", [1]).axes
     styles = {(line.get_color(), line.get_marker()) for line in axes.lines[:7]}
     assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 7
 
@@ -83,7 +85,7 @@ def test_languages_with_other_numbers_of_pairs_have_other_chance_levels() -> Non
 
 
 def test_more_languages_than_colours_are_still_told_apart() -> None:
-    (axes,) = plots.layer_figure({f"language {i}": [0.1] for i in range(20)}, "nasca", 50, "t").axes
+    (axes,) = plots.layer_figure({f"language {i}": [0.1] for i in range(20)}, "nasca", 50, "t", [1]).axes
     assert len({(line.get_color(), line.get_marker()) for line in axes.lines[:20]}) == 20
 
 
@@ -142,7 +144,9 @@ def test_layers_of_evaluations_are_told_apart_by_line_and_languages_by_colour(me
         "first, step 0": {"a": [0.1, 0.2], "b": [0.3, 0.4]},
         "last, step 9": {"a": [0.5, 0.6], "b": [0.7, 0.9]},
     }
-    figure = plots.layer_change_figure(evaluations, method, {"a": 100, "b": 50}, "t")
+    figure = plots.layer_change_figure(
+        evaluations, method, {"a": 100, "b": 50}, "t", layer_numbers(Signature(), method, 2)
+    )
     assert [panel.get_title() for panel in figure.axes] == ["a (100 pairs)", "b (50 pairs)"]
     assert len({panel.lines[0].get_color() for panel in figure.axes}) == 2
     for panel, name, n in zip(figure.axes, "ab", (100, 50), strict=True):
@@ -163,7 +167,7 @@ def test_layers_of_evaluations_are_told_apart_by_line_and_languages_by_colour(me
 def test_each_panel_has_its_place_and_each_column_its_name(number: int) -> None:
     names = [f"language {i}" for i in range(number)]
     figure = plots.layer_change_figure(
-        {"step 0": {name: [0.1] for name in names}}, "nasca", dict.fromkeys(names, 9), "t"
+        {"step 0": {name: [0.1] for name in names}}, "nasca", dict.fromkeys(names, 9), "t", [1]
     )
     plots.pixels(figure)
     boxes = [panel.get_position() for panel in figure.axes]
@@ -200,7 +204,11 @@ def test_no_text_of_a_figure_lies_on_another() -> None:
     curves = {name: [(0, 1.5), (550000, 2.5)] for name in names}
     for figure in (
         plots.layer_change_figure(
-            dict.fromkeys(("first, step 0", "last, step 9000"), layers), "nasca", dict.fromkeys(names, 9), "t"
+            dict.fromkeys(("first, step 0", "last, step 9000"), layers),
+            "nasca",
+            dict.fromkeys(names, 9),
+            "t",
+            range(1, 31),
         ),
         plots.quality_curve_figure(dict.fromkeys(("chrf", "bleu", "comet"), curves), "t"),
     ):

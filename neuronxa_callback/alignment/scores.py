@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, Method, Representation, check_choice
+from neuronxa_callback.vocabulary import (
+    ALIGNMENT,
+    OVER_PAIRS,
+    REPRESENTATION_OF,
+    Direction,
+    Method,
+    Representation,
+    check_choice,
+)
 
 # Two cosines closer than this are a tie. Rounding in float64 keeps equal cosines within about 1e-15 of each other;
 # without the margin it would decide at random which of two equal sentences is "strictly" nearer.
@@ -88,7 +96,7 @@ def aligned_pairs(source: Tensor, target: Tensor) -> Tensor:
     return retrieved(source, target)["both"]
 
 
-def retrieved(source: Tensor, target: Tensor) -> dict[str, Tensor]:
+def retrieved(source: Tensor, target: Tensor) -> dict[Direction, Tensor]:
     """Which sentences find their translation as the nearest one, strictly (paper, section 3.1, Tables 1 and 5).
 
     Args:

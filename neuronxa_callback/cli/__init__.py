@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 if TYPE_CHECKING:
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.survey.measure import ModelChoice
+    from neuronxa_callback.survey.records import Line
     from neuronxa_callback.tables import Table
     from neuronxa_callback.text.corpora import Corpus
     from neuronxa_callback.text.pairs import ParallelPairs
@@ -238,6 +239,7 @@ def score(
 ) -> None:
     """Measure a model's alignment over many languages; stopped and started again, it goes on where it was."""
     from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey import tables
     from neuronxa_callback.survey.measure import ModelChoice
     from neuronxa_callback.text.corpora import open_corpus
 
@@ -247,7 +249,7 @@ def score(
         records, notes = _survey(
             [choice], (open_corpus(pairs, n), pivot, langs), options, output, progress, survey.score
         )
-    _tell(survey.score_table(records[0], notes), table_format, console)
+    _tell(tables.score_table(records[0], notes), table_format, console)
 
 
 @app.command()
@@ -269,6 +271,8 @@ def layers(
 ) -> None:
     """Draw the score at each layer, a line a language, and print it."""
     from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey import tables
+    from neuronxa_callback.survey.figures import draw_layers
     from neuronxa_callback.survey.measure import ModelChoice
     from neuronxa_callback.text.corpora import open_corpus
 
@@ -278,8 +282,8 @@ def layers(
         (records,), notes = _survey(
             [choice], (open_corpus(pairs, n), pivot, langs), options, output, progress, survey.score
         )
-        figures = survey.draw_layers(records, output)
-    _tell(survey.layer_table(records, notes), table_format, console)
+        figures = draw_layers(records, output)
+    _tell(tables.layer_table(records, notes), table_format, console)
     _tell_figures(figures)
 
 
@@ -304,8 +308,9 @@ def retrieve(
     table_format: Format = None,
 ) -> None:
     """Measure how many sentences find their translation, to the pivot, from it and both ways."""
-    from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey import tables
     from neuronxa_callback.survey.measure import ModelChoice
+    from neuronxa_callback.survey.retrieval import retrieve as retrieve_lines
     from neuronxa_callback.text.corpora import open_corpus
     from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF
 
@@ -319,8 +324,8 @@ def retrieve(
         ]
         options = (methods, None, token_pooling, layer_pooling, 0, token_budget, layers)
         corpus = open_corpus(pairs, n)
-        (records,), notes = _survey([choice], (corpus, pivot, langs), options, output, progress, survey.retrieve)
-    rows, means = survey.retrieval_table(records, notes, corpus.head), survey.retrieval_summary(records, corpus.head)
+        (records,), notes = _survey([choice], (corpus, pivot, langs), options, output, progress, retrieve_lines)
+    rows, means = tables.retrieval_table(records, notes, corpus.head), tables.retrieval_summary(records, corpus.head)
     _tell_with_means(rows, means, summary, table_format, console)
 
 
@@ -438,6 +443,7 @@ def compare(
 ) -> None:
     """Compare two models on the same pairs, with a paired permutation test for each language."""
     from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey import tables
     from neuronxa_callback.survey.measure import ModelChoice
     from neuronxa_callback.text.corpora import open_corpus
     from neuronxa_callback.vocabulary import OVER_PAIRS
@@ -453,7 +459,7 @@ def compare(
             choices, (open_corpus(pairs, n), pivot, langs), options, output, progress, survey.score
         )
         first, second = records
-        table = survey.compare_table(first, second, notes)
+        table = tables.compare_table(first, second, notes)
     _tell(table, table_format, console)
 
 
@@ -487,8 +493,8 @@ def _survey(
     options: Options,
     output: Path,
     progress: Progress,
-    run: Callable[..., list[dict[str, Any]]],
-) -> tuple[list[list[dict[str, Any]]], list[str]]:
+    run: Callable[..., list[Line]],
+) -> tuple[list[list[Line]], list[str]]:
     """Each model's lines, and what was left out."""
     from neuronxa_callback.survey import measure as survey
 
@@ -497,9 +503,9 @@ def _survey(
     records = []
     for choice in choices:
         records.append(run(choice, _evaluator(pairs, options), output, notes, progress))
-        measured = {record["lang"] for record in records[-1]}
+        measured = {record.lang for record in records[-1]}
         pairs = [pair for pair in pairs if pair.target_lang in measured]  # what one's context is too short for
-    return [[record for record in lines if record["lang"] in measured] for lines in records], notes
+    return [[record for record in lines if record.lang in measured] for lines in records], notes
 
 
 def _evaluator(pairs: list[ParallelPairs], options: Options) -> NeuronXAEvaluator:
@@ -548,10 +554,10 @@ def _chosen(representation: list[str] | None) -> dict[str, str]:
 def _tell(table: Table, table_format: str | None, console: Console) -> None:
     """Print for a reader, or write for a file: JSON and CSV hold every row's signature."""
     from neuronxa_callback import tables
-    from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey.tables import for_people
 
     signed = table_format in ("json", "csv") or "signature" not in table.columns
-    shown = table if signed else survey.for_people(table)
+    shown = table if signed else for_people(table)
     if table_format is None:
         tables.show(shown, console)
     else:

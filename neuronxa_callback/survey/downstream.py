@@ -14,8 +14,9 @@ from statistics import fmean
 from typing import Any
 
 from neuronxa_callback import significance
-from neuronxa_callback.files import read_lines
+from neuronxa_callback.files import OtherRecordError, read_records
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.survey.records import ScoreLine
 from neuronxa_callback.tables import Cell, Table
 from neuronxa_callback.text.corpora import HUB_NAME
 from neuronxa_callback.text.languages import harness_languages, is_language
@@ -84,49 +85,52 @@ def read_scores(path: Path) -> list[AlignmentScore]:
 
     Raises:
         ResultsError: no such file, no scores of a survey in it, or those of two models of one name.
+        ValueError: a newer version wrote it.
     """
     file = path / "scores.jsonl" if path.is_dir() else path
-    records = list(read_lines(file))
-    if not records or not all({"key", "scores", "lang", "pivot"} <= record.keys() for record in records):
-        raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
+    records = _lines(file)
     _check_names(file, records)
     found: dict[tuple[str, ...], dict[str, AlignmentScore]] = {}
-    weights: dict[tuple[str, ...], str] = {}
+    weights: dict[tuple[str, ...], Signature] = {}
     for record in records:
-        for method, value in record["scores"].items():
-            known_by = record["model"], method, record["pivot"], _common(record, method)
-            if weights.get(known_by) != _identity(record):
+        for method, value in record.score.items():
+            known_by = record.model, method, record.pivot, str(_common(record, method))
+            if weights.get(known_by) != record.identity:
                 found[known_by] = {}
-            weights[known_by] = _identity(record)
+            weights[known_by] = record.identity
             model, _, pivot, signature = known_by
-            found[known_by][record["lang"]] = AlignmentScore(model, method, pivot, record["lang"], value, signature)
+            found[known_by][record.lang] = AlignmentScore(model, method, pivot, record.lang, value, signature)
     return [score for by_language in found.values() for score in by_language.values()]
 
 
-def _identity(record: Mapping[str, Any]) -> str:
-    """The weights that a line is of: `ModelChoice.identity`, with which its key begins."""
-    return "|".join(str(record["key"]).split("|")[:5])
+def _lines(file: Path) -> list[ScoreLine]:
+    try:
+        records = list(read_records(file, ScoreLine))
+    except OtherRecordError:
+        records = []
+    if not records:
+        raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
+    return records
 
 
-def _check_names(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def _check_names(file: Path, records: Iterable[ScoreLine]) -> None:
     """Refuse scores of two models that are called by the same name, such as two folders "final"."""
     places: dict[str, str] = {}
     for record in records:
-        model, adapter, *_ = f"{record['key']}||".split("|")
+        model, adapter = record.key["model"], record.key["adapter"]
         place = f"{model} with {adapter}" if adapter else model
-        if places.setdefault(record["model"], place) != place:
+        if places.setdefault(record.model, place) != place:
             raise ResultsError(
-                f"{file} holds two models named {record['model']} ({places[record['model']]}, {place}); score them "
+                f"{file} holds two models named {record.model} ({places[record.model]}, {place}); score them "
                 "into an --output each."
             )
 
 
-def _common(record: Mapping[str, Any], method: str) -> str:
+def _common(record: ScoreLine, method: str) -> Signature:
     """Of one of the line's methods, without what differs from language to language."""
-    fields = Signature.parse(record["signature"])
-    named = [name for name in fields["method"].split("+") if name.partition("(")[0] == method]
-    shared = fields.without(["method", "pair", "data", "permutations"])
-    return str(Signature.of(method=named[0]).joined(shared).with_fields(corpus=record.get("corpus", "")))
+    named = [name for name in record.signature["method"].split("+") if name.partition("(")[0] == method]
+    shared = record.signature.without(["method", "pair", "data", "permutations"])
+    return Signature.of(method=named[0]).joined(shared).with_fields(corpus=record.corpus)
 
 
 def read_results(path: Path, metric: str = "acc") -> list[TaskResult]:

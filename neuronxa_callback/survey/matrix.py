@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
-from neuronxa_callback.survey.measure import ModelChoice, Record, chance_notes, holm, measure, scores_of, shared
+from neuronxa_callback.survey.measure import ModelChoice, measure, scores_of
+from neuronxa_callback.survey.records import ScoreLine
+from neuronxa_callback.survey.tables import chance_notes, holm, shared
 from neuronxa_callback.tables import Cell, Table, rounded
 from neuronxa_callback.text.corpora import Corpus
 from neuronxa_callback.text.pairs import PairsError, ParallelPairs
@@ -59,14 +61,14 @@ def measure_matrix(
     folder: Path,
     notes: list[str],
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ScoreLine]:
     """Measure a model on the evaluator's language pairs, into matrix.jsonl; see `survey.measure`.
 
     What is encoded of a language stays in folder/encoded until all pairs are done: layers x sentences x features x 4
     bytes, for 100 sentences and NAS of an 8B Llama 183 MB a language.
     """
     store = _Store(choice, evaluator, folder / "encoded")
-    records = measure(choice, evaluator, folder / "matrix.jsonl", scores_of, notes, progress, store.encode)
+    records = measure(choice, evaluator, folder / "matrix.jsonl", ScoreLine, scores_of, notes, progress, store.encode)
     store.remove()
     return records
 
@@ -78,7 +80,7 @@ class _Store:
         self.evaluator = evaluator
         self.budget = TokenBudget(evaluator.token_budget)
         reads = sorted(set(evaluator.representations.values()))
-        said = (choice.identity, evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
+        said = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
         self.folder = folder / _digest(said)
 
     def encode(self, decoder: Decoder, sentences: Sequence[str]) -> Encoded:
@@ -104,29 +106,29 @@ def _digest(said: Any) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
 
 
-def matrix_table(records: Sequence[Record], notes: Sequence[str]) -> Table:
+def matrix_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
     """One row two languages and method: score, 95 % interval, p-value, and that corrected over the pairs (Holm)."""
     rows: list[list[Cell]] = []
-    for method in records[0]["scores"]:
-        corrected = holm(record["p_value"].get(method) for record in records)
+    for method in records[0].score:
+        corrected = holm(record.p_value.get(method) for record in records)
         for record, p_value in zip(records, corrected, strict=True):
-            ci = record["ci"].get(method, (None, None))
-            named = [record["pivot"], record["lang"], method]
-            numbers = [record["scores"][method], *ci, record["p_value"].get(method), p_value]
-            rows.append([*named, *numbers, record["signature"]])
+            ci = record.ci.get(method, (None, None))
+            named = [record.pivot, record.lang, method]
+            numbers = [record.score[method], *ci, record.p_value.get(method), p_value]
+            rows.append([*named, *numbers, str(record.signature)])
     columns = ["language", "other", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
     return Table(_title(records), columns, rows, [*notes, *chance_notes(records)])
 
 
-def square_tables(records: Sequence[Record], notes: Sequence[str]) -> list[Table]:
+def square_tables(records: Sequence[ScoreLine], notes: Sequence[str]) -> list[Table]:
     """A table a method with a row and a column a language; a star where Holm's correction leaves p below 0.05."""
-    languages = list(dict.fromkeys(code for record in records for code in (record["pivot"], record["lang"])))
-    signed = [*notes, *chance_notes(records), STAR, f"Signature: {shared([record['signature'] for record in records])}"]
+    languages = list(dict.fromkeys(code for record in records for code in (record.pivot, record.lang)))
+    signed = [*notes, *chance_notes(records), STAR, f"Signature: {shared(record.signature for record in records)}"]
     tables = []
-    for method in records[0]["scores"]:
-        corrected = holm(record["p_value"].get(method) for record in records)
+    for method in records[0].score:
+        corrected = holm(record.p_value.get(method) for record in records)
         scores = {
-            frozenset((record["pivot"], record["lang"])): rounded(record["scores"][method]) + _star(p_value)
+            frozenset((record.pivot, record.lang)): rounded(record.score[method]) + _star(p_value)
             for record, p_value in zip(records, corrected, strict=True)
         }
         rows: list[list[Cell]] = [
@@ -141,5 +143,5 @@ def _star(p_value: float | None) -> str:
     return "*" if p_value is not None and p_value < SIGNIFICANT else ""
 
 
-def _title(records: Sequence[Record]) -> str:
-    return f"Alignment of any two languages in {records[0]['model']}"
+def _title(records: Sequence[ScoreLine]) -> str:
+    return f"Alignment of any two languages in {records[0].model}"

@@ -20,7 +20,8 @@ from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.scores import aligned_pairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.plots import MapPanel, map_figure
-from neuronxa_callback.survey.measure import DPI, ModelChoice, file_name
+from neuronxa_callback.survey.figures import DPI, file_name
+from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.tables import Cell, Table
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation, TokenPooling

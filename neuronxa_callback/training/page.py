@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -13,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from neuronxa_callback import plots
+from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import Correlation, pearson
+from neuronxa_callback.tables import markdown_table, one_line, plain
 from neuronxa_callback.training.history import History
 from neuronxa_callback.vocabulary import Method, score_name
 
@@ -29,9 +30,6 @@ INDEPENDENCE = (
     "p and the interval treat the evaluations of one run as independent draws, which they are not: they tell how "
     "closely the two curves follow each other in this run, not what another run would show."
 )
-
-# What Markdown, or HTML inside it, reads as more than a character; underscores do so at the edge of a word.
-MARKUP = re.compile(r"[\\`*\[\]<>|&~$]|\b_+|_+\b")
 
 
 class ReportError(RuntimeError):
@@ -280,8 +278,11 @@ def _figures(records: Sequence[Mapping[str, Any]], points: Points, correlations:
         figures[_file("alignment", method, points)] = plots.curve_figure(
             records, method, pairs.values(), f"{name} over training steps"
         )
+        evaluations = _layers_at(records, method)
+        most = max((len(scores) for by_language in evaluations.values() for scores in by_language.values()), default=0)
+        layers = layer_numbers(Signature.parse(_signature(records)), method, most)
         figures[_file("layers", method, points)] = plots.layer_change_figure(
-            _layers_at(records, method), method, pairs, f"{name} per layer", _signature(records)
+            evaluations, method, pairs, f"{name} per layer", layers
         )
         if points[method]:
             figures[_file("quality", method, points)] = plots.quality_figure(
@@ -318,8 +319,8 @@ def _scores_part(records: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
     rows = [_score_row(name, points, steps) for name, points in curves(records).items()]
     return [
         "# Alignment and translation quality",
-        f"{evaluations}, from {_plain(str(path))}. Best is the highest value.",
-        *([_plain(stopped)] if (stopped := _stop(records)) else []),
+        f"{evaluations}, from {plain(str(path))}. Best is the highest value.",
+        *([plain(stopped)] if (stopped := _stop(records)) else []),
         markdown_table(("score", "first", "last", "best", "at step"), rows),
     ]
 
@@ -405,27 +406,11 @@ def _quality_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def _signature_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = ["## Signatures", "The choices behind the numbers; compare numbers of equal signatures only."]
     for about, signatures in _signatures(records).items():
-        # Nothing ends an indented block but a line's end, and `_one_line` leaves none.
-        parts += [f"{about}:", "\n".join(f"    {_one_line(signature)}" for signature in signatures)]
+        # Nothing ends an indented block but a line's end, and `one_line` leaves none.
+        parts += [f"{about}:", "\n".join(f"    {one_line(signature)}" for signature in signatures)]
     return parts
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that shows every cell of its rows as it is."""
-    lines = [header, ["---"] * len(header), *([_plain(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _images(what: str, methods: Iterable[str], description: str) -> list[str]:
     """The figures of one kind, each with the name of its alignment score in its description."""
     return [f"![{description.format(score_name(m))}]({_file(what, m, methods)})" for m in methods]
-
-
-def _plain(text: str) -> str:
-    """Text as Markdown that shows it as it is, on one line, in a table too."""
-    return MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    """Text without line breaks and other characters that are not printed."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 
 from neuronxa_callback import plots
+from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.report import AlignmentReport
 
 T = TypeVar("T")
@@ -120,8 +121,8 @@ class Moment:
         for writer in filter(None, writers):
             for method in report.score:
                 per_layer = {name: language.per_layer[method].tolist() for name, language in report.by_language.items()}
-                title = f"Alignment per layer at step {step}"
-                figure = plots.layer_figure(per_layer, method, n, title, report.signature)
+                layers = layer_numbers(report.signatures[0], method, len(report.per_layer[method]))
+                figure = plots.layer_figure(per_layer, method, n, f"Alignment per layer at step {step}", layers)
                 writer.add_image(f"neuronxa/{method}_per_layer", plots.pixels(figure), step, dataformats="HWC")
                 writer.flush()
 

@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode
 from neuronxa_callback.alignment import encoder
+from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.scores import torn_apart
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.plots import layer_numbers
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import bootstrap_interval, chance_p_value
 from neuronxa_callback.vocabulary import REPRESENTATION_OF, LayerPooling, Method
 from tests import reference
@@ -155,10 +156,10 @@ def test_chosen_layers_are_those_of_all(llama: Any, tokenizer: PreTrainedTokeniz
     for method in methods:
         first = 1 if method == "mexa" else 0
         assert torch.equal(some.per_layer[method], every.per_layer[method][first : first + 2])
-        assert layer_numbers(method, some.per_layer[method].tolist(), some.signature) == [1, 2]
+        assert layer_numbers(Signature.parse(some.signature), method, len(some.per_layer[method])) == [1, 2]
     assert "|layers:mean(1,2)|" in some.signature
-    assert layer_numbers("mexa", [0.0] * 4, every.signature) == [0, 1, 2, 3]
-    assert layer_numbers("cka", [0.0] * 3, every.signature) == [1, 2, 3]
+    assert layer_numbers(Signature.parse(every.signature), "mexa", 4) == [0, 1, 2, 3]
+    assert layer_numbers(Signature.parse(every.signature), "cka", 3) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("layers", [(), (4,), (0, 1), (2, 2)])

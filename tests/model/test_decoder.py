@@ -17,7 +17,7 @@ def test_what_is_found(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     decoder = Decoder.find(llama, tokenizer)
     assert decoder.base is llama
     assert decoder.stack is llama.model
-    assert list(decoder.layers) == list(llama.model.layers)
+    assert list(decoder.layers) == [*llama.model.layers]
     assert decoder.ffns == find_ffns(llama)
     assert (decoder.context_length, decoder.hidden_size, decoder.dtype) == (512, 32, "float32")
     assert (decoder.rule, decoder.special_tokens) == ("sigma(gate)>0", "bos")
@@ -25,10 +25,11 @@ def test_what_is_found(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_under_an_adapter_the_model_inside_is_found(tokenizer: PreTrainedTokenizerFast) -> None:
-    adapted: Any = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules="all-linear"))
+    model: Any = tiny_llama()
+    adapted: Any = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     decoder = Decoder.find(adapted, tokenizer)
     assert decoder.model is adapted
-    assert decoder.base is adapted.get_base_model()
+    assert decoder.base is model
 
 
 def test_autocast_is_part_of_the_dtype(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:

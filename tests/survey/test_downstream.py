@@ -154,10 +154,10 @@ def test_what_cannot_be_joined_is_refused() -> None:
 
 
 def survey_line(lang: str, score: float, **changed: Any) -> dict[str, Any]:
-    """A line as neuronxa score writes it."""
+    """A line as neuronxa score wrote it in version 0.1."""
     method = changed.pop("method", "nasca")
     signature = f"method:{method}|n:30|pair:eng_Latn-{lang}|data:{score}|tokens:weighted"
-    key = changed.pop("weights", "runs/one||auto||aaa") + f"|{lang}"
+    key = changed.pop("weights", "runs/one||auto||aaa") + f"|method:{method}|pair:eng_Latn-{lang}"
     line = {"model": "one", "lang": lang, "pivot": "eng_Latn", "corpus": "devtest", "signature": signature, "key": key}
     return line | {"scores": dict.fromkeys(method.split("+"), score)} | changed
 

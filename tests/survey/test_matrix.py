@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
 from neuronxa_callback.files import read_lines
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.matrix import square_tables
+from neuronxa_callback.survey.records import ScoreLine
 from tests.conftest import make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
@@ -114,7 +116,15 @@ def test_a_star_says_what_is_above_chance_after_correction() -> None:
     languages = ("isl_Latn", "deu_Latn", "fra_Latn")
     p_values = {("isl_Latn", "deu_Latn"): 0.01, ("isl_Latn", "fra_Latn"): 0.03, ("deu_Latn", "fra_Latn"): 0.04}
     records = [
-        {"model": "m", "pivot": a, "lang": b, "scores": {"nasca": 0.5}, "p_value": {"nasca": p}, "signature": "n:20"}
+        ScoreLine(
+            model="m",
+            pivot=a,
+            lang=b,
+            score={"nasca": 0.5},
+            p_value={"nasca": p},
+            signature=Signature.of(n=20),
+            key=Signature(),
+        )
         for (a, b), p in p_values.items()
     ]
     (table,) = square_tables(records, [])

@@ -239,7 +239,7 @@ def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Pat
     for row in found:
         one, other = (lines[name, row["language"]] for name in ("one", "other"))
         before, now = (record["per_pair"]["nasca"] for record in (one, other))
-        assert (float(row["one"]), float(row["other"])) == (one["scores"]["nasca"], other["scores"]["nasca"])
+        assert (float(row["one"]), float(row["other"])) == (one["score"]["nasca"], other["score"]["nasca"])
         assert float(row["difference"]) == pytest.approx(sum(now) / 30 - sum(before) / 30, abs=1e-6)
         assert float(row["p"]) == significance.paired_p_value(now, before, "two-sided")
         assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])

@@ -1,0 +1,31 @@
+"""A survey's figures, and what their files are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuronxa_callback.alignment.pair_scores import layer_numbers
+from neuronxa_callback.plots import layer_figure
+from neuronxa_callback.survey.records import ScoreLine
+
+DPI = 150
+
+
+def draw_layers(records: Sequence[ScoreLine], folder: Path) -> list[Path]:
+    """A figure of the score per layer for each method (paper, Fig. 2), in the folder."""
+    first, n = records[0], min(record.n for record in records)
+    paths = []
+    for method, values in first.per_layer.items():
+        per_layer = {record.lang: record.per_layer[method] for record in records}
+        layers = layer_numbers(first.signature, method, len(values))
+        figure = layer_figure(per_layer, method, n, first.model, layers)
+        paths.append(folder / f"layers-{file_name(first.model)}-{method}.png")
+        figure.savefig(paths[-1], dpi=DPI)
+    return paths
+
+
+def file_name(name: str) -> str:
+    """A model's name as part of a file's."""
+    return re.sub(r"[^\w.+-]+", "-", name)
