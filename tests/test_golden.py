@@ -24,7 +24,7 @@ from neuronxa_callback.training.history import History
 from tests.golden import make
 
 # File -> what a line's key is called in the golden file -> what it is called since.
-RENAMED = dict.fromkeys(("survey/scores.jsonl", "survey/matrix.jsonl"), {"scores": "score"})
+RENAMED = {name: {"scores": "score"} for name in ("survey/scores.jsonl", "survey/matrix.jsonl")}
 
 # Another instruction set rounds float32 otherwise, and six training steps make more of it.
 SAME_CPU = torch.backends.cpu.get_cpu_capability() == make.CPU
@@ -60,7 +60,7 @@ def comparable(text: str) -> str:
 
 
 def golden_lines(name: str) -> list[dict[str, Any]]:
-    """The lines of 0.1 with their keys of today; a survey's key is a signature now, whose weights are compared apart."""
+    """The lines of 0.1 with their keys of today; what a survey's line is known by is a signature now."""
     renamed = RENAMED.get(name, {})
     lines = [{renamed.get(key, key): value for key, value in line.items()} for line in read_lines(make.GOLDEN / name)]
     return [line | {"key": of_model(key_of_version_0_1(line["key"]))} if "key" in line else line for line in lines]

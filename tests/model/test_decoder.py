@@ -14,10 +14,11 @@ from tests.conftest import tiny_llama
 
 
 def test_what_is_found(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    decoder = Decoder.find(llama, tokenizer)
+    model: Any = llama
+    decoder = Decoder.find(model, tokenizer)
     assert decoder.base is llama
     assert decoder.stack is llama.model
-    assert list(decoder.layers) == [*llama.model.layers]
+    assert decoder.layers == tuple(model.model.layers)
     assert decoder.ffns == find_ffns(llama)
     assert (decoder.context_length, decoder.hidden_size, decoder.dtype) == (512, 32, "float32")
     assert (decoder.rule, decoder.special_tokens) == ("sigma(gate)>0", "bos")
