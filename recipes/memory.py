@@ -8,7 +8,7 @@ from preflight import PreflightError
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig
 
-from neuronxa_callback.neurons import DenseFFN, find_ffns
+from neuronxa_callback.model.neurons import DenseFFN, find_ffns
 
 GIB = 2**30
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from trl import SFTConfig
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.translation import EXTRA_TOKENS, LENGTH_RATIO
+from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
 
 
 @dataclass(frozen=True)

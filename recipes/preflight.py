@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
-from neuronxa_callback.neurons import find_ffns
+from neuronxa_callback.model.neurons import find_ffns
 
 
 class PreflightError(ValueError):
