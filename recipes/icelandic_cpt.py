@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import held_out
+import memory
 import numpy as np
+import plan
 import preflight
+import run_settings
+import settings
 import training_run
 import training_text
 from datasets import Dataset, concatenate_datasets
@@ -121,15 +125,15 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     if args.max_steps < 1:
         raise PreflightError("--max_steps must be given: the texts are read in their order, as a stream.")
     empty = preflight.empty_model(model_args)
-    needed = preflight.memory(empty, args, model_args)
-    preflight.check_memory(needed, args)
+    needed = memory.estimate(empty, args, model_args)
+    memory.check(needed, args)
     tokenizer = preflight.tokenizer(model_args)
     training_text.check_documents(recipe.icelandic_text, "isl_Latn")
     training_text.check_documents(recipe.english_text, "eng_Latn")
     training_text.check_pairs(recipe.train_text)
     held = held_out.load(recipe.flores, recipe.held_out_pairs)
     callbacks = training_run.callbacks(recipe, held, PLAIN_PROMPT)
-    settings = training_run.settings(recipe, args, model_args, held)
+    settings_of_run = run_settings.of(recipe, args, model_args, held)
 
     # The training text: streamed, cleaned, and never the held-out pairs.
     with args.main_process_first(desc="cleaning the training text"):
@@ -138,9 +142,9 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 
     # What it will take.
     sample = documents.shuffle(args.seed).select(range(min(SAMPLE, len(documents))))["text"]
-    plan = preflight.plan(tokenizer, args, sample, len(documents), held.watched, recipe.score_every)
+    planned = plan.estimate(tokenizer, args, sample, len(documents), held.watched, recipe.score_every)
     told = notes(recipe, args, tokenizer, documents, (len(icelandic), len(english)))
-    preflight.show(plan, needed, args, counts, [*told, *([held.left_out] if held.left_out else [])])
+    plan.show(planned, needed, args, counts, [*told, *([held.left_out] if held.left_out else [])])
     if recipe.dry_run:
         return
 
@@ -155,12 +159,12 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         peft_config=get_peft_config(model_args),
         callbacks=callbacks,
     )
-    training_run.train(trainer, settings)
+    training_run.train(trainer, settings_of_run)
     training_run.finish(recipe, model_args, trainer, held, PLAIN_PROMPT, counts)
 
 
 if __name__ == "__main__":
     try:
-        main(*preflight.parse((RecipeArguments, SFTConfig, ModelConfig)))
+        main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
     except (PreflightError, training_text.TextError, PairsError) as error:
         raise SystemExit(str(error)) from None

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import held_out
+import memory
+import plan
 import preflight
+import run_settings
+import settings
 import training_run
 import training_text
 from datasets import Dataset
@@ -85,15 +89,15 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
             f"--train_pairs {recipe.train_pairs} are too few; give 1 or more, or null in a file for all."
         )
     empty = preflight.empty_model(model_args)
-    needed = preflight.memory(empty, args, model_args)
-    preflight.check_memory(needed, args)
+    needed = memory.estimate(empty, args, model_args)
+    memory.check(needed, args)
     tokenizer = preflight.tokenizer(model_args)
     chat = uses_chat(recipe.prompt, tokenizer)
     training_text.check_pairs(recipe.train_text)
     held = held_out.load(recipe.flores, recipe.held_out_pairs)
     prompt = partial(prompt_of, chat=chat)
     callbacks = training_run.callbacks(recipe, held, prompt)
-    settings = training_run.settings(recipe, args, model_args, held)
+    settings_of_run = run_settings.of(recipe, args, model_args, held)
 
     # The training text: streamed, cleaned, and never the held-out pairs.
     with args.main_process_first(desc="cleaning the training text"):
@@ -112,8 +116,8 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     sample = [
         as_text(example, tokenizer, chat) for example in train_dataset.select(range(min(200, len(train_dataset))))
     ]
-    plan = preflight.plan(tokenizer, args, sample, len(train_dataset), held.watched, recipe.score_every)
-    preflight.show(plan, needed, args, counts, [held.left_out] if held.left_out else [])
+    planned = plan.estimate(tokenizer, args, sample, len(train_dataset), held.watched, recipe.score_every)
+    plan.show(planned, needed, args, counts, [held.left_out] if held.left_out else [])
     if recipe.dry_run:
         return
 
@@ -126,12 +130,12 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         peft_config=get_peft_config(model_args),
         callbacks=callbacks,
     )
-    training_run.train(trainer, settings)
+    training_run.train(trainer, settings_of_run)
     training_run.finish(recipe, model_args, trainer, held, prompt, counts)
 
 
 if __name__ == "__main__":
     try:
-        main(*preflight.parse((RecipeArguments, SFTConfig, ModelConfig)))
+        main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
     except (PreflightError, training_text.TextError, PairsError) as error:
         raise SystemExit(str(error)) from None

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import held_out
-import preflight
+import plan
 import run_report
 import torch
 from held_out import HeldOut
 from preflight import PreflightError
+from run_settings import RunSettings, last_checkpoint
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
-
-SETTINGS = "settings.json"
-
-# What a later call may change without making a run another one: its length, how often it is scored, saved and logged,
-# where that goes, and how the machine does it.
-MAY_CHANGE = {
-    *("max_steps", "num_train_epochs", "merge", "dry_run"),
-    *("flores", "score_every", "significance", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-    *("output_dir", "overwrite_output_dir", "run_name", "project", "report_to", "resume_from_checkpoint"),
-    *("comet_device", "local_rank", "per_device_eval_batch_size", "dataset_num_proc", "torch_empty_cache_steps"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("disable_tqdm", "debug", "skip_memory_metrics", "include_num_input_tokens_seen"),
-}
-# Also whatever begins so, which leaves the hub's tokens out of the file.
-MAY_CHANGE_FROM = (
-    *("eval_", "early_stopping_", "save_", "logging_", "log_"),
-    *("hub_", "push_to_hub", "trackio_", "ddp_", "do_", "_"),
-)
 
 
 @dataclass
@@ -77,57 +58,6 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
         raise PreflightError("--max_length must be given, 512 for example: it bounds the memory that a batch takes.")
     if not model_args.use_peft:
         raise PreflightError("--use_peft must be given: the recipes train LoRA adapters.")
-
-
-def settings(recipe: WatchArguments, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> dict[str, Any]:
-    """Every setting that changes the result, and what the held-out pairs are, as JSON knows them.
-
-    Raises:
-        PreflightError: the run of this output_dir, which would go on or end, was given others.
-    """
-    given = {field.name: getattr(part, field.name) for part in (recipe, args, model_args) for field in fields(part)}
-    found = {
-        name: value for name, value in given.items() if name not in MAY_CHANGE and not name.startswith(MAY_CHANGE_FROM)
-    }
-    found |= {
-        "world_size": args.world_size,
-        "train_batch_size": args.train_batch_size,  # of all GPUs of one process
-        "held_out": [pairs.fingerprint for pairs in held.all_pairs],
-        **_sizes(recipe),
-    }
-    as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    _check_unchanged(as_json, Path(args.output_dir))
-    return as_json
-
-
-def _sizes(recipe: WatchArguments) -> dict[str, int]:
-    """Bytes of each training text that is a file: one that has changed is another text."""
-    texts = {name: str(value) for name, value in vars(recipe).items() if name.endswith("_text")}
-    paths = {name: Path(text.partition(":")[2] or text) for name, text in texts.items()}
-    return {f"{name} in bytes": path.stat().st_size for name, path in paths.items() if path.is_file()}
-
-
-def _check_unchanged(now: Mapping[str, Any], output_dir: Path) -> None:
-    if not _last_checkpoint(output_dir) or not (output_dir / SETTINGS).exists():
-        return
-    before = json.loads((output_dir / SETTINGS).read_text(encoding="utf-8"))
-    # What only one of them has is of another version of transformers or TRL.
-    changed = [name for name in now if name in before and now[name] != before[name]]
-    if changed:
-        told = ", ".join(
-            f"{name} was {json.dumps(before[name])} and is now {json.dumps(now[name])}" for name in changed
-        )
-        raise PreflightError(
-            f"{output_dir} holds a run with other settings ({told}); give another --output_dir, or these as they were."
-        )
-
-
-def _keep(found: Mapping[str, Any], output_dir: Path) -> None:
-    """Write the settings at once, so that a run that is killed leaves all of them or none."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    written = output_dir / f"{SETTINGS}.new"
-    written.write_text(json.dumps(found, indent=2), encoding="utf-8")
-    written.replace(output_dir / SETTINGS)
 
 
 def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
@@ -168,20 +98,20 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
     return [callback]
 
 
-def train(trainer: SFTTrainer, settings: Mapping[str, Any]) -> None:
+def train(trainer: SFTTrainer, settings: RunSettings) -> None:
     """Train, from the last checkpoint where an earlier run left one, and save the adapter.
 
     Args:
         trainer: ready to train.
-        settings: what `settings` found; a run that begins leaves them in OUTPUT_DIR/settings.json.
+        settings: of the run; one that begins leaves them in OUTPUT_DIR/settings.json.
     """
     args = trainer.args
-    last = _last_checkpoint(Path(args.output_dir))
+    last = last_checkpoint(Path(args.output_dir))
     state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)) if last else None
     if last:
         print(f"Going on from {last}", file=sys.stderr)
     elif trainer.is_world_process_zero():
-        _keep(settings, Path(args.output_dir))
+        settings.keep(Path(args.output_dir))
     if state is not None and _had_ended(state, trainer):
         # The Trainer would make one step more.
         trainer.state = state
@@ -192,12 +122,6 @@ def train(trainer: SFTTrainer, settings: Mapping[str, Any]) -> None:
     trainer.save_model()
 
 
-def _last_checkpoint(output_dir: Path) -> Path | None:
-    """The last checkpoint that was written to its end: the Trainer writes its own state last."""
-    whole = [path.parent for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
     """Whether training had come to its end, by its steps or early, and no more steps are asked for now."""
     stopped = bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
@@ -205,7 +129,7 @@ def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
         return _stops_early(trainer)
     # A stream has no length; its steps are given.
     rows = 0 if trainer.args.max_steps > 0 else len(trainer.train_dataset)
-    return stopped and preflight.steps(trainer.args, rows) <= int(state.max_steps)
+    return stopped and plan.steps(trainer.args, rows) <= int(state.max_steps)
 
 
 def _stops_early(trainer: SFTTrainer) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import held_out
 import icelandic_cpt
-import preflight
 import pytest
+import settings
 from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig
@@ -34,10 +34,10 @@ def test_all_monolingual_text_comes_first_evenly_mixed_and_then_the_pairs(englis
         assert place == pytest.approx((number + 0.5) * (400 + english) / english, abs=1.5)
 
 
-def told(tmp_path: Path, english: int = 100, share: float = 0.2, **settings: Any) -> list[str]:
+def told(tmp_path: Path, english: int = 100, share: float = 0.2, **given: Any) -> list[str]:
     tokenizer = make_tokenizer()
     recipe = icelandic_cpt.RecipeArguments(english_share=share)
-    args = SFTConfig(str(tmp_path), report_to=[], bf16=False, max_length=64, per_device_train_batch_size=2, **settings)
+    args = SFTConfig(str(tmp_path), report_to=[], bf16=False, max_length=64, per_device_train_batch_size=2, **given)
     texts = icelandic_cpt.in_order(documents("is", 400), documents("en", english), PAIRS)
     return icelandic_cpt.notes(recipe, args, tokenizer, texts, (400, english))
 
@@ -63,7 +63,7 @@ def test_english_that_ends_early_is_told(tmp_path: Path) -> None:
 
 def test_the_smoke_run_reads_both_phases(smollm_path: Path, tmp_path: Path) -> None:
     arguments = ["--config", str(RECIPES / "configs" / "smoke_cpt.yaml"), "--model_name_or_path", str(smollm_path)]
-    recipe, args, _ = preflight.parse((icelandic_cpt.RecipeArguments, SFTConfig, ModelConfig), arguments)
+    recipe, args, _ = settings.parse((icelandic_cpt.RecipeArguments, SFTConfig, ModelConfig), arguments)
     held = held_out.load(recipe.flores, recipe.held_out_pairs)
     icelandic, english, pairs, counts = icelandic_cpt.texts(recipe, held, tmp_path)
     assert (len(icelandic), len(english)) == (20, 5)

@@ -404,32 +404,6 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
     assert not out.exists()
 
 
-def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = {
-        "learning_rat: 1\n": "config.yaml has the unknown key learning_rat; the nearest are learning_rate",
-        "a: [\n": "config.yaml cannot be read as YAML",
-        "just words\n": "config.yaml holds no settings",
-        "learning_rate: fast\n": 'has learning_rate: "fast", which must be a number.',
-        "max_steps: 1.5\n": "has max_steps: 1.5, which must be a whole number.",
-        "max_steps:\n": "has max_steps: null, which must be a whole number.",
-        "train_pairs: 1e6\n": 'has train_pairs: "1e6", which must be a whole number; write train_pairs: 1000000.',
-        "train_pairs: 1.0e+6\n": "which must be a whole number; write train_pairs: 1000000.",
-        "held_out_pairs: true\n": "has held_out_pairs: true, which must be a whole number.",
-        "eval_strategy: no\n": 'must be text; put the word in quotes (such as eval_strategy: "no"), since YAML takes',
-        "model_revision: 5\n": 'which must be text; put it in quotes, model_revision: "5".',
-        "merge: 2\n": "has merge: 2, which must be true or false.",
-        "bf16: perhaps\n": 'has bf16: "perhaps", which must be true or false.',
-        "lora_r: [8]\n": "has lora_r: [8], which must be a whole number.",
-        "lora_target_modules: 3\n": "has lora_target_modules: 3, which must be a list.",
-    }
-    for content, sentence in cases.items():
-        (tmp_path / "config.yaml").write_text(content)
-        monkeypatch.setattr(sys, "argv", [str(RECIPES / SFT[0]), "--config", str(tmp_path / "config.yaml")])
-        assert sentence in refusal(runpy.run_path, sys.argv[0], None, "__main__")
-    monkeypatch.setattr(sys, "argv", [str(RECIPES / SFT[0]), "--config", str(tmp_path / "none.yaml")])
-    assert "none.yaml does not exist" in refusal(runpy.run_path, sys.argv[0], None, "__main__")
-
-
 def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, run: Callable[..., None]) -> None:
     out = tmp_path / "run"
     make_tokenizer().save_pretrained(tmp_path / "t5")

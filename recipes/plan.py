@@ -1,0 +1,114 @@
+"""What a run will do, estimated before its weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import memory
+from rich.console import Console
+from rich.table import Table
+from trl import SFTConfig
+
+from neuronxa_callback import ParallelPairs
+from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as far as arithmetic tells.
+
+    Attributes:
+        examples: training examples.
+        steps: optimizer steps.
+        epochs: how often these go through the training text.
+        evaluations: how often the held-out pairs are scored, at the start included.
+        alignment_cost: the forward passes of all evaluations as a share of the training, counted in tokens.
+        translated: tokens that the translations of one evaluation, both ways, take at the most.
+    """
+
+    examples: int
+    steps: int
+    epochs: float
+    evaluations: int
+    alignment_cost: float
+    translated: int
+
+
+def steps(args: SFTConfig, rows: int) -> int:
+    """Optimizer steps that the Trainer makes from so many rows of training text, packed where they are packed."""
+    asked = int(args.max_steps)
+    return asked if asked > 0 else math.ceil(_steps_per_epoch(args, rows) * float(args.num_train_epochs))
+
+
+def _steps_per_epoch(args: SFTConfig, rows: int) -> int:
+    batches: float = rows / (args.train_batch_size * args.world_size)
+    whole: int = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    return max(1, math.ceil(whole / int(args.gradient_accumulation_steps)))
+
+
+def estimate(
+    tokenizer: Any, args: SFTConfig, texts: Sequence[str], examples: int, held_out: ParallelPairs, score_every: float
+) -> Plan:
+    """Estimate a run before its weights are loaded.
+
+    Args:
+        tokenizer: the model's.
+        args: of the training.
+        texts: some training examples as plain text, whose mean length is taken.
+        examples: number of training examples.
+        held_out: the pairs that are watched.
+        score_every: steps between two evaluations, or a share of all, where the Trainer never evaluates.
+    """
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    length = _tokens(tokenizer, texts) / max(1, len(texts))
+    # Packed examples fill their rows; others are as long as they are.
+    rows = math.ceil(examples * length / args.max_length) if args.packing else examples
+    tokens = args.max_length if args.packing else min(length, args.max_length)
+    made = steps(args, rows)
+    evaluations = _evaluations(args, made, _steps_per_epoch(args, rows), score_every)
+    sentences = (*held_out.source, *held_out.target)
+    scored = _tokens(tokenizer, sentences)
+    # Forward and backward together cost about three forward passes.
+    alignment_cost = evaluations * scored / (3 * made * per_step * tokens)
+    translated = LENGTH_RATIO * scored + EXTRA_TOKENS * len(sentences)
+    return Plan(examples, made, made * per_step / rows, evaluations, alignment_cost, translated)
+
+
+def _evaluations(args: SFTConfig, made: int, per_epoch: int, score_every: float) -> int:
+    """How often the held-out pairs are scored in so many steps: at the start, at each evaluation, and at the end."""
+    if args.eval_strategy == "no":
+        every = score_every
+    else:
+        every = per_epoch if args.eval_strategy == "epoch" else (args.eval_steps or args.logging_steps)
+    return 1 + math.ceil(made / max(1, math.ceil(every * made) if every < 1 else int(every)))
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> int:
+    return sum(len(tokenizer(text)["input_ids"]) for text in texts)
+
+
+def show(
+    found: Plan, needed: int, args: SFTConfig, counts: Mapping[str, Mapping[str, int]], notes: Sequence[str]
+) -> None:
+    """Print the plan, the memory that is needed, and what cleaning removed; of many processes the first does."""
+    if args.process_index:
+        return
+    table = Table(title="Before training (estimates)", title_justify="left", show_header=False)
+    table.add_row("training examples", f"{found.examples:,}")
+    table.add_row("steps", f"{found.steps:,}, {found.epochs:.2g} times through the text")
+    table.add_row("evaluations", f"{found.evaluations}")
+    table.add_row(
+        "memory", f"about {needed / memory.GIB:.1f} GiB of {memory.available(args) / memory.GIB:.1f} GiB free"
+    )
+    table.add_row("alignment's forward passes", f"about {found.alignment_cost:.1%} of the training")
+    table.add_row("translating, on top", f"at most {found.translated:,} generated tokens an evaluation")
+    console = Console()
+    console.print(table)
+    for text, removed in counts.items():
+        told = ", ".join(f"{count:,} {name}" for name, count in removed.items())
+        console.print(f"{text}: {told}", soft_wrap=True, markup=False)
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False)

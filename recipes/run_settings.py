@@ -1,0 +1,190 @@
+"""The settings that make a run the same run: written when it begins, compared when it goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from held_out import HeldOut
+from preflight import PreflightError
+from pydantic import BaseModel, ConfigDict, Field
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import ModelConfig, SFTConfig
+
+FILE = "settings.json"
+
+
+class RunSettings(BaseModel):
+    """Everything that changes the weights a run ends with, under the names that the YAML files and TRL have for it.
+
+    Four kinds of settings are left out:
+
+    * Evaluating, logging, saving and stopping look at the training and do not change its steps.
+    * The length may grow: a run that has ended goes on when more steps or epochs are asked for.
+    * Devices, kernels, compilation, sharding, checkpointed activations and workers that load data compute the same
+      thing elsewhere or faster. Their results differ by rounding.
+    * The names of the columns are the recipes' own.
+
+    A field whose default is None is not in every recipe or not in every version of the libraries. It is written and
+    compared where it is.
+    """
+
+    # ModelConfig's names begin with model_, which pydantic 2.0 to 2.9 would keep for itself.
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    # The text: what it is made of, how it is read, and what it must not hold. A file of another size is another text.
+    recipe: str
+    train_text: str
+    train_pairs: int | None
+    prompt: str | None = None
+    icelandic_text: str | None = None
+    english_text: str | None = None
+    documents: int | None = None
+    english_share: float | None = None
+    train_text_bytes: int | None = Field(None, alias="train_text in bytes")
+    icelandic_text_bytes: int | None = Field(None, alias="icelandic_text in bytes")
+    english_text_bytes: int | None = Field(None, alias="english_text in bytes")
+    held_out_pairs: int
+    held_out: list[str]  # fingerprints of their sentences
+    max_length: int
+    truncation_mode: str
+    packing: bool
+    packing_strategy: str
+    padding_free: bool
+    chat_template_path: str | None
+    eos_token: str | None
+    pad_token: str | None
+    dataset_kwargs: dict[str, Any] | str | None
+
+    # Which examples a step learns from, and in which order.
+    seed: int
+    data_seed: int | None
+    per_device_train_batch_size: int
+    train_batch_size: int  # of all GPUs of one process
+    gradient_accumulation_steps: int
+    world_size: int
+    auto_find_batch_size: bool
+    dataloader_drop_last: bool
+    shuffle_dataset: bool
+    train_sampling_strategy: str | None = None
+    group_by_length: bool | None = None
+    ignore_data_skip: bool
+    accelerator_config: str  # splits batches or fills them up
+
+    # The loss and the optimizer.
+    loss_type: str
+    completion_only_loss: bool | None
+    assistant_only_loss: bool
+    label_smoothing_factor: float
+    router_aux_loss_coef: float | None
+    average_tokens_across_devices: bool
+    learning_rate: float
+    lr_scheduler_type: str
+    lr_scheduler_kwargs: dict[str, Any] | str | None
+    warmup_steps: float
+    warmup_ratio: float | None = None
+    optim: str
+    adafactor: bool | None = None
+    optim_args: str | None
+    optim_target_modules: list[str] | str | None
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    max_grad_norm: float
+    neftune_noise_alpha: float | None
+    deepspeed: dict[str, Any] | str | None  # its file may name another optimizer
+
+    # The model, its precision, and LoRA. Packed documents see each other under some implementations of attention.
+    model_name_or_path: str
+    model_revision: str
+    attn_implementation: str | None
+    dtype: str | None
+    bf16: bool | None
+    fp16: bool
+    tf32: bool | None
+    load_in_4bit: bool
+    load_in_8bit: bool
+    bnb_4bit_quant_type: str
+    use_bnb_nested_quant: bool
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    lora_target_modules: list[str] | str | None
+    lora_target_parameters: list[str] | str | None
+    lora_modules_to_save: list[str] | str | None
+    lora_task_type: str
+    use_rslora: bool
+    use_dora: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def keep(self, output_dir: Path) -> None:
+        """Write them at once, so that a run that is killed leaves all of them or none."""
+        output_dir.mkdir(parents=True, exist_ok=True)
+        written = output_dir / f"{FILE}.new"
+        written.write_text(json.dumps(self.as_json(), indent=2), encoding="utf-8")
+        written.replace(output_dir / FILE)
+
+
+def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> RunSettings:
+    """The settings of a run that is about to begin or to go on.
+
+    Args:
+        recipe: the recipe's own arguments.
+        args: of the training.
+        model_args: which model, its quantisation and LoRA.
+        held: the pairs that are not trained on.
+
+    Raises:
+        PreflightError: the run of this output_dir, which would go on or end, was given others.
+    """
+    given = {field.name: getattr(part, field.name) for part in (recipe, args, model_args) for field in fields(part)}
+    now = RunSettings.model_validate(
+        given
+        | {
+            "recipe": Path(sys.argv[0]).name,
+            "accelerator_config": str(args.accelerator_config),
+            "train_batch_size": args.train_batch_size,
+            "world_size": args.world_size,
+            "held_out": [pairs.fingerprint for pairs in held.all_pairs],
+            **_sizes(vars(recipe)),
+        }
+    )
+    _check_unchanged(now.as_json(), Path(args.output_dir))
+    return now
+
+
+def _sizes(recipe: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of each training text that is a file: one that has changed is another text."""
+    texts = {name: str(value) for name, value in recipe.items() if name.endswith("_text")}
+    paths = {name: Path(text.partition(":")[2] or text) for name, text in texts.items()}
+    return {f"{name} in bytes": path.stat().st_size for name, path in paths.items() if path.is_file()}
+
+
+def _check_unchanged(now: Mapping[str, Any], output_dir: Path) -> None:
+    if not last_checkpoint(output_dir) or not (output_dir / FILE).exists():
+        return
+    before = json.loads((output_dir / FILE).read_text(encoding="utf-8"))
+    # Version 0.1 wrote more names. What only one of them has is of another version of this, transformers or TRL.
+    changed = [name for name in now if name in before and now[name] != before[name]]
+    if changed:
+        told = ", ".join(
+            f"{name} was {json.dumps(before[name])} and is now {json.dumps(now[name])}" for name in changed
+        )
+        raise PreflightError(
+            f"{output_dir} holds a run with other settings ({told}); give another --output_dir, or these as they were."
+        )
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The last checkpoint that was written to its end: the Trainer writes its own state last."""
+    whole = [path.parent for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
