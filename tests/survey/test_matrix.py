@@ -58,12 +58,12 @@ def test_each_language_is_encoded_once_and_a_stopped_matrix_goes_on(
     encoded: list[tuple[str, ...]] = []
     encode = NeuronXAEvaluator.encode
 
-    def counted(self: Any, model: Any, tokenizer: Any, sentences: tuple[str, ...]) -> Any:
+    def counted(self: Any, decoder: Any, sentences: tuple[str, ...], budget: Any) -> Any:
         if len(encoded) == 2 and len(list(read_lines(tmp_path / "matrix.jsonl"))) == 1:
             encoded.append(())
             raise KeyboardInterrupt
         encoded.append(sentences)
-        return encode(self, model, tokenizer, sentences)
+        return encode(self, decoder, sentences, budget)
 
     monkeypatch.setattr(NeuronXAEvaluator, "encode", counted)
     assert RUNNER.invoke(app, command(model, tmp_path)).exit_code != 0
