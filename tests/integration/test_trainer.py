@@ -451,18 +451,18 @@ class TestTrainingIsUnchanged:
 def failing(**options: Any) -> NeuronXACallback:
     """A callback whose every evaluation meets a model that breaks in the middle of its forward pass."""
     callback = NeuronXACallback(ICELANDIC, **options)
-    score = callback.evaluator.__call__
+    score = callback.evaluator.score
 
-    def break_then_score(model: Any, tokenizer: Any) -> Any:
-        handle = model.get_decoder().layers[1].register_forward_hook(lambda *_: 1 / 0)
+    def break_then_score(decoder: Any, budget: Any) -> Any:
+        handle = decoder.model.get_decoder().layers[1].register_forward_hook(lambda *_: 1 / 0)
         try:
-            return score(model, tokenizer)
+            return score(decoder, budget)
         finally:
             handle.remove()
 
     class Breaking:
         check, pairs, methods = callback.evaluator.check, callback.evaluator.pairs, callback.evaluator.methods
-        __call__ = staticmethod(break_then_score)
+        score = staticmethod(break_then_score)
 
     callback.evaluator = Breaking()  # type: ignore[assignment]
     return callback
