@@ -6,7 +6,7 @@ COMET := .comet
 MODEL := .models/smollm2-135m-instruct
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat lint model comet bench recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model comet bench recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -16,6 +16,10 @@ test: lint $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready
 
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors
 	$(COMPAT)/bin/python -m pytest
+
+# The tests that draw their examples, at random and long. Keep each example that fails as an @example.
+fuzz: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -m hypothesis --hypothesis-profile fuzz
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

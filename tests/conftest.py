@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -25,6 +26,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 THREADS = torch.get_num_threads()
 torch.set_num_threads(1)
+# What a newcomer runs must not hang on luck: the same examples each time. `make fuzz` draws others, and many.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=200)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile("steady")
 ROOT = Path(__file__).parent.parent
 SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
 COMET = ROOT / ".comet"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -45,7 +45,6 @@ def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) 
     assert [(record["step"], record["mark"]) for record in history.read()] == [(0, "a"), (10, "c"), (20, "d")]
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 60))
 def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +62,6 @@ def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
 LINES = st.lists(st.tuples(st.integers(0, 40), st.text(max_size=5)), min_size=1, max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
 @given(LINES, st.integers(0, 10_000), st.integers(0, 45), st.sampled_from([b"", b"{", b'{"st', b"\x00\x00", b"\xc3"]))
 def test_after_any_cut_a_resumed_run_has_the_whole_lines_up_to_its_step(
     written: list[tuple[int, str]], cut: int, step: int, garbage: bytes
