@@ -16,7 +16,7 @@ from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.encoder import encode_all
 from tests.architectures import CONFIGS, tiny
-from tests.conftest import make_tokenizer
+from tests.support import make_tokenizer
 
 ARCHITECTURES = ("llama", "qwen3", "mistral-sliding-window", "phi3-fused")
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=4)

@@ -14,7 +14,7 @@ from neuronxa_callback.history import History
 from neuronxa_callback.pairs import embedded
 from neuronxa_callback.quality import QualityEvaluator
 from neuronxa_callback.translation import Translations
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from neuronxa_callback.downstream import (
     read_scores,
 )
 from neuronxa_callback.statistics import pearson, spearman
-from tests.conftest import ROOT, make_tokenizer, tiny_llama
+from tests.support import ROOT, make_tokenizer, tiny_llama
 
 RESULTS = Path(__file__).parent / "data" / "lm_eval" / "results.json"
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn")

@@ -22,7 +22,7 @@ from neuronxa_callback.encoder import (
 from neuronxa_callback.scores import ALIGNMENT, REPRESENTATION_OF
 from tests import reference
 from tests.architectures import CONFIGS, tiny
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import hooks_of, make_tokenizer, tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=12)
 REPRESENTATIONS: tuple[Representation, ...] = ("nas", "nav", "embedding")
@@ -198,10 +198,6 @@ def test_the_random_state_is_as_before_even_if_the_model_draws(llama: Any, token
     state = torch.get_rng_state()
     encode(llama, tokenizer, PAIRS.source)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def hooks_of(model: torch.nn.Module) -> list[Any]:
-    return [hook for m in model.modules() for hook in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
 def test_hooks_and_modes_are_restored_when_a_pass_fails(tokenizer: PreTrainedTokenizerFast) -> None:

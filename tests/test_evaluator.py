@@ -14,7 +14,7 @@ from neuronxa_callback.plots import layer_numbers
 from neuronxa_callback.scores import REPRESENTATION_OF, Method, torn_apart
 from neuronxa_callback.statistics import bootstrap_interval, chance_p_value
 from tests import reference
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=20)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=20)

@@ -11,7 +11,7 @@ import pytest
 
 from neuronxa_callback.history import History
 from neuronxa_callback.pairs import embedded
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

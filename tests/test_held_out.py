@@ -13,7 +13,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.pairs import PairsError, embedded
 from neuronxa_callback.quality import QualityEvaluator
 from neuronxa_callback.translation import PLAIN_PROMPT
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 TEXT = embedded("heldout.tsv")
 LANGUAGES = ("eng_Latn", "isl_Latn")

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig
 
-from tests.conftest import make_tokenizer
+from tests.support import make_tokenizer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PAIRS = Dataset.from_dict({"eng_Latn": ["A.", "B."], "isl_Latn": ["Á.", "BÉ."]})

@@ -17,7 +17,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
 from neuronxa_callback.lines import read_lines
 from neuronxa_callback.matrix import square_tables
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn")

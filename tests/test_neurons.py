@@ -23,7 +23,7 @@ from neuronxa_callback.encoder import encode_all
 from neuronxa_callback.neurons import DenseFFN, UnreadableFFNError, find_ffns
 from tests import reference
 from tests.architectures import CONFIGS, tiny
-from tests.conftest import tiny_llama
+from tests.support import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 

@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.overlap import NEAR, NGRAM, Sentences, drop, search, texts_of
 from neuronxa_callback.pairs import embedded
-from tests.conftest import tiny_llama
-from tests.integration.test_trainer import dataset as training_set
-from tests.integration.test_trainer import scored_steps, sft
+from tests.support import scored_steps, sft, tiny_llama, training_set
 
 ENGLISH = ("The sea is calm.", "A red door opened.", "Nobody laughed.")
 ICELANDIC = ("Sjórinn er lygn.", "Rauð hurð opnaðist.", "Enginn hló.")

@@ -17,7 +17,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.history import History
 from tests.architectures import needs_stacked_experts, tiny
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LORA = {"use_peft": True, "lora_r": 8, "lora_target_modules": ["all-linear"]}

@@ -14,7 +14,7 @@ from neuronxa_callback import ParallelPairs, comet_environment, quality
 from neuronxa_callback.comet_process import QualityScore
 from neuronxa_callback.quality import QualityEvaluator
 from neuronxa_callback.translation import Translations, translate
-from tests.conftest import tiny_llama
+from tests.support import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=6)

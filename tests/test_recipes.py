@@ -27,7 +27,7 @@ from trl import SFTConfig, SFTTrainer
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.history import History
 from neuronxa_callback.pairs import embedded
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SFT = ("icelandic_sft.py", "smoke.yaml")

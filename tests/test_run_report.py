@@ -16,7 +16,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.history import History, record_of
 from neuronxa_callback.quality import QualityEvaluator
 from neuronxa_callback.report import ReportError
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RUN = run_report.Run(
     base_model="somebody/model",

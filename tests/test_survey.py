@@ -24,7 +24,7 @@ from neuronxa_callback.lines import read_lines
 from neuronxa_callback.pairs import embedded, head_languages, language_codes
 from tests import reference
 from tests.architectures import MULTIMODAL, tiny_multimodal
-from tests.conftest import ROOT, make_tokenizer, tiny_llama
+from tests.support import ROOT, make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")

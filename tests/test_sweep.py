@@ -23,8 +23,7 @@ from neuronxa_callback.comet_process import CometWorker, QualityError, QualitySc
 from neuronxa_callback.history import History
 from neuronxa_callback.models import Checkpoint, Loader, ModelError
 from neuronxa_callback.quality import QualityEvaluator
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration import test_trainer as trainers
+from tests.support import make_tokenizer, sft, tiny_llama
 
 # Short, so that translating them takes little time, and with words in common, so that random weights align some.
 ENGLISH = (
@@ -90,7 +89,7 @@ def adapter_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps of LoRA in NF4, with a checkpoint and the callback's scores at every second."""
     output_dir: Path = tmp_path_factory.mktemp("adapters")
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=FLOAT32)
-    trainers.sft(
+    sft(
         output_dir,
         [NeuronXACallback([ICELANDIC, FRENCH], eval_steps=2, quality=(), on_error="raise")],
         AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, dtype=FLOAT32),
@@ -105,7 +104,7 @@ def adapter_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def full_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir: Path = tmp_path_factory.mktemp("full")
-    trainers.sft(
+    sft(
         output_dir,
         [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf", on_error="raise")],
         AutoModelForCausalLM.from_pretrained(base, dtype=FLOAT32),

@@ -16,8 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from neuronxa_callback import ParallelPairs, encoder, translation
 from neuronxa_callback.translation import CHAT_PROMPT, PLAIN_PROMPT, Translations, prompt_ids, translate
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.test_encoder import hooks_of
+from tests.support import hooks_of, make_tokenizer, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=8)
 PAIR = ("eng_Latn", "isl_Latn")

@@ -14,9 +14,7 @@ from transformers import TrainerCallback
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, encoder, translation
 from neuronxa_callback.history import History
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
-from tests.test_encoder import hooks_of
+from tests.support import ICELANDIC, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
 
 
 class AtStep4(TrainerCallback):

@@ -30,8 +30,7 @@ from neuronxa_callback.history import History
 from neuronxa_callback.quality import COMET_MODEL, COMETKIWI_MODEL, QualityReport
 from neuronxa_callback.statistics import pearson
 from neuronxa_callback.translation import translate
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import Interrupt, scored_steps, sft
+from tests.support import Interrupt, make_tokenizer, scored_steps, sft, tiny_llama
 
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
@@ -445,7 +444,7 @@ DEFAULT_RUN = """
 import sys
 from pathlib import Path
 from neuronxa_callback import NeuronXACallback
-from tests.integration.test_trainer import sft
+from tests.support import sft
 
 trainer = sft(Path(sys.argv[1]), [NeuronXACallback(eval_steps=6)])
 trainer.train()

@@ -21,8 +21,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, encoder, history
 from neuronxa_callback.history import History
-from tests.conftest import tiny_llama
-from tests.integration.test_trainer import ICELANDIC, Interrupt, StopAt, scored_steps, sft
+from tests.support import ICELANDIC, Interrupt, StopAt, scored_steps, sft, tiny_llama
 
 PAIRS = [ParallelPairs.load(f"eng_Latn-{code}", n=5) for code in ("isl_Latn", "fra_Latn")]
 SAVING = {"save_strategy": "steps", "save_steps": 2}

@@ -16,8 +16,7 @@ from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, report, sweep
 from neuronxa_callback.history import History
 from neuronxa_callback.models import ModelError
 from neuronxa_callback.quality import QualityEvaluator
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
+from tests.support import ICELANDIC, make_tokenizer, scored_steps, sft, tiny_llama
 
 
 def refuse(*arguments: Any, **options: Any) -> Any:
