@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -23,12 +24,18 @@ from tests.support import COMET, ROOT, SMOLLM, make_tokenizer, tiny_llama
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are several times faster without a second thread to wait for, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
-THREADS = torch.get_num_threads()
+THREADS = max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(1)
 # What a newcomer runs must not hang on luck: the same examples each time. `make fuzz` draws others, and many.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=200)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """Takes what was imported out of the garbage collector's sight, which a Trainer calls at each start: 0.3 s a time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
