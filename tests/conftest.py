@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("steady")
 
 
 def pytest_collection_finish() -> None:
-    """Takes what was imported out of the garbage collector's sight, which a Trainer calls at each start: 0.3 s a time."""
+    """Keeps what was imported from the garbage collector; a Trainer calls it at each start, for 0.3 s a time."""
     gc.collect()
     gc.freeze()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -68,6 +69,7 @@ def whole_checkpoint(folder: Path) -> str | None:
 def train(folder: Path, began: Any, die: Callable[[], None] | None = None) -> None:
     """A run of 20 steps with dropout, two languages, translations and a patience, from its last checkpoint on."""
     torch.set_num_threads(1)
+    gc.freeze()  # as in conftest.py: what the process was forked with is not looked through at each start
     checkpoint = whole_checkpoint(folder)
     if die is not None and checkpoint is None:
         die()
