@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from neuronxa_callback import comet_environment
+from neuronxa_callback.quality.comet import environment as comet_environment
 from tests.support import COMET, ROOT, SMOLLM, make_tokenizer, tiny_llama
 
 os.environ["HF_HUB_OFFLINE"] = "1"

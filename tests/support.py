@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.pairs import embedded
 
 if TYPE_CHECKING:  # seconds to import, and most tests train nothing
     from datasets import Dataset

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, encoder, translation
-from neuronxa_callback.history import History
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator
+from neuronxa_callback.alignment import encoder
+from neuronxa_callback.quality import translation
+from neuronxa_callback.training.history import History
 from tests.support import ICELANDIC, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
 
 

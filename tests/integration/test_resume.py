@@ -20,8 +20,10 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs, encoder, history
-from neuronxa_callback.history import History
+from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.alignment import encoder
+from neuronxa_callback.training import history
+from neuronxa_callback.training.history import History
 from tests.support import ICELANDIC, Interrupt, StopAt, scored_steps, sft, tiny_llama
 
 PAIRS = [ParallelPairs.load(f"eng_Latn-{code}", n=5) for code in ("isl_Latn", "fra_Latn")]

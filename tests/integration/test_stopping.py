@@ -11,8 +11,8 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
-from neuronxa_callback.history import History
-from neuronxa_callback.statistics import paired_p_value
+from neuronxa_callback.significance import paired_p_value
+from neuronxa_callback.training.history import History
 from tests.support import make_tokenizer, sft, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)

@@ -24,10 +24,11 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, report
-from neuronxa_callback.history import History
-from neuronxa_callback.neurons import UnreadableFFNError
-from neuronxa_callback.scores import Method
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.model.neurons import UnreadableFFNError
+from neuronxa_callback.training import page as report
+from neuronxa_callback.training.history import History
+from neuronxa_callback.vocabulary import Method
 from tests.support import ICELANDIC, Interrupt, StopAt, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
 
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
