@@ -32,6 +32,13 @@ hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000, p
 hypothesis.settings.load_profile("steady")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs the real unbabel-comet, by the fixture that all of it asks for."""
+    for item in items:
+        if "comet_python" in getattr(item, "fixturenames", ()):
+            item.add_marker("comet")
+
+
 def pytest_collection_finish() -> None:
     """Keeps what was imported from the garbage collector; a Trainer calls it at each start, for 0.3 s a time."""
     gc.collect()

@@ -11,6 +11,8 @@ from scipy import stats
 from neuronxa_callback import plots
 from neuronxa_callback.significance import pearson
 
+pytestmark = pytest.mark.unit
+
 HISTORY = [
     {
         "step": step,

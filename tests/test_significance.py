@@ -10,6 +10,8 @@ from scipy import stats
 
 from neuronxa_callback import significance
 
+pytestmark = pytest.mark.unit
+
 
 def test_eq5_gives_the_papers_number() -> None:
     assert round(significance.chance_p_value(0.05, 100), 5) == 0.00016

@@ -14,6 +14,8 @@ from neuronxa_callback.alignment.scores import aligned_pairs, measure, represent
 from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, Method
 from tests import reference
 
+pytestmark = pytest.mark.unit
+
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(2, 9), st.integers(1, 5))
 def test_equals_the_loops_of_eq4(seed: int, layers: int, n: int, features: int) -> None:

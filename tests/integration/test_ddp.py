@@ -13,6 +13,8 @@ import pytest
 import torch
 import transformers
 
+pytestmark = [pytest.mark.trainer, pytest.mark.distributed]
+
 SCRIPT = """
 import os
 import sys

@@ -18,6 +18,8 @@ from neuronxa_callback.quality import translation
 from neuronxa_callback.training.history import History
 from tests.support import ICELANDIC, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 
 class AtStep4(TrainerCallback):
     """Does something to the model in the middle of the run, right before an evaluation."""

@@ -33,6 +33,8 @@ from neuronxa_callback.significance import pearson
 from neuronxa_callback.training.history import History
 from tests.support import Interrupt, make_tokenizer, scored_steps, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
 

@@ -26,6 +26,8 @@ from neuronxa_callback.training import history
 from neuronxa_callback.training.history import History
 from tests.support import ICELANDIC, Interrupt, StopAt, scored_steps, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 PAIRS = [ParallelPairs.load(f"eng_Latn-{code}", n=5) for code in ("isl_Latn", "fra_Latn")]
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 KILLS = 20

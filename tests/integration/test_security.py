@@ -20,6 +20,8 @@ from neuronxa_callback.training import sweep
 from neuronxa_callback.training.history import History
 from tests.support import ICELANDIC, make_tokenizer, scored_steps, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 
 def refuse(*arguments: Any, **options: Any) -> Any:
     raise AssertionError("this must not be called")

@@ -15,6 +15,8 @@ from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
 from tests.support import make_tokenizer, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=100)
 EVALUATING = {"eval_strategy": "steps", "eval_steps": 2}

@@ -31,6 +31,8 @@ from neuronxa_callback.training.history import History
 from neuronxa_callback.vocabulary import Method
 from tests.support import ICELANDIC, Interrupt, StopAt, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
 KEYS = {"eval_nasca", "eval_nasca_eng_Latn-isl_Latn", "eval_nasca_eng_Latn-fra_Latn", "eval_neuronxa_runtime"}
 

@@ -15,6 +15,8 @@ from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.pairs import PairsError, embedded
 from tests.support import make_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.recipe
+
 TEXT = embedded("heldout.tsv")
 LANGUAGES = ("eng_Latn", "isl_Latn")
 

@@ -15,6 +15,8 @@ from trl import ModelConfig, SFTConfig
 
 from tests.support import make_tokenizer
 
+pytestmark = pytest.mark.recipe
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 PAIRS = Dataset.from_dict({"eng_Latn": ["A.", "B."], "isl_Latn": ["Á.", "BÉ."]})
 

@@ -19,6 +19,8 @@ from neuronxa_callback.training.history import History
 from tests.architectures import needs_stacked_experts, tiny
 from tests.support import make_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.recipe
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 LORA = {"use_peft": True, "lora_r": 8, "lora_target_modules": ["all-linear"]}
 

@@ -29,6 +29,8 @@ from neuronxa_callback.text.pairs import embedded
 from neuronxa_callback.training.history import History
 from tests.support import make_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.recipe
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 SFT = ("icelandic_sft.py", "smoke.yaml")
 CPT = ("icelandic_cpt.py", "smoke_cpt.yaml")

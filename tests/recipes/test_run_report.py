@@ -18,6 +18,8 @@ from neuronxa_callback.training.history import History, record_of
 from neuronxa_callback.training.page import ReportError
 from tests.support import make_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.recipe
+
 RUN = run_report.Run(
     base_model="somebody/model",
     recipe="icelandic_sft.py",

@@ -30,6 +30,7 @@ LONG = "The lighthouse keeper wrote every ship that passed into a thick green bo
 OF_LONG = ParallelPairs((LONG, ENGLISH[0]), ("Vitavörðurinn skráði öll skip.", ICELANDIC[0]), "eng_Latn", "isl_Latn")
 
 
+@pytest.mark.unit
 class TestWholeSentences:
     def test_case_space_and_punctuation_do_not_hide_a_sentence(self) -> None:
         texts = ["nothing here", "He said: THE  SEA—is\u00a0calm!!", "translate: Enginn hló", "A red doorbell opened."]
@@ -86,6 +87,7 @@ def shares(sentence: str, text: str) -> float:
     return min(len([run for run in wanted if run in runs(text)]) / len(wanted), 0.99)
 
 
+@pytest.mark.unit
 class TestNearDuplicates:
     def test_another_word_or_order_is_found(self) -> None:
         texts = [
@@ -143,6 +145,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.unit
 class TestTrainingSets:
     def test_a_report_counts_each_text_once_and_keeps_examples(self) -> None:
         report = search(ROWS, [OF_LONG, PAIRS])
@@ -191,6 +194,7 @@ class TestTrainingSets:
             search(Dataset.from_dict({"input_ids": [[1], [2, 3]]}), [PAIRS])
 
 
+@pytest.mark.trainer
 class TestTheCallback:
     def run(self, folder: Path, texts: Any) -> Any:
         callback = NeuronXACallback("eng_Latn-isl_Latn", eval_steps=6, train_texts=texts)

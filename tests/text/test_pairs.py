@@ -11,6 +11,8 @@ import pytest
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.pairs import PairsError, embedded, language_codes, language_name
 
+pytestmark = pytest.mark.unit
+
 ENGLISH = ("The sea is calm.", "A red door opened.", "Nobody laughed.")
 ICELANDIC = ("Sjórinn er lygn.", "Rauð hurð opnaðist.", "Enginn hló.")
 CODES = ("eng_Latn", "isl_Latn")

@@ -18,6 +18,8 @@ from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import StoppingRule, Verdict, judge
 
+pytestmark = pytest.mark.unit
+
 NAME = "eng_Latn-isl_Latn"
 
 

@@ -28,6 +28,8 @@ from neuronxa_callback.training import sweep
 from neuronxa_callback.training.history import History
 from tests.support import make_tokenizer, sft, tiny_llama
 
+pytestmark = pytest.mark.trainer
+
 # Short, so that translating them takes little time, and with words in common, so that random weights align some.
 ENGLISH = (
     "Anna has 3 cats.",
