@@ -4,18 +4,25 @@ VENV := .venv
 COMPAT := .venv-compat
 COMET := .comet
 MODEL := .models/smollm2-135m-instruct
+PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat lint model comet bench recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model comet bench recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
 
-test: lint $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready
-	$(VENV)/bin/python -m pytest
+# One process a core; each takes about 3 GB.
+test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready
+	$(VENV)/bin/python -m pytest $(PARALLEL)
 
+# What touches transformers, again with version 4.57.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors
-	$(COMPAT)/bin/python -m pytest
+	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit"
+
+# The tests that draw their examples, at random and long. Keep each example that fails as an @example.
+fuzz: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -m hypothesis --hypothesis-profile fuzz
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

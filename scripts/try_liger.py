@@ -17,7 +17,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.encoder import encode_all
 from neuronxa_callback.model.decoder import Decoder
 from tests.architectures import CONFIGS, tiny
-from tests.conftest import make_tokenizer
+from tests.support import make_tokenizer
 
 ARCHITECTURES = ("llama", "qwen3", "mistral-sliding-window", "phi3-fused")
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=4)

@@ -40,7 +40,7 @@ from transformers import (
     Starcoder2Config,
 )
 
-from tests.conftest import VOCABULARY
+from tests.support import VOCABULARY
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,

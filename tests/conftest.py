@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,70 +13,41 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuronxa_callback.quality.comet import environment as comet_environment
-from neuronxa_callback.text.embedded import embedded
+from tests.support import COMET, ROOT, SMOLLM, make_tokenizer, tiny_llama
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are several times faster without a second thread to wait for, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
-THREADS = torch.get_num_threads()
+THREADS = max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(1)
-ROOT = Path(__file__).parent.parent
-SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
-COMET = ROOT / ".comet"
-VOCABULARY = 600
+# What a newcomer runs must not hang on luck: the same examples each time. `make fuzz` draws others, and many.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=200)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile("steady")
 
 
-def make_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer; with `bos` it puts a BOS token in front, as Llama's does."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    sentences = [sentence for column in embedded("heldout.tsv").values() for sentence in column]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<s>", "</s>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sentences, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left"
-    )
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs the real unbabel-comet, by the fixture that all of it asks for."""
+    for item in items:
+        if "comet_python" in getattr(item, "fixturenames", ()):
+            item.add_marker("comet")
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what was imported from the garbage collector; a Trainer calls it at each start, for 0.3 s a time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer()
-
-
-def tiny_llama(seed: int = 0, **settings: Any) -> LlamaForCausalLM:
-    """A Llama of three layers with random weights large enough for sentences to differ."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-            "initializer_range": 0.2,
-            "pad_token_id": 2,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-        }
-        | settings
-    )
-    return LlamaForCausalLM(config)
 
 
 @pytest.fixture

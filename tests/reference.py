@@ -6,6 +6,7 @@ Nothing here uses the package. The FFN's activations are computed anew from its 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,25 @@ def gate_and_input(ffn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return (F.linear(x, p.weight, p.bias) for p in (ffn.gate_proj, ffn.up_proj))  # type: ignore[return-value]
 
 
-def token_representations(model: Any, tokenizer: Any, sentence: str, representation: str) -> list[Floats]:
-    """n_lt of Eq. 3 for each layer: (tokens, features)."""
+def token_representations(
+    model: Any, tokenizer: Any, sentence: str, representations: Sequence[str]
+) -> dict[str, list[Floats]]:
+    """n_lt of Eq. 3 for each layer, (tokens, features), of each representation: all from one pass of the model."""
     inputs, hidden_states = ffn_inputs(model, tokenizer, sentence)
-    if representation == "embedding":
-        return [hidden.double().numpy() for hidden in hidden_states]
-    layers = []
+    found: dict[str, list[Floats]] = {name: [] for name in representations}
+    if "embedding" in found:
+        found["embedding"] = [hidden.double().numpy() for hidden in hidden_states]
     with torch.no_grad():
         for layer, x in zip(model.get_decoder().layers, inputs, strict=True):
+            if not {"nas", "nav"} & found.keys():
+                break
             gate, w_i = gate_and_input(layer.mlp, x)
             activation = getattr(layer.mlp, "act_fn", None) or layer.mlp.activation_fn
-            value = activation(gate) > 0 if representation == "nas" else (activation(gate) * w_i).abs()
-            layers.append(value.double().numpy())
-    return layers
+            if "nas" in found:
+                found["nas"].append((activation(gate) > 0).double().numpy())
+            if "nav" in found:
+                found["nav"].append((activation(gate) * w_i).abs().double().numpy())
+    return found
 
 
 def pool(tokens: Floats, token_pooling: str) -> Floats:
@@ -71,13 +78,20 @@ def pool(tokens: Floats, token_pooling: str) -> Floats:
     return pooled
 
 
+def encode_all(
+    model: Any, tokenizer: Any, sentences: Any, representations: Sequence[str], token_pooling: str = "weighted"
+) -> dict[str, Floats]:
+    """(layers, sentences, features) of each representation."""
+    encoded: dict[str, list[list[Floats]]] = {name: [] for name in representations}
+    for sentence in sentences:
+        for name, layers in token_representations(model, tokenizer, sentence, representations).items():
+            encoded[name].append([pool(layer, token_pooling) for layer in layers])
+    return {name: np.array(of_sentences).transpose(1, 0, 2) for name, of_sentences in encoded.items()}
+
+
 def encode(model: Any, tokenizer: Any, sentences: Any, representation: str, token_pooling: str = "weighted") -> Floats:
     """(layers, sentences, features)."""
-    encoded = []
-    for sentence in sentences:
-        layers = token_representations(model, tokenizer, sentence, representation)
-        encoded.append([pool(layer, token_pooling) for layer in layers])
-    return np.array(encoded).transpose(1, 0, 2)
+    return encode_all(model, tokenizer, sentences, (representation,), token_pooling)[representation]
 
 
 def cosine(a: Floats, b: Floats) -> float:

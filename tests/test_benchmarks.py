@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks import stopping
+
+pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parent.parent
 

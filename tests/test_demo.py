@@ -16,7 +16,7 @@ from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

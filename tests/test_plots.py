@@ -13,6 +13,8 @@ from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import pearson
 
+pytestmark = pytest.mark.unit
+
 HISTORY = [
     {
         "step": step,

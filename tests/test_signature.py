@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from neuronxa_callback.signature import DIFFERENT, Signature
 
+pytestmark = pytest.mark.unit
+
 NAMES = st.text("abcdefgh_", min_size=1)
 SIGNATURES = st.dictionaries(NAMES, st.text()).map(Signature.of)
 

@@ -4,11 +4,13 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from neuronxa_callback import significance
+
+pytestmark = pytest.mark.unit
 
 
 def test_eq5_gives_the_papers_number() -> None:
@@ -122,7 +124,6 @@ def test_holm_by_hand() -> None:
     assert significance.holm([]) == []
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_rejects_what_the_step_down_rejects(p_values: list[float]) -> None:
     for level in (0.01, 0.05, 0.5):

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from neuronxa_callback.tables import Table, render, show
 
+pytestmark = pytest.mark.unit
+
 TABLE = Table(
     "Scores of a_model",
     ["language", "score", "p", "pairs"],

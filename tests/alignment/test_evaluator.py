@@ -17,7 +17,7 @@ from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import bootstrap_interval, chance_p_value
 from neuronxa_callback.vocabulary import REPRESENTATION_OF, LayerPooling, Method
 from tests import reference
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=20)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=20)

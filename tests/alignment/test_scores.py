@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -14,8 +14,9 @@ from neuronxa_callback.alignment.scores import aligned_pairs, measure, represent
 from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, Method
 from tests import reference
 
+pytestmark = pytest.mark.unit
 
-@settings(max_examples=60, deadline=None)
+
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(2, 9), st.integers(1, 5))
 def test_equals_the_loops_of_eq4(seed: int, layers: int, n: int, features: int) -> None:
     rng = np.random.default_rng(seed)
@@ -24,7 +25,6 @@ def test_equals_the_loops_of_eq4(seed: int, layers: int, n: int, features: int) 
     assert alignment_score(torch.tensor(source), torch.tensor(target)).tolist() == pytest.approx(expected)
 
 
-@settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.float32, (2, 6, 4), elements=st.integers(0, 2)))
 def test_neither_order_nor_side_matters_even_with_many_ties(values: np.ndarray) -> None:
     source, target = torch.tensor(values).unsqueeze(1)
@@ -91,7 +91,6 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 2), st.integers(3, 12), st.integers(2, 20))
 @pytest.mark.parametrize("method", SIMILARITIES)
 def test_a_similarity_equals_its_slow_reference(method: Method, seed: int, layers: int, n: int, features: int) -> None:
@@ -213,7 +212,6 @@ def test_what_is_a_mean_over_pairs_says_each_pairs_part(method: Method) -> None:
         torch.testing.assert_close(measured.per_pair.mean(dim=1), measured.per_layer)
 
 
-@settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.float64, (2, 5, 3), elements=st.integers(-2, 2)))
 def test_retrieval_equals_its_loops(values: np.ndarray) -> None:
     source, target = torch.tensor(values).unsqueeze(1)

@@ -20,8 +20,7 @@ from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import sft
+from tests.support import make_tokenizer, sft, tiny_llama
 
 GOLDEN = Path(__file__).parent
 CPU = "AVX512"  # the instruction set that the golden files were made with

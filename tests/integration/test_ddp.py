@@ -13,13 +13,15 @@ import pytest
 import torch
 import transformers
 
+pytestmark = [pytest.mark.trainer, pytest.mark.distributed]
+
 SCRIPT = """
 import os
 import sys
 from pathlib import Path
 import torch
 from neuronxa_callback import NeuronXACallback
-from tests.integration.test_trainer import ICELANDIC, sft
+from tests.support import ICELANDIC, sft
 
 output_dir, watched = Path(sys.argv[1]), sys.argv[2] != "bare"
 quality = {"quality": ("comet", "chrf"), "comet_model": sys.argv[3]}
@@ -45,7 +47,7 @@ import sys
 from pathlib import Path
 import torch
 from neuronxa_callback import NeuronXACallback
-from tests.integration.test_trainer import ICELANDIC, StopAt, sft
+from tests.support import ICELANDIC, StopAt, sft
 
 output_dir, mode = Path(sys.argv[1]), sys.argv[2]
 options = {"max_steps": 20, "learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2, "use_cpu": True}

@@ -16,9 +16,9 @@ from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
 from neuronxa_callback.training.history import History
-from tests.alignment.test_encoder import hooks_of
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
+from tests.support import ICELANDIC, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
+
+pytestmark = pytest.mark.trainer
 
 
 class AtStep4(TrainerCallback):

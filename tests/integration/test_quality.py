@@ -32,8 +32,9 @@ from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, Qu
 from neuronxa_callback.quality.translation import translate
 from neuronxa_callback.significance import pearson
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import Interrupt, scored_steps, sft
+from tests.support import Interrupt, make_tokenizer, scored_steps, sft, tiny_llama
+
+pytestmark = pytest.mark.trainer
 
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
@@ -448,7 +449,7 @@ DEFAULT_RUN = """
 import sys
 from pathlib import Path
 from neuronxa_callback import NeuronXACallback
-from tests.integration.test_trainer import sft
+from tests.support import sft
 
 trainer = sft(Path(sys.argv[1]), [NeuronXACallback(eval_steps=6)])
 trainer.train()

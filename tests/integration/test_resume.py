@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -23,8 +24,9 @@ from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.training import history
 from neuronxa_callback.training.history import History
-from tests.conftest import tiny_llama
-from tests.integration.test_trainer import ICELANDIC, Interrupt, StopAt, scored_steps, sft
+from tests.support import ICELANDIC, Interrupt, StopAt, scored_steps, sft, tiny_llama
+
+pytestmark = pytest.mark.trainer
 
 PAIRS = [ParallelPairs.load(f"eng_Latn-{code}", n=5) for code in ("isl_Latn", "fra_Latn")]
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -71,6 +73,7 @@ def whole_checkpoint(folder: Path) -> str | None:
 def train(folder: Path, began: Any, die: Callable[[], None] | None = None) -> None:
     """A run of 20 steps with dropout, two languages, translations and a patience, from its last checkpoint on."""
     torch.set_num_threads(1)
+    gc.freeze()  # as in conftest.py: what the process was forked with is not looked through at each start
     checkpoint = whole_checkpoint(folder)
     if die is not None and checkpoint is None:
         die()

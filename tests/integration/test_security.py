@@ -18,8 +18,9 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training import sweep
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
+from tests.support import ICELANDIC, make_tokenizer, scored_steps, sft, tiny_llama
+
+pytestmark = pytest.mark.trainer
 
 
 def refuse(*arguments: Any, **options: Any) -> Any:

@@ -13,8 +13,9 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration.test_trainer import sft
+from tests.support import make_tokenizer, sft, tiny_llama
+
+pytestmark = pytest.mark.trainer
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=100)

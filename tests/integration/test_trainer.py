@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model_state_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
@@ -23,82 +22,19 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History
 from neuronxa_callback.vocabulary import Method
-from tests.alignment.test_encoder import hooks_of
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import ICELANDIC, Interrupt, StopAt, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
 
-ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
+pytestmark = pytest.mark.trainer
+
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)
 KEYS = {"eval_nasca", "eval_nasca_eng_Latn-isl_Latn", "eval_nasca_eng_Latn-fra_Latn", "eval_neuronxa_runtime"}
-
-
-def dataset() -> Dataset:
-    columns = embedded("demo_train.tsv")
-    return Dataset.from_list(
-        [
-            {"prompt": f"English: {english}\nFrench:", "completion": f" {french}"}
-            for english, french in zip(columns["eng_Latn"], columns["fra_Latn"], strict=True)
-        ][:64]
-    )
-
-
-def sft(
-    output_dir: Path,
-    callbacks: list[Any],
-    model: Any = None,
-    tokenizer: Any = None,
-    peft_config: LoraConfig | None = None,
-    **settings: Any,
-) -> SFTTrainer:
-    options = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 8,
-        "learning_rate": 1e-2,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "max_length": 64,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "seed": 3,
-    } | settings
-    return SFTTrainer(
-        model=model or tiny_llama(),
-        args=SFTConfig(output_dir=str(output_dir), **options),
-        train_dataset=dataset(),
-        eval_dataset=dataset().select(range(16)),
-        processing_class=tokenizer or make_tokenizer(),
-        peft_config=peft_config,
-        callbacks=callbacks,
-    )
-
-
-def scored_steps(trainer: Trainer) -> list[int]:
-    return [entry["step"] for entry in trainer.state.log_history if "eval_nasca" in entry]
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = state.global_step == self.step
-
-
-class Interrupt(StopAt):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 class TestWhenItScores:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.neurons import find_ffns
 from tests.architectures import tiny
-from tests.conftest import tiny_llama
+from tests.support import tiny_llama
 
 
 def test_what_is_found(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:

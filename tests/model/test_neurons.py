@@ -25,7 +25,7 @@ from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.neurons import DenseFFN, find_ffns
 from tests import reference
 from tests.architectures import CONFIGS, tiny
-from tests.conftest import tiny_llama
+from tests.support import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 

@@ -18,7 +18,7 @@ from neuronxa_callback.quality.comet.process import QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import Translations, translate
 from neuronxa_callback.signature import Signature
-from tests.conftest import tiny_llama
+from tests.support import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=6)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+import pytest
+
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
+
+pytestmark = pytest.mark.unit
 
 SCORE = QualityScore(0.5, None, Signature.of(metric="x"))
 

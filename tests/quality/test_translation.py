@@ -18,8 +18,7 @@ from neuronxa_callback import ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT, Translations, prompt_ids, translate
-from tests.alignment.test_encoder import hooks_of
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import hooks_of, make_tokenizer, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=8)
 PAIR = ("eng_Latn", "isl_Latn")

@@ -15,7 +15,9 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.pairs import PairsError
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
+
+pytestmark = pytest.mark.recipe
 
 TEXT = embedded("heldout.tsv")
 LANGUAGES = ("eng_Latn", "isl_Latn")

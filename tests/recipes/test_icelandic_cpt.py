@@ -13,7 +13,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig
 
-from tests.conftest import make_tokenizer
+from tests.support import make_tokenizer
+
+pytestmark = pytest.mark.recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PAIRS = Dataset.from_dict({"eng_Latn": ["A.", "B."], "isl_Latn": ["Á.", "BÉ."]})

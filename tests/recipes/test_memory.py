@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 from trl import ModelConfig, SFTConfig
 
 from tests.architectures import needs_stacked_experts, tiny
-from tests.conftest import tiny_llama
+from tests.support import tiny_llama
+
+pytestmark = pytest.mark.recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LORA = {"use_peft": True, "lora_r": 8, "lora_target_modules": ["all-linear"]}

@@ -13,7 +13,9 @@ from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
+
+pytestmark = pytest.mark.recipe
 
 
 def sft_config(folder: Path, **settings: Any) -> SFTConfig:

@@ -27,7 +27,9 @@ from trl import SFTConfig, SFTTrainer
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
+
+pytestmark = pytest.mark.recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SFT = ("icelandic_sft.py", "smoke.yaml")

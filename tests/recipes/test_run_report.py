@@ -17,7 +17,9 @@ from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training.history import History, record_of
 from neuronxa_callback.training.page import ReportError
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
+
+pytestmark = pytest.mark.recipe
 
 RUN = run_report.Run(
     base_model="somebody/model",

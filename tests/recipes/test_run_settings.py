@@ -18,6 +18,8 @@ from trl import ModelConfig, SFTConfig
 
 from neuronxa_callback import ParallelPairs
 
+pytestmark = pytest.mark.recipe
+
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 WRITTEN_BY_0_1 = Path(__file__).parents[1] / "data" / "settings_0.1"  # by commit 6fb3466
 SFT = (icelandic_sft, "smoke.yaml", "sft.json")

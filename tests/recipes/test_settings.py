@@ -11,6 +11,8 @@ import settings
 from preflight import PreflightError
 from trl import ModelConfig, SFTConfig
 
+pytestmark = pytest.mark.recipe
+
 TYPES = (icelandic_sft.RecipeArguments, SFTConfig, ModelConfig)
 
 

@@ -22,6 +22,8 @@ from training_text import TextError, clean_documents, clean_pairs, pair_rows, tr
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.embedded import embedded
 
+pytestmark = pytest.mark.recipe
+
 HELD_OUT = ParallelPairs.load("eng_Latn-isl_Latn")
 TRAIN = embedded("demo_train.tsv")
 PAIRS = list(zip(TRAIN["eng_Latn"], TRAIN["isl_Latn"], strict=True))[:30]

@@ -24,7 +24,7 @@ from neuronxa_callback.survey.downstream import (
     read_results,
     read_scores,
 )
-from tests.conftest import ROOT, make_tokenizer, tiny_llama
+from tests.support import ROOT, make_tokenizer, tiny_llama
 
 RESULTS = Path(__file__).parents[1] / "data" / "lm_eval" / "results.json"
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn")

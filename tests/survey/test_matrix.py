@@ -19,7 +19,7 @@ from neuronxa_callback.files import read_lines
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.matrix import square_tables
 from neuronxa_callback.survey.records import ScoreLine
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn")

@@ -25,7 +25,7 @@ from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import head_languages, language_codes
 from tests import reference
 from tests.architectures import MULTIMODAL, tiny_multimodal
-from tests.conftest import ROOT, make_tokenizer, tiny_llama
+from tests.support import ROOT, make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
@@ -204,14 +204,12 @@ def test_a_multimodal_checkpoint_is_scored_from_the_disk(name: str, tmp_path: Pa
 def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> None:
     """The table is that of an unbroken run, and no language is computed twice."""
 
-    def command(output: Path) -> list[str]:
-        arguments = ["score", models / "one", "--pairs", many, "--methods", "nasca,mexa", "--format", "csv"]
-        return [sys.executable, "-m", "neuronxa_callback", *map(str, arguments), "--output", str(output)]
-
+    survey = ["score", models / "one", "--pairs", many, "--methods", "nasca,mexa", "--format", "csv", "--output"]
     path = tmp_path / "broken" / "scores.jsonl"
     kills = 0
     for enough in (1, 12, 25):
-        process = subprocess.Popen(command(path.parent), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "neuronxa_callback", *map(str, survey), str(path.parent)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < enough):
             time.sleep(0.005)
         kills += process.poll() is None
@@ -222,13 +220,12 @@ def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> N
     assert kills == 3
     before = list(read_lines(path))
     assert 25 <= len(before) < 59
-    again = subprocess.run(command(path.parent), capture_output=True, text=True, check=True)
-    unbroken = subprocess.run(command(tmp_path / "unbroken"), capture_output=True, text=True, check=True)
-    assert again.stdout == unbroken.stdout
-    assert len(rows(again.stdout)) == 2 * 59
+    again, unbroken = run(*survey, path.parent), run(*survey, tmp_path / "unbroken")
+    assert again == unbroken
+    assert len(rows(again)) == 2 * 59
     after = list(read_lines(path))
     assert after[: len(before)] == before
-    assert sorted(record["lang"] for record in after) == sorted({row["language"] for row in rows(again.stdout)})
+    assert sorted(record["lang"] for record in after) == sorted({row["language"] for row in rows(again)})
 
 
 def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from neuronxa_callback.survey.records import (
     key_of_version_0_1,
 )
 
+pytestmark = pytest.mark.unit
+
 SIGNATURE = "method:nasca|n:30|pair:eng_Latn-isl_Latn|data:ab|tokens:weighted|layers:mean|version:0.1.0"
 CHOICES = Signature.parse(SIGNATURE)
 

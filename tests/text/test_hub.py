@@ -5,6 +5,8 @@ from datasets.exceptions import DatasetNotFoundError
 
 from neuronxa_callback.text.hub import refusal
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("error", "sentence"),

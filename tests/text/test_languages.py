@@ -10,6 +10,8 @@ from neuronxa_callback.text.languages import (
     tatoeba_languages,
 )
 
+pytestmark = pytest.mark.unit
+
 
 def test_flores_200_has_204_codes() -> None:
     assert len(language_codes()) == 204

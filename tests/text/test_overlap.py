@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.overlap import NEAR, NGRAM, Sentences, drop, search, texts_of
-from tests.conftest import tiny_llama
-from tests.integration.test_trainer import dataset as training_set
-from tests.integration.test_trainer import scored_steps, sft
+from tests.support import scored_steps, sft, tiny_llama, training_set
 
 ENGLISH = ("The sea is calm.", "A red door opened.", "Nobody laughed.")
 ICELANDIC = ("Sjórinn er lygn.", "Rauð hurð opnaðist.", "Enginn hló.")
@@ -32,6 +30,7 @@ LONG = "The lighthouse keeper wrote every ship that passed into a thick green bo
 OF_LONG = ParallelPairs((LONG, ENGLISH[0]), ("Vitavörðurinn skráði öll skip.", ICELANDIC[0]), "eng_Latn", "isl_Latn")
 
 
+@pytest.mark.unit
 class TestWholeSentences:
     def test_case_space_and_punctuation_do_not_hide_a_sentence(self) -> None:
         texts = ["nothing here", "He said: THE  SEA—is\u00a0calm!!", "translate: Enginn hló", "A red doorbell opened."]
@@ -53,24 +52,42 @@ class TestWholeSentences:
         (found,) = PAIRS.overlap(text for text in ("x", "nobody laughed"))
         assert found == (1, 2, "Nobody laughed.", 1.0)
 
-    @settings(max_examples=100, deadline=None)
     @given(st.text(), st.integers(0, 2), st.text())
     def test_a_sentence_is_found_in_any_company(self, before: str, pair: int, after: str) -> None:
         found = PAIRS.overlap([f"{before} . {ENGLISH[pair].upper()} . {after}"])
         assert (0, pair, ENGLISH[pair], 1.0) in [tuple(overlap) for overlap in found]
 
 
+def words_of(text: str) -> list[str]:
+    """Slowly: what is left of the text where everything but letters and digits is a space."""
+    normal = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in normal).split()
+
+
+def stands(sentence: str, text: str) -> bool:
+    """Slowly: whether some words of the text, one after the other, are spelled as the whole sentence."""
+    words = words_of(text)
+    spans = ["".join(words[begin:end]) for begin in range(len(words)) for end in range(begin + 1, len(words) + 1)]
+    return "".join(words_of(sentence)) in spans
+
+
 def shares(sentence: str, text: str) -> float:
-    """Slowly: of all runs of eight letters in the sentence, how many stand in the text."""
+    """Slowly: of all runs of eight letters in the sentence, how many stand in the text; 1 for the whole sentence alone.
+
+    All of its runs may stand there without it: those of "A single oak" do in "zebra single oak".
+    """
 
     def runs(of: str) -> set[str]:
-        letters = [c for c in unicodedata.normalize("NFKC", of).casefold() if unicodedata.category(c)[0] in "LMN"]
-        return {"".join(letters[i : i + NGRAM]) for i in range(len(letters) - NGRAM + 1)}
+        letters = "".join(words_of(of))
+        return {letters[i : i + NGRAM] for i in range(len(letters) - NGRAM + 1)}
 
+    if stands(sentence, text):
+        return 1
     wanted = runs(sentence)
-    return len([run for run in wanted if run in runs(text)]) / len(wanted)
+    return min(len([run for run in wanted if run in runs(text)]) / len(wanted), 0.99)
 
 
+@pytest.mark.unit
 class TestNearDuplicates:
     def test_another_word_or_order_is_found(self) -> None:
         texts = [
@@ -103,11 +120,11 @@ class TestNearDuplicates:
         pairs = ParallelPairs((chinese, "海很平静"), ("a", "b"), "zho_Hans", "eng_Latn")
         assert [found.pair for found in pairs.overlap([f"他说{chinese}", chinese.replace("绿", "蓝")])] == [0, 0]
 
-    @settings(max_examples=30, deadline=None)
-    @given(st.integers(0, 99), st.randoms(use_true_random=False))
-    def test_the_share_is_that_of_the_slow_reading(self, pair: int, rng: random.Random) -> None:
+    @given(st.integers(0, 99), st.integers(0, 40))
+    @example(66, 0)  # "zebra" ends in the sentence's first word, "A": all of its n-grams stand there, and it does not
+    def test_the_share_is_that_of_the_slow_reading(self, pair: int, place: int) -> None:
         words = EMBEDDED.source[pair].split()
-        words[rng.randrange(len(words))] = "zebra"
+        words[place % len(words)] = "zebra"
         text = " ".join(words)
         found = {sentence: share for _, sentence, share in Sentences([EMBEDDED]).find(text)}
         expected = shares(EMBEDDED.source[pair], text)
@@ -128,6 +145,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.unit
 class TestTrainingSets:
     def test_a_report_counts_each_text_once_and_keeps_examples(self) -> None:
         report = search(ROWS, [OF_LONG, PAIRS])
@@ -176,6 +194,7 @@ class TestTrainingSets:
             search(Dataset.from_dict({"input_ids": [[1], [2, 3]]}), [PAIRS])
 
 
+@pytest.mark.trainer
 class TestTheCallback:
     def run(self, folder: Path, texts: Any) -> Any:
         callback = NeuronXACallback("eng_Latn-isl_Latn", eval_steps=6, train_texts=texts)

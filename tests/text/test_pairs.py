@@ -11,6 +11,8 @@ from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.pairs import PairsError
 from tests.text.samples import CODES, ENGLISH, EXPECTED, ICELANDIC, ROWS, delimited, refused, write
 
+pytestmark = pytest.mark.unit
+
 
 class TestEmbedded:
     @pytest.mark.parametrize("target", ["isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn"])

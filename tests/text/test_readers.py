@@ -10,6 +10,8 @@ import pytest
 from neuronxa_callback import ParallelPairs
 from tests.text.samples import CODES, ENGLISH, EXPECTED, ICELANDIC, ROWS, delimited, refused, write
 
+pytestmark = pytest.mark.unit
+
 
 class TestLoad:
     def test_tsv(self, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -38,6 +38,7 @@ def test_a_record_is_self_contained(llama: Any, tokenizer: PreTrainedTokenizerFa
     assert len(language["per_pair"]["nasca"]) == 9
 
 
+@pytest.mark.unit
 def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) -> None:
     history = History(tmp_path)
     assert history.read() == []
@@ -46,7 +47,7 @@ def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) 
     assert [(record["step"], record["mark"]) for record in history.read()] == [(0, "a"), (10, "c"), (20, "d")]
 
 
-@settings(max_examples=50, deadline=None)
+@pytest.mark.unit
 @given(st.integers(0, 60))
 def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +65,7 @@ def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
 LINES = st.lists(st.tuples(st.integers(0, 40), st.text(max_size=5)), min_size=1, max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.unit
 @given(LINES, st.integers(0, 10_000), st.integers(0, 45), st.sampled_from([b"", b"{", b'{"st', b"\x00\x00", b"\xc3"]))
 def test_after_any_cut_a_resumed_run_has_the_whole_lines_up_to_its_step(
     written: list[tuple[int, str]], cut: int, step: int, garbage: bytes
@@ -98,6 +99,7 @@ def is_record(line: bytes) -> bool:
         return False
 
 
+@pytest.mark.unit
 def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.begin()
@@ -109,6 +111,7 @@ def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
     assert '"b"' in (tmp_path / "neuronxa" / "scores.2.jsonl").read_text()
 
 
+@pytest.mark.unit
 def test_beginning_anew_overwrites_nothing(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.append({"step": 0, "mark": "new"})
@@ -137,6 +140,7 @@ def quality_report(score: float | None, directions: tuple[str, ...] = ("eng_Latn
     return QualityReport(by_direction)
 
 
+@pytest.mark.unit
 class TestQuality:
     def test_it_joins_the_line_of_its_step(self, tmp_path: Path) -> None:
         history = History(tmp_path)

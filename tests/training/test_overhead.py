@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from neuronxa_callback.training.overhead import Overhead
+
+pytestmark = pytest.mark.unit
 
 
 def told(limit: float, evaluation: float, training: float, steps: int = 10, evaluations: int = 6) -> list[str | None]:

@@ -23,7 +23,7 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History, record_of
 from neuronxa_callback.vocabulary import Method
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 PAIRS = [ParallelPairs.load("eng_Latn-isl_Latn", n=8), ParallelPairs.load("eng_Latn-fra_Latn", n=6)]
 STEPS = (0, 5, 10, 15)

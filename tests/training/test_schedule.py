@@ -6,6 +6,8 @@ import pytest
 
 from neuronxa_callback.training.schedule import Schedule, interval, is_interval
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_new_run_begins_with_a_score_and_scores_each_step_once() -> None:
     schedule = Schedule()

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import StoppingRule, Verdict, judge
+
+pytestmark = pytest.mark.unit
 
 NAME = "eng_Latn-isl_Latn"
 
@@ -49,7 +51,6 @@ def rising(k: int, n: int = 100) -> list[float]:
 # ---------------------------------------------------------------------------------------------- the paired test
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=9))
 def test_the_p_value_is_the_share_of_exchanges_that_rise_as_much(pairs: list[tuple[int, int]]) -> None:
     now, before = ([pair[side] / 4 for pair in pairs] for side in (0, 1))

@@ -27,8 +27,9 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.training import sweep
 from neuronxa_callback.training.history import History
-from tests.conftest import make_tokenizer, tiny_llama
-from tests.integration import test_trainer as trainers
+from tests.support import make_tokenizer, sft, tiny_llama
+
+pytestmark = pytest.mark.trainer
 
 # Short, so that translating them takes little time, and with words in common, so that random weights align some.
 ENGLISH = (
@@ -94,7 +95,7 @@ def adapter_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps of LoRA in NF4, with a checkpoint and the callback's scores at every second."""
     output_dir: Path = tmp_path_factory.mktemp("adapters")
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=FLOAT32)
-    trainers.sft(
+    sft(
         output_dir,
         [NeuronXACallback([ICELANDIC, FRENCH], eval_steps=2, quality=(), on_error="raise")],
         AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, dtype=FLOAT32),
@@ -109,7 +110,7 @@ def adapter_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def full_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir: Path = tmp_path_factory.mktemp("full")
-    trainers.sft(
+    sft(
         output_dir,
         [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf", on_error="raise")],
         AutoModelForCausalLM.from_pretrained(base, dtype=FLOAT32),

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from neuronxa_callback.text.embedded import embedded
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 HERE = Path(__file__).parent
 TASKS = {

@@ -1,0 +1,137 @@
+"""What several test modules share: a tokenizer and tiny models made on the spot, and training runs of a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+
+from neuronxa_callback import ParallelPairs
+from neuronxa_callback.text.embedded import embedded
+
+if TYPE_CHECKING:  # seconds to import, and most tests train nothing
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import Trainer
+    from trl import SFTTrainer
+
+ROOT = Path(__file__).parent.parent
+SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
+COMET = ROOT / ".comet"
+VOCABULARY = 600
+ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
+
+
+def make_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer; with `bos` it puts a BOS token in front, as Llama's does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    sentences = [sentence for column in embedded("heldout.tsv").values() for sentence in column]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left"
+    )
+
+
+def tiny_llama(seed: int = 0, **settings: Any) -> LlamaForCausalLM:
+    """A Llama of three layers with random weights large enough for sentences to differ."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.2,
+            "pad_token_id": 2,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+        }
+        | settings
+    )
+    return LlamaForCausalLM(config)
+
+
+def hooks_of(model: torch.nn.Module) -> list[Any]:
+    return [hook for m in model.modules() for hook in (*m._forward_hooks, *m._forward_pre_hooks)]
+
+
+def training_set() -> Dataset:
+    from datasets import Dataset
+
+    columns = embedded("demo_train.tsv")
+    return Dataset.from_list(
+        [
+            {"prompt": f"English: {english}\nFrench:", "completion": f" {french}"}
+            for english, french in zip(columns["eng_Latn"], columns["fra_Latn"], strict=True)
+        ][:64]
+    )
+
+
+def sft(
+    output_dir: Path,
+    callbacks: list[Any],
+    model: Any = None,
+    tokenizer: Any = None,
+    peft_config: LoraConfig | None = None,
+    **settings: Any,
+) -> SFTTrainer:
+    from trl import SFTConfig, SFTTrainer
+
+    options = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 1e-2,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "max_length": 64,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 3,
+    } | settings
+    return SFTTrainer(
+        model=model or tiny_llama(),
+        args=SFTConfig(output_dir=str(output_dir), **options),
+        train_dataset=training_set(),
+        eval_dataset=training_set().select(range(16)),
+        processing_class=tokenizer or make_tokenizer(),
+        peft_config=peft_config,
+        callbacks=callbacks,
+    )
+
+
+def scored_steps(trainer: Trainer) -> list[int]:
+    return [entry["step"] for entry in trainer.state.log_history if "eval_nasca" in entry]
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+class Interrupt(StopAt):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
