@@ -1,21 +1,59 @@
-"""The commands about COMET; those of the demo, the report and the sweep are tested beside their rooms."""
+"""The commands about COMET and what commands import; the other commands are tested beside their rooms."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.comet import environment as comet_environment
+from tests.conftest import make_tokenizer, tiny_llama
 
 
 def run(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert "Traceback" not in result.output
     return result.exit_code, result.output
+
+
+def loaded_by(*commands: list[str]) -> set[str]:
+    """The modules that are loaded after these commands, in a process of their own."""
+    code = f"""
+import sys
+from neuronxa_callback.cli import app
+for command in {commands!r}:
+    app(command, standalone_mode=False)
+print()
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+class TestImports:
+    def test_help_imports_neither_torch_nor_transformers(self) -> None:
+        top: Any = get_command(app)
+        names = [[name] for name in top.commands] + [["comet", name] for name in top.commands["comet"].commands]
+        assert len(names) == 13
+        loaded = loaded_by(["--help"], *([*name, "--help"] for name in names))
+        assert "neuronxa_callback.cli.survey" in loaded
+        assert not loaded & {"torch", "transformers", "scipy", "matplotlib", "huggingface_hub"}
+
+    def test_a_score_in_float32_imports_no_bitsandbytes(self, tmp_path: Path) -> None:
+        tiny_llama().save_pretrained(tmp_path / "model")
+        make_tokenizer().save_pretrained(tmp_path / "model")
+        places = [str(tmp_path / "model"), "--output", str(tmp_path / "out")]
+        loaded = loaded_by(["score", *places, "--langs", "isl_Latn", "--n", "4", "--dtype", "float32"])
+        assert (tmp_path / "out" / "scores.jsonl").exists()
+        assert "torch" in loaded
+        assert not loaded & {"bitsandbytes", "peft", "datasets", "trl", "tensorboard"}
 
 
 class TestCheck:

@@ -1,0 +1,56 @@
+"""A command that takes groups of options, made one that Typer can read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer reads it: with the fields of its option groups in place of the groups.
+
+    A field without a default becomes an argument, another one an option. Its metadata are what `typer.Option` takes.
+    Where a group is itself a parameter's default, its values are the defaults of the options.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _options(groups[parameter.name], parameter.default)
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{part.name: given.pop(part.name) for part in fields(group)})
+        command(**given)
+
+    read_by_typer: Any = run
+    read_by_typer.__signature__ = inspect.Signature(parameters)
+    read_by_typer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options(group: Any, given: Any) -> list[inspect.Parameter]:
+    """A parameter for each field of a group; `given` is the group that holds the defaults, if there is one."""
+    hints = get_type_hints(group)
+    return [_option(part, hints[part.name], getattr(given, part.name, part.default)) for part in fields(group)]
+
+
+def _option(part: Field[Any], hint: Any, default: Any) -> inspect.Parameter:
+    if any(get_origin(kind) is Literal for kind in (hint, *get_args(hint))):
+        hint = str | None  # Typer would refuse an unknown choice in words that differ from the library's
+    info: Any
+    if default is MISSING:
+        default, info = inspect.Parameter.empty, typer.Argument(**part.metadata)
+    else:  # a flag whose name is given has no --no-... beside it
+        info = typer.Option("--" + part.name.replace("_", "-"), **part.metadata)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(part.name, kind, default=default, annotation=Annotated[hint, info])

@@ -1,0 +1,122 @@
+"""`neuronxa score`, `layers`, `retrieve`, `matrix` and `compare`: models measured over many languages."""
+
+from __future__ import annotations
+
+from neuronxa_callback.cli.options import (
+    Encoding,
+    Layers,
+    Measuring,
+    Methods,
+    OneModel,
+    PivotText,
+    Representations,
+    Saving,
+    Showing,
+    ShowingMeans,
+    Testing,
+    Text,
+    TwoModels,
+)
+from neuronxa_callback.cli.output import FOR_PROGRAMS, surveying, tell, tell_figures, tell_with_means
+from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF
+
+GREATEST_LAYER = Layers(layer_pooling="max")  # as the paper retrieves
+
+
+def score(model: OneModel, text: PivotText, measuring: Testing, saving: Saving, showing: Showing) -> None:
+    """Measure a model's alignment over many languages; stopped and started again, it goes on where it was."""
+    from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey.tables import score_table
+
+    with surveying(showing) as (console, progress):
+        pairs, notes = survey.pairs_with(text.corpus(), text.pivot, text.languages)
+        evaluator = measuring.evaluator(pairs, measuring.permutations)
+        records = survey.score(model.chosen(), evaluator, saving.output, notes, progress)
+    tell(score_table(records, notes), showing, console)
+
+
+def layers(
+    model: OneModel, text: PivotText, methods: Methods, encoding: Encoding, saving: Saving, showing: Showing
+) -> None:
+    """Draw the score at each layer, a line a language, and print it."""
+    from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+    from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey.figures import draw_layers
+    from neuronxa_callback.survey.tables import layer_table
+
+    with surveying(showing) as (console, progress):
+        pairs, notes = survey.pairs_with(text.corpus(), text.pivot, text.languages)
+        evaluator = NeuronXAEvaluator(pairs, methods.chosen(), encoding.token_pooling, encoding.token_budget)
+        records = survey.score(model.chosen(), evaluator, saving.output, notes, progress)
+        figures = draw_layers(records, saving.output)
+    tell(layer_table(records, notes), showing, console)
+    tell_figures(figures)
+
+
+def retrieve(
+    model: OneModel,
+    text: PivotText,
+    representations: Representations,
+    encoding: Encoding,
+    saving: Saving,
+    showing: ShowingMeans,
+    layers: Layers = GREATEST_LAYER,
+) -> None:
+    """Measure how many sentences find their translation, to the pivot, from it and both ways."""
+    from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+    from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey import retrieval
+    from neuronxa_callback.survey.tables import retrieval_summary, retrieval_table
+
+    with surveying(showing) as (console, progress):
+        reads = representations.chosen()
+        methods = [method for read in reads for method in ALIGNMENT if REPRESENTATION_OF[method] == read]
+        corpus = text.corpus()
+        pairs, notes = survey.pairs_with(corpus, text.pivot, text.languages)
+        evaluator = NeuronXAEvaluator(
+            pairs,
+            methods,
+            encoding.token_pooling,
+            encoding.token_budget,
+            layers.layer_pooling,
+            layers=layers.numbers(),
+        )
+        records = retrieval.retrieve(model.chosen(), evaluator, saving.output, notes, progress)
+    rows, means = retrieval_table(records, notes, corpus.head), retrieval_summary(records, corpus.head)
+    tell_with_means(rows, means, showing, console)
+
+
+def matrix(model: OneModel, text: Text, measuring: Measuring, saving: Saving, showing: Showing) -> None:
+    """Measure the alignment of every two languages, each of which is encoded once."""
+    from neuronxa_callback.survey import matrix as languages
+
+    with surveying(showing, "language pairs") as (console, progress):
+        pairs, notes = languages.every_pair(text.corpus(), text.languages)
+        evaluator = measuring.evaluator(pairs)
+        records = languages.measure_matrix(model.chosen(), evaluator, saving.output, notes, progress)
+    if showing.format in FOR_PROGRAMS:
+        tell(languages.matrix_table(records, notes), showing, console)
+        return
+    for table in languages.square_tables(records, notes):
+        tell(table, showing, console)
+
+
+def compare(models: TwoModels, text: PivotText, measuring: Measuring, saving: Saving, showing: Showing) -> None:
+    """Compare two models on the same pairs, with a paired permutation test for each language."""
+    from neuronxa_callback.survey import measure as survey
+    from neuronxa_callback.survey.tables import compare_table
+
+    with surveying(showing) as (console, progress):
+        if not set(measuring.chosen()) & set(OVER_PAIRS):
+            raise ValueError(
+                f"a paired test needs a value a pair; have one of {', '.join(OVER_PAIRS)} among --methods."
+            )
+        pairs, notes = survey.pairs_with(text.corpus(), text.pivot, text.languages)
+        both = []
+        for model in models.chosen():
+            both.append(survey.score(model, measuring.evaluator(pairs), saving.output, notes, progress))
+            measured = {record.lang for record in both[-1]}
+            pairs = [pair for pair in pairs if pair.target_lang in measured]  # what one's context is too short for
+        first, second = ([record for record in records if record.lang in measured] for records in both)
+        table = compare_table(first, second, notes)
+    tell(table, showing, console)
