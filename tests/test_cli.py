@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.comet import environment as comet_environment
-from tests.conftest import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 
 def run(*arguments: str) -> tuple[int, str]:
