@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from benchmarks.machine import describe
-from neuronxa_callback import ParallelPairs, alignment_score, neurons
-from neuronxa_callback.encoder import CPU_TOKEN_BUDGET, batches, encode, run_decoder, tokenize, undisturbed
+from neuronxa_callback import ParallelPairs, alignment_score
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches, encode, run_decoder, tokenize, undisturbed
+from neuronxa_callback.model import neurons
 
 RESULTS = Path(__file__).parent / "results" / "arithmetic.json"
 

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.encoder import CPU_TOKEN_BUDGET, batches, run_decoder, tokenize, undisturbed
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches, run_decoder, tokenize, undisturbed
+from neuronxa_callback.text.pairs import embedded
 
 RESULTS = Path(__file__).parent / "results"
 STEP_TOKENS = 8192

@@ -22,8 +22,8 @@ from rich.table import Table
 from benchmarks.cost import RESULTS
 from benchmarks.machine import describe
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.overlap import search
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.overlap import search
+from neuronxa_callback.text.pairs import embedded
 
 LANGUAGES = ("isl_Latn", "fra_Latn", "spa_Latn")
 KINDS = ("whole", "one word changed", "two words changed")

@@ -26,8 +26,8 @@ from rich.table import Table
 
 from benchmarks.machine import describe
 from benchmarks.record_curve import RECORDED
-from neuronxa_callback.report import markdown_table
-from neuronxa_callback.stopping import StoppingRule, judge
+from neuronxa_callback.training.page import markdown_table
+from neuronxa_callback.training.stopping import StoppingRule, judge
 
 RESULTS = RECORDED.with_name("stopping.json")
 EVALUATIONS = 40

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.pairs import embedded
 
 
 class NumbersKept:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from neuronxa_callback import NeuronXACallback
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.pairs import embedded
 
 
 def main(model_name: str, output_dir: str, steps: str = "100") -> None:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.pairs import embedded
 
 
 def main(model_name: str, output_dir: str, steps: str = "100") -> None:

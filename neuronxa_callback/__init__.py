@@ -1,10 +1,16 @@
 """Cross-lingual alignment (NeuronXA) measured inside Hugging Face fine-tuning runs."""
 
-from neuronxa_callback.callback import NeuronXACallback
-from neuronxa_callback.encoder import encode
-from neuronxa_callback.evaluator import AlignmentReport, NeuronXAEvaluator
-from neuronxa_callback.pairs import ParallelPairs
-from neuronxa_callback.scores import alignment_score
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuronxa_callback.alignment.encoder import encode
+    from neuronxa_callback.alignment.evaluator import AlignmentReport, NeuronXAEvaluator
+    from neuronxa_callback.alignment.scores import alignment_score
+    from neuronxa_callback.text.pairs import ParallelPairs
+    from neuronxa_callback.training.callback import NeuronXACallback
 
 __all__ = [
     "AlignmentReport",
@@ -14,3 +20,25 @@ __all__ = [
     "alignment_score",
     "encode",
 ]
+
+# Each is imported when it is asked for: `encode` needs neither the Trainer nor matplotlib.
+_PLACES = {
+    "AlignmentReport": "alignment.evaluator",
+    "NeuronXACallback": "training.callback",
+    "NeuronXAEvaluator": "alignment.evaluator",
+    "ParallelPairs": "text.pairs",
+    "alignment_score": "alignment.scores",
+    "encode": "alignment.encoder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

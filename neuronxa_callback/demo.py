@@ -16,19 +16,19 @@ from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuronxa_callback import plots
-from neuronxa_callback.callback import (
+from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
+from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.significance import chance_level
+from neuronxa_callback.text.overlap import search
+from neuronxa_callback.text.pairs import ParallelPairs, embedded, language_name
+from neuronxa_callback.training.callback import (
     NeuronXACallback,
     calling_trainer,
     log_metrics,
     quality_metrics,
     translation_metrics,
 )
-from neuronxa_callback.history import History
-from neuronxa_callback.overlap import search
-from neuronxa_callback.pairs import ParallelPairs, embedded, language_name
-from neuronxa_callback.quality import QualityEvaluator, QualityReport
-from neuronxa_callback.statistics import chance_level
-from neuronxa_callback.translation import PLAIN_PROMPT
+from neuronxa_callback.training.history import History
 
 PIVOT = "eng_Latn"
 WATCHED = ("isl_Latn", "fra_Latn", "spa_Latn")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from math import ceil
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from neuronxa_callback.scores import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, Method
-from neuronxa_callback.statistics import FEWEST_POINTS, Correlation, chance_level
+from neuronxa_callback.significance import FEWEST_POINTS, Correlation, chance_level
+from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, score_name
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,8 +29,6 @@ EVALUATION_LINES: tuple[dict[str, Any], ...] = ({"linestyle": ":"}, {"linestyle"
 CHANCE_LINE: dict[str, Any] = {"color": "0.4", "linestyle": "-.", "linewidth": 1, "label": "chance level"}
 STEP_COLOURS = "cividis"  # from dark to light for every kind of colour vision, and in grey print
 
-NAMES = {"comet": "COMET", "cometkiwi": "CometKiwi", "chrf": "chrF", "bleu": "BLEU"}
-NAMES |= {method: method.upper() for method in get_args(Method)}
 REPRESENTATION_NAMES = {"embedding": "Embedding", "nas": "Neuron states", "nav": "Neuron values"}
 LONGEST_LABEL = 40  # characters; a metric of the user's own may have any name
 MOST_COLUMNS = 3
@@ -214,11 +212,6 @@ def map_figure(panels: Sequence[MapPanel], languages: tuple[str, str], title: st
     keys = [Line2D([], [], linestyle="", label=_label(name), **style) for name, style in sides]
     _legend_below(figure, [*keys, Line2D([], [], color="0.75", label="translation")], len(panels))
     return figure
-
-
-def score_name(score: str) -> str:
-    """A method or metric as its authors write it; a metric of the user's own by the name it has."""
-    return NAMES.get(score, score)
 
 
 def why_no_correlation(n: int) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.corpora import HUB_NAME, open_corpus
-from neuronxa_callback.pairs import PairsError
-from neuronxa_callback.quality import Metric, MetricName, QualityEvaluator
-from neuronxa_callback.translation import Prompt
+from neuronxa_callback.quality.evaluator import Metric, QualityEvaluator
+from neuronxa_callback.quality.translation import Prompt
+from neuronxa_callback.text.corpora import HUB_NAME, open_corpus
+from neuronxa_callback.text.pairs import PairsError
+from neuronxa_callback.vocabulary import MetricName
 
 LANGUAGES = ("eng_Latn", "isl_Latn")
 FLORES_PLUS = "openlanguagedata/flores_plus"

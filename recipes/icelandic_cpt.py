@@ -24,8 +24,8 @@ from held_out import HeldOut
 from preflight import PreflightError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from neuronxa_callback.pairs import PairsError
-from neuronxa_callback.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.text.pairs import PairsError
 
 SAMPLE = 200  # documents whose length is taken for that of all
 

@@ -21,8 +21,8 @@ from datasets import Dataset
 from preflight import PreflightError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from neuronxa_callback.pairs import PairsError, language_name
-from neuronxa_callback.translation import CHAT_PROMPT, PLAIN_PROMPT
+from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT
+from neuronxa_callback.text.pairs import PairsError, language_name
 
 BOTH_WAYS = (("eng_Latn", "isl_Latn"), ("isl_Latn", "eng_Latn"))
 

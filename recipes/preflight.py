@@ -24,8 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.neurons import DenseFFN, find_ffns
-from neuronxa_callback.translation import EXTRA_TOKENS, LENGTH_RATIO
+from neuronxa_callback.model.neurons import DenseFFN, find_ffns
+from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
 
 GIB = 2**30
 

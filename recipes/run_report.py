@@ -16,8 +16,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
-from neuronxa_callback import plots, report
-from neuronxa_callback.history import History, correlations
+from neuronxa_callback.training import page as report
+from neuronxa_callback.training.history import History, correlations
+from neuronxa_callback.vocabulary import score_name
 
 PACKAGES = (
     *("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
@@ -147,7 +148,7 @@ def _results(records: Sequence[Mapping[str, Any]], run: Run) -> list[EvalResult]
             dataset_config="eng_Latn-isl_Latn",
             dataset_split=split,
             metric_type=metric,
-            metric_name=plots.score_name(metric),
+            metric_name=score_name(metric),
             metric_value=round(score, 4),
         )
         for split, name, scores in found
@@ -170,7 +171,7 @@ def _beginning(run: Run) -> str:
 def _test_part(run: Run) -> list[str]:
     if run.tested is None:
         return ["No test set was to be had: every score below is on the pairs that the run was watched by."]
-    rows = [(plots.score_name(metric), f"{score:.4f}") for metric, score in run.test_scores.items()]
+    rows = [(score_name(metric), f"{score:.4f}") for metric, score in run.test_scores.items()]
     said = f"On {run.tested}, English to Icelandic and back, by which nothing was chosen, with the saved weights:"
     return ["## Test", said, report.markdown_table(("score", "value"), rows)]
 
@@ -178,9 +179,7 @@ def _test_part(run: Run) -> list[str]:
 def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
     best = _best(records, run)
     rows = [_alignment_row(name, language) for name, language in best["languages"].items()]
-    rows += [
-        (plots.score_name(metric), f"{score:.4f}", "", "") for metric, score in best.get("quality_score", {}).items()
-    ]
+    rows += [(score_name(metric), f"{score:.4f}", "", "") for metric, score in best.get("quality_score", {}).items()]
     chosen = (
         f"The highest NASCA of {len(records)} evaluations on {run.watched}. It was chosen as the highest, so it is "
         "above what the same weights would score on other pairs."
@@ -201,7 +200,7 @@ def _start_part(records: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -
 def _alignment_row(name: str, language: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = language["ci"]["nasca"]
     score, p_value = language["score"]["nasca"], language["p_value"]["nasca"]
-    return f"{plots.score_name('nasca')} {name}", f"{score:.4f}", f"{low:.4f} to {high:.4f}", f"{p_value:.2g}"
+    return f"{score_name('nasca')} {name}", f"{score:.4f}", f"{low:.4f} to {high:.4f}", f"{p_value:.2g}"
 
 
 def _correlation_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -209,7 +208,7 @@ def _correlation_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
     for name, found in correlations(records).items():
         method, _, metric = name.partition("_")
         interval = f"{found.ci[0]:.3f} to {found.ci[1]:.3f}"
-        names = plots.score_name(method), plots.score_name(metric)
+        names = score_name(method), score_name(metric)
         rows.append((*names, f"{found.r:.3f}", interval, f"{found.p_value:.2g}", str(found.n)))
     if not rows:
         return ["## Alignment and quality", "No correlation: it needs three evaluations whose scores vary."]

@@ -21,9 +21,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback
-from neuronxa_callback.history import History
-from neuronxa_callback.stopping import still_stops
-from neuronxa_callback.translation import Prompt
+from neuronxa_callback.quality.translation import Prompt
+from neuronxa_callback.training.history import History
+from neuronxa_callback.training.stopping import still_stops
 
 SETTINGS = "settings.json"
 

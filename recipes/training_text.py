@@ -27,8 +27,8 @@ from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.overlap import Sentences
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.overlap import Sentences
+from neuronxa_callback.text.pairs import embedded
 
 # English in the first column, Icelandic in the second.
 TAB_SEPARATED = {

@@ -14,7 +14,7 @@ import torch
 from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.encoder import encode_all
+from neuronxa_callback.alignment.encoder import encode_all
 from tests.architectures import CONFIGS, tiny
 from tests.conftest import make_tokenizer
 

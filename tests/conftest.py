@@ -17,8 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from neuronxa_callback import comet_environment
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.text.pairs import embedded
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are several times faster without a second thread to wait for, here and in the processes that tests start.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from neuronxa_callback import comet_environment
 from neuronxa_callback.cli import app
+from neuronxa_callback.quality.comet import environment as comet_environment
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from neuronxa_callback import ParallelPairs, demo
 from neuronxa_callback.cli import app
-from neuronxa_callback.history import History
-from neuronxa_callback.pairs import embedded
-from neuronxa_callback.quality import QualityEvaluator
-from neuronxa_callback.translation import Translations
+from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from neuronxa_callback.history import History
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

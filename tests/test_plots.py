@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 from neuronxa_callback import plots
-from neuronxa_callback.statistics import pearson
+from neuronxa_callback.significance import pearson
 
 HISTORY = [
     {

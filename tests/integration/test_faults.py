@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, encoder, translation
-from neuronxa_callback.history import History
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator
+from neuronxa_callback.alignment import encoder
+from neuronxa_callback.quality import translation
+from neuronxa_callback.training.history import History
+from tests.alignment.test_encoder import hooks_of
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
-from tests.test_encoder import hooks_of
 
 
 class AtStep4(TrainerCallback):

@@ -24,12 +24,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs, comet_environment
-from neuronxa_callback.comet_process import QualityError
-from neuronxa_callback.history import History
-from neuronxa_callback.quality import COMET_MODEL, COMETKIWI_MODEL, QualityReport
-from neuronxa_callback.statistics import pearson
-from neuronxa_callback.translation import translate
+from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.quality.comet.process import QualityError
+from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, QualityReport
+from neuronxa_callback.quality.translation import translate
+from neuronxa_callback.significance import pearson
+from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import Interrupt, scored_steps, sft
 
@@ -72,7 +73,7 @@ def no_comet_is_left() -> bool:
     """Neither a thread nor a process."""
     threads = [thread for thread in threading.enumerate() if thread.name == "neuronxa-comet"]
     children = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-    return not threads and not any("comet_worker.py" in argument for child in children for argument in child.cmdline())
+    return not threads and not any("comet/worker.py" in argument for child in children for argument in child.cmdline())
 
 
 class TestA4bitRun:

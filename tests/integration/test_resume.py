@@ -19,8 +19,10 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs, encoder, history
-from neuronxa_callback.history import History
+from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback.alignment import encoder
+from neuronxa_callback.training import history
+from neuronxa_callback.training.history import History
 from tests.conftest import tiny_llama
 from tests.integration.test_trainer import ICELANDIC, Interrupt, StopAt, scored_steps, sft
 

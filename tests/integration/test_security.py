@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, report, sweep
-from neuronxa_callback.history import History
-from neuronxa_callback.models import ModelError
-from neuronxa_callback.quality import QualityEvaluator
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator
+from neuronxa_callback.model.loading import ModelError
+from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.training import page as report
+from neuronxa_callback.training import sweep
+from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import ICELANDIC, scored_steps, sft
 

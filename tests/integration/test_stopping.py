@@ -11,8 +11,8 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
-from neuronxa_callback.history import History
-from neuronxa_callback.statistics import paired_p_value
+from neuronxa_callback.significance import paired_p_value
+from neuronxa_callback.training.history import History
 from tests.conftest import make_tokenizer, tiny_llama
 from tests.integration.test_trainer import sft
 

@@ -25,13 +25,14 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, report
-from neuronxa_callback.history import History
-from neuronxa_callback.neurons import UnreadableFFNError
-from neuronxa_callback.pairs import embedded
-from neuronxa_callback.scores import Method
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.model.neurons import UnreadableFFNError
+from neuronxa_callback.text.pairs import embedded
+from neuronxa_callback.training import page as report
+from neuronxa_callback.training.history import History
+from neuronxa_callback.vocabulary import Method
+from tests.alignment.test_encoder import hooks_of
 from tests.conftest import make_tokenizer, tiny_llama
-from tests.test_encoder import hooks_of
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
 FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=10)

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from neuronxa_callback.pairs import embedded
+from neuronxa_callback.text.pairs import embedded
 from tests.conftest import make_tokenizer, tiny_llama
 
 HERE = Path(__file__).parent

@@ -1,0 +1,1 @@
+"""Sentences to representations, representations to alignment scores, scores to a report."""

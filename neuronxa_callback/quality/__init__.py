@@ -1,0 +1,1 @@
+"""The model's own translations, and how good quality metrics say they are."""

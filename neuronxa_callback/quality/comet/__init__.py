@@ -1,0 +1,1 @@
+"""COMET in an environment and a process of its own."""

@@ -1,0 +1,186 @@
+"""Score translations with COMET in a process of its own: JSON lines on stdin and stdout.
+
+This script needs the standard library and unbabel-comet, nothing else of this package: it runs in the interpreter
+that has COMET, whichever that is. COMET checkpoints are pickles, which can run any code when they are read; they are
+read here and nowhere else.
+
+A request is one line:
+    {"model": NAME_OR_PATH, "local_only": false, "samples": [{"src": ..., "mt": ..., "ref": ...}, ...]}
+The answer is one of:
+    {"scores": [...], "system": ..., "version": ...}
+    {"refused": WHY_AND_WHAT_TO_DO}  for a model that cannot be had or used
+    {"error": WHAT}                  after which the process ends
+A model is loaded at its first request and kept. The process ends with its input, with its parent, and after `--idle`
+seconds without work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any, TextIO
+
+PARENT_CHECK_SECONDS = 1.0
+
+
+class RefusedError(Exception):
+    """A model that cannot be had or used; the message says why and what to do."""
+
+
+class Scorer:
+    """Scores samples with the models that it has loaded.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N".
+        batch_size: segments judged at once.
+    """
+
+    def __init__(self, device: str, batch_size: int) -> None:
+        self.device = device
+        self.batch_size = batch_size
+        self.models: dict[str, Any] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The scores that a request asks for, or why its model is refused."""
+        name = request["model"]
+        try:
+            if name not in self.models:
+                self.models[name] = load(name, request["local_only"])
+            return self.score(name, request["samples"])
+        except RefusedError as refused:
+            return {"refused": str(refused)}
+
+    def score(self, name: str, samples: list[dict[str, str]]) -> dict[str, Any]:
+        """Segment scores in the order of the samples, and the system score."""
+        from importlib.metadata import version
+
+        model = self.models[name]
+        if model.requires_references() and any("ref" not in sample for sample in samples):
+            raise RefusedError(f"{name} needs references, which CometKiwi goes without; choose a reference-free model.")
+        on_gpu = self.device != "cpu"
+        prediction = model.predict(
+            samples,
+            batch_size=self.batch_size,
+            gpus=int(on_gpu),
+            devices=[int(self.device.partition(":")[2] or 0)] if on_gpu else None,
+            num_workers=0,
+            progress_bar=False,
+        )
+        return {
+            "scores": [float(score) for score in prediction["scores"]],
+            "system": float(prediction["system_score"]),
+            "version": version("unbabel-comet"),
+        }
+
+
+def load(name: str, local_only: bool) -> Any:
+    """A model from a local checkpoint or from the hub, its cache first."""
+    from comet import load_from_checkpoint
+
+    path = Path(name) if Path(name).exists() else download(name, local_only)
+    if path.is_dir():  # a model's folder as the hub holds it
+        path = path / "checkpoints" / "model.ckpt"
+    if not path.is_file() or not (path.parent.parent / "hparams.yaml").is_file():
+        raise RefusedError(
+            f"{name} is no COMET model: it needs a checkpoint, such as checkpoints/model.ckpt, and hparams.yaml in the "
+            "folder above that; check the name or path."
+        )
+    return load_from_checkpoint(str(path), local_files_only=local_only).eval()
+
+
+def download(name: str, local_only: bool) -> Path:
+    """A model's folder in the hub's cache, fetched if need be."""
+    from huggingface_hub import errors, snapshot_download
+
+    log_in = "`hf auth login` (or the variable HF_TOKEN)"
+    try:
+        return Path(snapshot_download(repo_id=name, local_files_only=local_only))
+    except errors.GatedRepoError:
+        raise RefusedError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then log in with {log_in}."
+        ) from None
+    except errors.HFValidationError:
+        raise RefusedError(f"{name} is neither the path of a COMET checkpoint nor a model's name.") from None
+    except errors.RepositoryNotFoundError:
+        raise RefusedError(
+            f"the hub has no model {name}; check its spelling, and if it is private log in with {log_in}."
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise RefusedError(
+            f"{name} is no local path, not in the local cache, and the hub was not asked or not reached; fetch it "
+            f"online with `neuronxa comet check {name}`."
+        ) from None
+
+
+def serve(requests: queue.Queue[str], answers: TextIO, scorer: Scorer, idle_seconds: float) -> None:
+    """Answer requests until nothing comes for a while or something breaks."""
+    broken = False
+    while not broken:
+        try:
+            line = requests.get(timeout=idle_seconds)
+        except queue.Empty:
+            return
+        try:
+            answer = scorer.answer(json.loads(line))
+        except BaseException as error:
+            # After it (out of memory, a broken CUDA context) the state of this process is anybody's guess.
+            answer, broken = {"error": f"{type(error).__name__}: {error}"}, True
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def read_requests(requests: queue.Queue[str]) -> None:
+    """Hand over lines until the input ends; then end the process at once, whatever it is doing."""
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)
+
+
+def end_with_parent(parent: int) -> None:
+    """End the process when its parent is gone, however the parent ended and however early.
+
+    The input's end says so too, unless another child of the parent's (a DataLoader worker) holds it open.
+
+    Args:
+        parent: process number of the process that asks. It may be gone before this one runs its first line: whoever
+            leads its session was started by the asking process itself, and having another parent then is an orphan. A
+            script in between, which does not give way to this process, stands between the two and is the parent here.
+    """
+    first = os.getppid()
+    started_directly = hasattr(os, "getsid") and os.getsid(0) == os.getpid()
+    while os.getppid() == (parent if started_directly else first):
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(0)
+
+
+def main() -> None:
+    """Run the worker."""
+    parser = argparse.ArgumentParser(description="Score translations with COMET: JSON lines on stdin and stdout.")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--batch-size", type=int, default=8, help="segments judged at once")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process number of the process that asks")
+    parser.add_argument("--idle", type=float, default=600, help="seconds without work after which to end")
+    arguments = parser.parse_args()
+
+    # Answers go to the real stdout; what libraries print there goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.filterwarnings("ignore")
+    # Checkpoints of older Lightnings hold objects beside tensors, which torch reads only when told to.
+    os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=end_with_parent, args=(arguments.parent,), daemon=True).start()
+    threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
+    serve(requests, answers, Scorer(arguments.device, arguments.batch_size), arguments.idle)
+    os._exit(0)  # at once: a thread is still reading
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""How good the model's translations are: chrF and BLEU (sacrebleu), COMET and CometKiwi (in their own process)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
+
+import numpy as np
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from sacrebleu.metrics import BLEU, CHRF
+from torch import nn
+
+from neuronxa_callback.alignment.encoder import compute_dtype, within_memory
+from neuronxa_callback.quality import translation
+from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.quality.comet.environment import CometEnvironmentError
+from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore, checked
+from neuronxa_callback.quality.translation import Prompt, Translations
+from neuronxa_callback.text.pairs import ParallelPairs
+from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice
+
+COMET_MODEL = "Unbabel/wmt22-comet-da"
+COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
+
+# Scripts that put no space between words: sacrebleu's default tokenizer would take a sentence for one word.
+TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
+    ("jpn", "tha", "lao", "khm", "mya", "shn", "bod", "dzo"), "char"
+)
+
+
+@runtime_checkable
+class QualityMetric(Protocol):
+    """A metric of the user's own; its `name` attribute, or its class's name in lower case, names it in the log."""
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
+        """Return one number, or one number for each translation."""
+
+
+Metric: TypeAlias = MetricName | QualityMetric
+
+
+@dataclass(frozen=True)
+class DirectionScores:
+    """One direction's translations and their scores, some of which may still be on their way.
+
+    Attributes:
+        translations: what the model made of the sources.
+        signature: how they were made.
+        scores: metric name -> its QualityScore, or QualityError where it gives none, when it is done.
+    """
+
+    translations: Translations
+    signature: str
+    scores: dict[str, Future[QualityScore]]
+
+    def finished(self) -> dict[str, QualityScore | QualityError]:
+        """What is done by now."""
+        return {name: _outcome(future) for name, future in self.scores.items() if future.done()}
+
+
+def _outcome(future: Future[QualityScore]) -> QualityScore | QualityError:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return error if isinstance(error, QualityError) else QualityError(f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """All directions' scores; `by_direction` is keyed by the suffix, "eng_Latn-isl_Latn"."""
+
+    by_direction: dict[str, DirectionScores]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics."""
+        return list(next(iter(self.by_direction.values())).scores)
+
+    def wait(self) -> None:
+        """Wait until every metric is done; each has a time limit of its own."""
+        wait([future for direction in self.by_direction.values() for future in direction.scores.values()])
+
+    def done(self, metric: str) -> bool:
+        """Whether a metric has judged every direction, or failed to."""
+        return all(direction.scores[metric].done() for direction in self.by_direction.values())
+
+    def system(self, metric: str) -> dict[str, float]:
+        """A finished metric's scores by direction, without those that failed."""
+        outcomes = {name: direction.finished()[metric] for name, direction in self.by_direction.items()}
+        return {name: outcome.system for name, outcome in outcomes.items() if isinstance(outcome, QualityScore)}
+
+    def mean(self, metric: str) -> float | None:
+        """A finished metric's mean over directions; None where one of them has no score."""
+        system = self.system(metric)
+        return fmean(system.values()) if len(system) == len(self.by_direction) else None
+
+    def errors(self, metric: str) -> list[str]:
+        """Why a finished metric gave no score, each reason once."""
+        outcomes = (direction.finished()[metric] for direction in self.by_direction.values())
+        return list(dict.fromkeys(str(outcome) for outcome in outcomes if isinstance(outcome, QualityError)))
+
+
+@dataclass
+class PendingQuality:
+    """An evaluation whose translations are being judged.
+
+    Attributes:
+        step: the Trainer's global step.
+        epoch: the Trainer's epoch.
+        report: the scores that are there and those that will be.
+        told: metrics whose scores, or whose failure, were passed on already.
+    """
+
+    step: int
+    epoch: float | None
+    report: QualityReport
+    told: set[str] = field(default_factory=set)
+
+    def news(self) -> list[str]:
+        """Metrics that are done and were not passed on."""
+        return [name for name in self.report.metrics if name not in self.told and self.report.done(name)]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every metric was passed on."""
+        return len(self.told) == len(self.report.metrics)
+
+
+class QualityEvaluator:
+    """Translate the held-out sources with a model and have the translations judged.
+
+    Usage:
+        ```python
+        with QualityEvaluator("chrf", [ParallelPairs.load("eng_Latn-isl_Latn")]) as quality:
+            report = quality.score(quality.translate(model, tokenizer))
+            report.wait()
+            print(report.mean("chrf"))
+        ```
+
+    Args:
+        metrics: one or several of "comet", "cometkiwi", "chrf", "bleu" and objects with a
+            `score(sources, translations, references)` method.
+        pairs: the held-out pairs, loaded.
+        direction: "source->target", "target->source" or "both".
+        prompt: see `translation.translate`.
+        comet_model: COMET model that sees source, translation and reference: a hub name or a checkpoint's path.
+        cometkiwi_model: COMET model that sees no reference.
+        comet_device: where COMET runs: "cpu", "cuda" or "cuda:N".
+        comet_batch_size: segments that COMET judges at once.
+        comet_timeout: seconds that COMET may take for one direction with one model, its loading included.
+        local_only: use only COMET models that are in the local cache or on disk.
+
+    Raises:
+        ValueError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        metrics: Metric | Sequence[Metric],
+        pairs: Sequence[ParallelPairs],
+        direction: Direction = "source->target",
+        prompt: Prompt | None = None,
+        comet_model: str = COMET_MODEL,
+        cometkiwi_model: str = COMETKIWI_MODEL,
+        comet_device: str = "cpu",
+        comet_batch_size: int = 8,
+        comet_timeout: float = 1200,
+        local_only: bool = False,
+    ) -> None:
+        several = list(metrics) if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
+        self.metrics: dict[str, Metric] = {}
+        for metric in several:
+            name = _name_of(metric)
+            if name in self.metrics:
+                raise ValueError(f"the quality metric {name} was given twice; give one of them another `name`.")
+            self.metrics[name] = metric
+        check_choice("direction", direction, Direction)
+        if isinstance(prompt, str):
+            translation.check_template(prompt)
+        elif prompt is not None and not callable(prompt):
+            raise ValueError(
+                f"prompt={prompt!r:.60} must be a template text or a function of a sentence and two codes."
+            )
+        self.jobs = _directions(pairs, direction)
+        self.prompt = prompt
+        self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
+        self.local_only = local_only
+        self.token_budget: int | None = None  # what translating fits in, where memory has run out before
+        self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
+
+    def leave_out_downloads(self) -> str | None:
+        """Keep the COMET metrics that can be had as things are: their environment is there, their model in the cache.
+
+        Returns:
+            a sentence that says what is left out and the command that adds it; None if nothing is.
+        """
+        self.local_only = True
+        try:
+            comet_environment.find_python()
+        except CometEnvironmentError as error:
+            left_out = self.slow
+            reason = str(error)
+        else:
+            left_out = [name for name in self.slow if not _is_here(self.models[name])]
+            commands = " and ".join(f"`neuronxa comet check {self.models[name]}`" for name in left_out)
+            reason = f"the local cache does not have what {commands} would fetch."
+        self.metrics = {name: metric for name, metric in self.metrics.items() if name not in left_out}
+        names = " and ".join("CometKiwi" if name == "cometkiwi" else "COMET" for name in left_out)
+        return f"{names} will not be logged: {reason}" if left_out else None
+
+    @property
+    def slow(self) -> list[str]:
+        """The metrics that are scored in the background."""
+        return [name for name in self.metrics if name in self.models]
+
+    def check(self, model: nn.Module, tokenizer: Any) -> None:
+        """Find out before training whether every held-out source can be made a prompt.
+
+        Raises:
+            ValueError: which sentence cannot, and why.
+        """
+        if not self.metrics:
+            return
+        for pair in self.jobs.values():
+            translation.check(model, tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+
+    def translate(self, model: nn.Module, tokenizer: Any) -> dict[str, tuple[Translations, str]]:
+        """Translate in every direction; the suffix -> the translations and their signature."""
+        translated = {}
+        with same_random_state():  # also where a prompt function draws
+            for name, pair in self.jobs.items():
+                translated[name] = self._translate(pair, model, tokenizer), self.signature(name, model, tokenizer)
+        return translated
+
+    def _translate(self, pair: ParallelPairs, model: nn.Module, tokenizer: Any) -> Translations:
+        languages = pair.source_lang, pair.target_lang
+
+        def run(token_budget: int) -> Translations:
+            return translation.translate(model, tokenizer, pair.source, *languages, self.prompt, token_budget)
+
+        asked = self.token_budget or translation.default_token_budget(model)
+        made, fitted = within_memory(
+            run, asked, lambda: max(map(len, translation.prompt_ids(tokenizer, pair.source, *languages, self.prompt)))
+        )
+        if fitted != asked:
+            self.token_budget = fitted
+        return made
+
+    def signature(self, direction: str, model: nn.Module, tokenizer: Any) -> str:
+        """The choices behind a direction's translations."""
+        pair = self.jobs[direction]
+        how = translation.signature(tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+        return f"pair:{direction}|n:{len(pair)}|data:{pair.fingerprint}|{how}|dtype:{compute_dtype(model)}"
+
+    def score(self, translated: Mapping[str, tuple[Translations, str]]) -> QualityReport:
+        """Judge translations; COMET's scores come later, the others are done."""
+        return QualityReport(
+            {
+                direction: DirectionScores(
+                    made,
+                    signature,
+                    {name: self._score(name, self.jobs[direction], made.texts) for name in self.metrics},
+                )
+                for direction, (made, signature) in translated.items()
+            }
+        )
+
+    def _score(self, name: str, pair: ParallelPairs, texts: Sequence[str]) -> Future[QualityScore]:
+        if name in self.models:
+            samples = [{"src": source, "mt": text} for source, text in zip(pair.source, texts, strict=True)]
+            if name == "comet":
+                samples = [sample | {"ref": ref} for sample, ref in zip(samples, pair.target, strict=True)]
+            return self.worker.submit(self.models[name], samples, self.local_only)
+        future: Future[QualityScore] = Future()
+        try:
+            future.set_result(_score_here(self.metrics[name], name, pair, texts))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def news(self, pending: PendingQuality, waiting: Sequence[PendingQuality]) -> list[str]:
+        """Finished metrics of an evaluation that were not passed on.
+
+        COMET's come in the order of `waiting`, which holds the evaluations in step order: curves and correlations
+        over the run need an earlier step's first.
+        """
+        is_next = pending is waiting[0]
+        return [name for name in pending.news() if is_next or name not in self.slow]
+
+    def close(self) -> None:
+        """End COMET's process."""
+        self.worker.close()
+
+    def __enter__(self) -> QualityEvaluator:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _is_here(model: str) -> bool:
+    """Whether a COMET model is on disk, or in the hub's local cache."""
+    try:
+        return Path(model).exists() or isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
+    except HFValidationError:  # a path, but of nothing
+        return False
+
+
+def _name_of(metric: Any) -> str:
+    if isinstance(metric, str):
+        check_choice("quality metric", metric, MetricName)
+        return metric
+    if not isinstance(metric, QualityMetric):
+        raise ValueError(
+            f"the quality metric {metric!r:.60} is none of {', '.join(get_args(MetricName))} and has no method "
+            "score(sources, translations, references)."
+        )
+    name = str(getattr(metric, "name", type(metric).__name__.lower()))
+    if name in (*get_args(MetricName), *get_args(Method)):
+        raise ValueError(f"the name {name!r} of the quality metric {metric!r:.60} is taken; give it another `name`.")
+    return name
+
+
+def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:
+    """The suffix of each direction -> its sources and references."""
+    forward = list(pairs) if direction != "target->source" else []
+    back = (
+        [ParallelPairs(p.target, p.source, p.target_lang, p.source_lang) for p in pairs]
+        if direction != "source->target"
+        else []
+    )
+    return {pair.name: pair for pair in (*forward, *back)}
+
+
+def _score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[str]) -> QualityScore:
+    """The score of a metric that runs in this process."""
+    references = list(pair.target)
+    if metric == "chrf":
+        return _with_sacrebleu(CHRF(), CHRF(), texts, references)
+    if metric == "bleu":
+        tokenize = TOKENIZER_OF.get(pair.target_lang[:3], "13a")
+        # A sentence may be too short for the longest n-grams, which then must not count.
+        sentence = BLEU(tokenize=tokenize, effective_order=True)
+        return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
+    with same_random_state():
+        given = metric.score(list(pair.source), list(texts), references)  # type: ignore[union-attr]
+    segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
+    system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
+    return checked(QualityScore(system_score, segments_or_none, f"metric:{name}"), len(texts))
+
+
+def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references: Sequence[str]) -> QualityScore:
+    """The system score and signature of one sacrebleu metric, and the segments of another."""
+    system = corpus.corpus_score(list(texts), [list(references)])
+    segments = tuple(sentence.sentence_score(t, [r]).score for t, r in zip(texts, references, strict=True))
+    return QualityScore(system.score, segments, str(corpus.get_signature()))
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put back what a user's code draws from the random states that training draws from."""
+    python, numpy = random.getstate(), np.random.get_state()
+    # The GPU in use alone: to ask another for its state would take memory there.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) or getattr(given, "ndim", None) == 0

@@ -1,0 +1,290 @@
+"""The current model's translations of the held-out sentences: batched greedy generation that leaves no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from neuronxa_callback.alignment import encoder
+from neuronxa_callback.model import neurons
+from neuronxa_callback.text.pairs import language_name
+
+# A template, or a function (source, source_lang, target_lang) -> the prompt as text or as chat messages.
+Prompt: TypeAlias = str | Callable[[str, str, str], str | list[dict[str, str]]]
+
+PLAIN_PROMPT = "{source_language}: {source}\n{target_language}:"
+CHAT_PROMPT = (
+    "Translate this sentence from {source_language} into {target_language}. "
+    "Answer with the translation alone, on one line.\n\n{source}"
+)
+TEMPLATE_FIELDS = ("source", "source_language", "target_language", "source_lang", "target_lang")
+
+# Tokens that a translation may take: so many times its source's, and so many more. Scripts that a tokenizer knows
+# badly take three times the tokens of English and more.
+LENGTH_RATIO = 4
+EXTRA_TOKENS = 16
+
+# Prompt tokens in a batch at most, padding counted; the KV cache grows to a few times that. Measured on a CPU, where
+# a step of the decoder costs little more for 32 sentences than for one.
+CPU_TOKEN_BUDGET = 1024
+ACCELERATOR_TOKEN_BUDGET = 8192
+
+
+@dataclass(frozen=True)
+class Translations:
+    """What the model made of the sources, in their order.
+
+    Attributes:
+        texts: the translations, stripped; "" where the model said nothing.
+        empty: how many are empty.
+        truncated: how many were still going on at their length limit, and were cut there.
+    """
+
+    texts: tuple[str, ...]
+    empty: int
+    truncated: int
+
+
+def translate(
+    model: nn.Module,
+    tokenizer: Any,
+    sentences: Sequence[str],
+    source_lang: str,
+    target_lang: str,
+    prompt: Prompt | None = None,
+    token_budget: int | None = None,
+) -> Translations:
+    """Translate greedily with the model as it is now.
+
+    Prompts are padded on the left and batched in order of length. A translation ends at an end-of-sequence token, at
+    the first newline, or at 4 times the source's tokens plus 16. The model's mode, generation configuration and
+    random state and the tokenizer's settings are as before when the call returns.
+
+    Args:
+        model: a decoder-only transformers model, plain, quantised or under PEFT.
+        tokenizer: its tokenizer.
+        sentences: the sources.
+        source_lang: FLORES-200 code of the sources.
+        target_lang: FLORES-200 code to translate into.
+        prompt: a template with `{source}`, `{source_language}`, `{target_language}` (English names),
+            `{source_lang}` and `{target_lang}` (codes), which is taken as it is, or a function
+            `(source, source_lang, target_lang)` that returns the prompt's text, or a list of messages for the chat
+            template. It should be what the model is trained on. Default: a user message asking for the translation
+            where the tokenizer has a chat template, else two lines, "English: SOURCE" and "Icelandic:".
+        token_budget: padded prompt tokens in a batch at most; smaller needs less memory. Default 1024 on a CPU, 8192
+            elsewhere.
+
+    Returns:
+        the translations, with how many are empty or were cut.
+
+    Raises:
+        ValueError: a prompt that cannot be used, or leaves no room in the model's context.
+    """
+    prompts = prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt)
+    limits = _limits(model, tokenizer, sentences, prompts)
+    if token_budget is None:
+        token_budget = default_token_budget(model)
+    generation = _greedy(model, tokenizer)
+    texts = [""] * len(sentences)
+    truncated = 0
+    with encoder.undisturbed(model), _generating_with(model, generation) as generator:
+        for rows in encoder.batches(prompts, token_budget):
+            batch_limits = [limits[row] for row in rows]
+            generated = _generate(generator, tokenizer, [prompts[row] for row in rows], batch_limits)
+            for row, limit, token_ids in zip(rows, batch_limits, generated, strict=True):
+                texts[row], cut = _finish(tokenizer, token_ids, limit, generation.eos_token_id)
+                truncated += cut
+    return Translations(tuple(texts), sum(not text for text in texts), truncated)
+
+
+def default_token_budget(model: nn.Module) -> int:
+    """Padded prompt tokens in a batch where nothing else is asked for."""
+    return CPU_TOKEN_BUDGET if encoder.device_of(model).type == "cpu" else ACCELERATOR_TOKEN_BUDGET
+
+
+def check(
+    model: nn.Module,
+    tokenizer: Any,
+    sentences: Sequence[str],
+    source_lang: str,
+    target_lang: str,
+    prompt: Prompt | None = None,
+) -> None:
+    """Raise ValueError, before any translation, for a sentence whose prompt cannot be made or leaves no room."""
+    _limits(model, tokenizer, sentences, prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
+
+
+def prompt_ids(
+    tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
+) -> list[list[int]]:
+    """The prompts as token ids, ready for the model to go on from.
+
+    Raises:
+        ValueError: a template without `{source}` or with an unknown field, or a function that returns neither.
+    """
+    if isinstance(prompt, str):
+        check_template(prompt)
+    return [_prompt_ids(tokenizer, sentence, source_lang, target_lang, prompt) for sentence in sentences]
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError for a prompt template that cannot be filled."""
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"the prompt {template!r} cannot be read ({error}); write a literal brace twice.") from None
+    unknown = [field for field in fields if field not in TEMPLATE_FIELDS]
+    if unknown:
+        raise ValueError(
+            f"the prompt {template!r} has the unknown field {{{unknown[0]}}}; "
+            f"use {', '.join(f'{{{field}}}' for field in TEMPLATE_FIELDS)}, and write a literal brace twice."
+        )
+    if "source" not in fields:
+        raise ValueError(f"the prompt {template!r} has no {{source}}, where the sentence would go; add it.")
+
+
+def signature(
+    tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
+) -> str:
+    """The choices behind translations: the prompts, by kind and by the hash of their tokens, and how they end."""
+    kind = "own" if prompt is not None else "chat" if _has_chat_template(tokenizer) else "plain"
+    prompts = json.dumps(prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
+    digest = hashlib.sha256(prompts.encode()).hexdigest()[:8]
+    return f"prompt:{kind}-{digest}|decode:greedy|limit:{LENGTH_RATIO}x+{EXTRA_TOKENS}"
+
+
+def _has_chat_template(tokenizer: Any) -> bool:
+    return getattr(tokenizer, "chat_template", None) is not None
+
+
+def _prompt_ids(tokenizer: Any, source: str, source_lang: str, target_lang: str, prompt: Prompt | None) -> list[int]:
+    fields = {
+        "source": source,
+        "source_language": language_name(source_lang),
+        "target_language": language_name(target_lang),
+        "source_lang": source_lang,
+        "target_lang": target_lang,
+    }
+    filled: Any
+    if callable(prompt):
+        filled = prompt(source, source_lang, target_lang)
+    elif prompt is not None:
+        filled = prompt.format(**fields)
+    elif _has_chat_template(tokenizer):
+        filled = [{"role": "user", "content": CHAT_PROMPT.format(**fields)}]
+    else:
+        filled = PLAIN_PROMPT.format(**fields)
+    if isinstance(filled, str):
+        return _without_extras(tokenizer, list(tokenizer(filled, verbose=False)["input_ids"]))
+    if not isinstance(filled, list):
+        raise ValueError(
+            f"the prompt function returned {filled!r:.60} for {source[:60]!r}; return a text or a list of messages."
+        )
+    # Models that can think aloud first would use up their length limit on it; other templates ignore the switch.
+    text = tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _without_extras(tokenizer: Any, token_ids: list[int]) -> list[int]:
+    """The prompt without what the tokenizer puts around it too much.
+
+    An end-of-sequence token: the sequence is to go on. A second BOS: a text from a chat template has one already.
+    """
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if begin is not None and token_ids[:2] == [begin, begin]:
+        token_ids = token_ids[1:]
+    return token_ids[:-1] if token_ids[-1:] == [end] else token_ids
+
+
+def _limits(model: nn.Module, tokenizer: Any, sentences: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens that each translation may take at most."""
+    context = encoder.context_length(model)
+    limits = []
+    for sentence, prompt in zip(sentences, prompts, strict=True):
+        source_tokens = len(tokenizer(sentence, add_special_tokens=False, verbose=False)["input_ids"])
+        limit = LENGTH_RATIO * source_tokens + EXTRA_TOKENS
+        room = limit if context is None else context - len(prompt)
+        if not prompt or room < 1:
+            raise ValueError(
+                f"the prompt of {sentence[:60]!r} has {len(prompt)} tokens, of a context of {context}; "
+                "the model has nothing to go on from or no room to translate: change the prompt or remove the pair."
+            )
+        limits.append(min(limit, room))
+    return limits
+
+
+def _greedy(model: nn.Module, tokenizer: Any) -> GenerationConfig:
+    """Plain greedy search with the end tokens that the model and its tokenizer know, and nothing else of theirs.
+
+    A checkpoint's own defaults (sampling, repetition penalty, ...) would make the translations another decoder's.
+    """
+    own = getattr(getattr(neurons.base_model(model), "generation_config", None), "eos_token_id", None)
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
+    return GenerationConfig(
+        do_sample=False, num_beams=1, use_cache=True, eos_token_id=sorted(ends) or None, pad_token_id=pad
+    )
+
+
+@contextmanager
+def _generating_with(model: nn.Module, generation: GenerationConfig) -> Iterator[Any]:
+    """The transformers model with this generation configuration, and its own again afterwards.
+
+    The model inside a PEFT wrapper generates with its adapters; the wrapper would overwrite its configuration.
+    """
+    base: Any = neurons.base_model(model)
+    own = base.generation_config
+    base.generation_config = generation
+    try:
+        yield base
+    finally:
+        base.generation_config = own
+
+
+class _Stop(StoppingCriteria):
+    """Ends each sentence by itself, at a newline or at its own length limit."""
+
+    def __init__(self, tokenizer: Any, prompt_length: int, limits: Tensor) -> None:
+        self.tokenizer, self.prompt_length, self.limits = tokenizer, prompt_length, limits
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        newline = ["\n" in text for text in self.tokenizer.batch_decode(input_ids[:, -1:])]
+        at_limit = self.limits <= input_ids.shape[1] - self.prompt_length
+        return torch.tensor(newline, device=input_ids.device) | at_limit
+
+
+def _generate(
+    generator: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], limits: Sequence[int]
+) -> list[list[int]]:
+    """The token ids that follow each prompt, with whatever padding generation adds behind."""
+    device = encoder.device_of(generator)
+    longest = max(map(len, prompts))
+    pad = generator.generation_config.pad_token_id
+    input_ids = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    stop = _Stop(tokenizer, longest, torch.tensor(limits, device=device))
+    output = generator.generate(
+        input_ids=input_ids,
+        attention_mask=mask,
+        max_new_tokens=max(limits),
+        stopping_criteria=StoppingCriteriaList([stop]),
+    )
+    return output[:, longest:].tolist()  # type: ignore[no-any-return]
+
+
+def _finish(tokenizer: Any, token_ids: Sequence[int], limit: int, ends: Sequence[int] | None) -> tuple[str, bool]:
+    """The translation's text, and whether it was cut at its limit."""
+    kept = list(token_ids[:limit])
+    end = next((place for place, token in enumerate(kept) if token in (ends or ())), None)
+    text = tokenizer.decode(kept[:end], skip_special_tokens=True)
+    line, newline, _ = text.partition("\n")
+    return line.strip(), end is None and not newline and len(kept) == limit

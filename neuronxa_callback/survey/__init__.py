@@ -1,0 +1,1 @@
+"""A model measured over many languages, outside training."""

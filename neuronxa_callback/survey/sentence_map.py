@@ -1,0 +1,175 @@
+"""Sentences and their translations in the plane, by t-SNE (paper, Fig. 1).
+
+A map is a picture and no measure: t-SNE keeps neighbours together and distorts every larger distance. The share of
+weakly aligned pairs (Eq. 4), which is computed from the representations themselves, stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from neuronxa_callback import significance
+from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
+from neuronxa_callback.alignment.scores import aligned_pairs
+from neuronxa_callback.model.neurons import find_ffns
+from neuronxa_callback.plots import MapPanel, map_figure
+from neuronxa_callback.survey.measure import DPI, ModelChoice, file_name
+from neuronxa_callback.tables import Cell, Table
+from neuronxa_callback.text.pairs import ParallelPairs
+from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation, TokenPooling
+
+PERPLEXITY = 30.0  # scikit-learn's own; of few sentences a third of their number, which it must stay below
+SEED = 0
+
+
+@dataclass(frozen=True)
+class SentenceMap:
+    """The sentences of one language pair in one representation.
+
+    Attributes:
+        model: what tables call it.
+        pairs: the sentences.
+        representation: "embedding", "nas" or "nav".
+        layer: which, FFNs counted from 1; of embeddings this is that layer's output.
+        points: float64 (2, sentences, 2): of the source and the target sentences, without a unit.
+        divergence: the Kullback-Leibler divergence that t-SNE was left with.
+        aligned: the share of weakly aligned pairs at this layer.
+        p_value: of this share by chance (Eq. 5).
+        signature: the choices behind them.
+    """
+
+    model: str
+    pairs: ParallelPairs
+    representation: Representation
+    layer: int
+    points: NDArray[np.float64]
+    divergence: float
+    aligned: float
+    p_value: float
+    signature: str
+
+
+def measure_maps(
+    choice: ModelChoice,
+    pairs: Sequence[ParallelPairs],
+    representations: Sequence[Representation],
+    notes: list[str],
+    layer: int | None = None,
+    token_pooling: TokenPooling = "weighted",
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[SentenceMap]:
+    """Map each language pair in each representation.
+
+    Args:
+        choice: the model.
+        pairs: the language pairs.
+        representations: what to map; the forward pass ends after the layer.
+        notes: gets a sentence for each language that is left out, beyond the model's context.
+        layer: which; for None the middle one, where the paper finds the highest alignment.
+        token_pooling: "weighted", "average" or "last".
+        token_budget: padded tokens in a batch at most.
+        progress: is shown a task that counts the language pairs.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        ValueError: it cannot be measured (see `NeuronXAEvaluator.check`).
+    """
+    _check_scikit_learn()
+    methods = [method for method in ALIGNMENT if REPRESENTATION_OF[method] in representations]
+    progress = progress or Progress(disable=True)
+    task = progress.add_task(choice.name, total=len(pairs))
+    with choice.loaded() as (model, tokenizer):
+        chosen = max(1, len(find_ffns(model)) // 2) if layer is None else layer
+        evaluator = NeuronXAEvaluator(list(pairs), methods, token_pooling, token_budget, layers=(chosen,))
+        notes += evaluator.leave_out_too_long(model, tokenizer)
+        progress.update(task, total=len(evaluator.pairs))
+        evaluator.check(model, tokenizer)
+
+        def of_pair(pair: ParallelPairs, source: Encoded, target: Encoded) -> list[SentenceMap]:
+            signature = evaluator.signature(pair, model, tokenizer)
+            found = []
+            for read in representations:
+                points, divergence = project(source[read][0], target[read][0])
+                aligned = aligned_pairs(source[read], target[read]).double().mean().item()
+                p_value = significance.chance_p_value(aligned, len(pair))
+                drawn = (points, divergence, aligned, p_value, signature)
+                found.append(SentenceMap(choice.name, pair, read, chosen, *drawn))
+            progress.advance(task)
+            return found
+
+        return [drawn for found in evaluator.each(model, tokenizer, evaluator.pairs, of_pair) for drawn in found]
+
+
+def project(source: Tensor, target: Tensor) -> tuple[NDArray[np.float64], float]:
+    """t-SNE of both sides together, by cosine distance, which alignment is measured by.
+
+    The same numbers give the same map: it starts from the principal components, and the seed is fixed.
+
+    Args:
+        source: (sentences, features).
+        target: the same shape.
+
+    Returns:
+        points (2, sentences, 2), and the divergence that is left.
+    """
+    from sklearn.manifold import TSNE  # not needed for anything else
+
+    vectors = np.concatenate([source.double().numpy(), target.double().numpy()])
+    perplexity = min(PERPLEXITY, len(vectors) / 3)
+    tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=SEED)
+    points = tsne.fit_transform(vectors).astype(np.float64)
+    return points.reshape(2, len(source), 2), float(tsne.kl_divergence_)
+
+
+def map_table(maps: Sequence[SentenceMap], notes: Sequence[str]) -> Table:
+    """One row a language pair and representation: the layer, its share of aligned pairs, and how well t-SNE did."""
+    rows: list[list[Cell]] = [
+        [m.pairs.target_lang, m.representation, m.layer, m.aligned, m.p_value, m.divergence, m.signature] for m in maps
+    ]
+    columns = ["language", "representation", "layer", "aligned", "p", "divergence", "signature"]
+    return Table(_title(maps), columns, rows, [*notes, "aligned: share of weakly aligned pairs (Eq. 4) at this layer."])
+
+
+def point_table(maps: Sequence[SentenceMap], notes: Sequence[str]) -> Table:
+    """One row a sentence: its pair's number from 1, its language and its place, with the text."""
+    rows: list[list[Cell]] = []
+    for m in maps:
+        name, sides = m.pairs.name, ((m.pairs.source_lang, m.pairs.source), (m.pairs.target_lang, m.pairs.target))
+        for points, (code, sentences) in zip(m.points, sides, strict=True):
+            for number, ((x, y), text) in enumerate(zip(points.tolist(), sentences, strict=True), start=1):
+                rows.append([name, m.representation, m.layer, code, number, x, y, text, m.signature])
+    columns = ["pairs", "representation", "layer", "language", "pair", "x", "y", "sentence", "signature"]
+    return Table(_title(maps), columns, rows, [*notes])
+
+
+def draw(maps: Sequence[SentenceMap], folder: Path) -> list[Path]:
+    """A figure for each language pair, a panel a representation, in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in dict.fromkeys(m.pairs.name for m in maps):
+        of_pair = [m for m in maps if m.pairs.name == name]
+        panels = [MapPanel(m.representation, m.layer, m.aligned, m.points) for m in of_pair]
+        codes = of_pair[0].pairs.source_lang, of_pair[0].pairs.target_lang
+        paths.append(folder / f"map-{file_name(of_pair[0].model)}-{name}.png")
+        map_figure(panels, codes, of_pair[0].model).savefig(paths[-1], dpi=DPI)
+    return paths
+
+
+def _title(maps: Sequence[SentenceMap]) -> str:
+    return f"Sentences of {maps[0].model} in the plane, with {maps[0].pairs.source_lang}"
+
+
+def _check_scikit_learn() -> None:
+    """Raise before a model is loaded."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise ValueError("a map needs scikit-learn; install it with: pip install 'neuronxa-callback[map]'.") from None

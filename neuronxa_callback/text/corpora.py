@@ -1,0 +1,255 @@
+"""Parallel text in many languages, of which any two make a `ParallelPairs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from neuronxa_callback.text.pairs import (
+    DEFAULT_SIZE,
+    PairsError,
+    ParallelPairs,
+    check_language,
+    code_in_name,
+    embedded,
+    head_languages,
+    is_language,
+    languages_in,
+    tatoeba_head_languages,
+    tatoeba_languages,
+)
+
+EMBEDDED = "embedded"
+FILES = (".tsv", ".csv", ".jsonl", ".parquet")
+
+# Languages that FLORES+ has under other codes than FLORES-200, on which the paper's lists are.
+FLORES_PLUS = {"cmn_Hans": "zho_Hans", "cmn_Hant": "zho_Hant", "ekk_Latn": "est_Latn", "fil_Latn": "tgl_Latn"}
+# The columns of a data set with a configuration a language: of FLORES+, and of FLORES-200.
+TEXT_COLUMNS = ("text", "sentence")
+# ... and of one with a configuration two languages, in the order of its name: Tatoeba as mteb has it.
+PAIR_COLUMNS = ("sentence1", "sentence2")
+
+_TATOEBA_FILE = re.compile(r"tatoeba\.([a-z]{3})-eng\.\1")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+ENGLISH = "eng_Latn"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentences that correspond line by line in several languages.
+
+    Attributes:
+        name: what it is called in tables.
+        languages: their FLORES-200 codes.
+        load: the pairs of two of them, read when asked for.
+        head: languages that the paper counts as head languages in this text; the others are long-tail.
+    """
+
+    name: str
+    languages: tuple[str, ...]
+    load: Callable[[str, str], ParallelPairs]
+    head: frozenset[str] = field(default_factory=head_languages)
+
+    def pairs(self, pivot: str, lang: str) -> ParallelPairs:
+        """The pairs of two languages.
+
+        Raises:
+            PairsError: a language that is not here, or text that cannot be used.
+        """
+        for code in (pivot, lang):
+            check_language(code)
+            if code not in self.languages:
+                raise PairsError(f"{self.name} has no {code}; it has {', '.join(self.languages)}.")
+        return replace(self.load(pivot, lang), corpus=self.name)
+
+
+def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
+    """Parallel text from the embedded set, a file, a folder or a data set of the hub; the first `n` sentences of it.
+
+    Args:
+        spec: one of
+            * "embedded": the held-out set of this package in five languages;
+            * the path of a .tsv, .csv, .jsonl or .parquet file with a column a language, named by FLORES-200 codes;
+            * a folder with a file a language, named by its code and line by line the same sentences: FLORES-200's
+              release ("flores200_dataset/devtest" with "isl_Latn.devtest"), or "isl_Latn.txt" and the like, as MEXA
+              reads the parallel Bibles;
+            * a folder of Tatoeba's test sets as LASER has them ("tatoeba.isl-eng.isl" and "tatoeba.isl-eng.eng"),
+              where English is in every pair;
+            * a data set of the hub, or a folder that is a copy of one, and its split behind a colon: one with a
+              configuration a language ("openlanguagedata/flores_plus:devtest") or a configuration two languages
+              ("mteb/tatoeba-bitext-mining:test").
+        n: sentences to keep, 100 as in the paper; None for all.
+
+    Raises:
+        PairsError: what is wrong and what to do.
+    """
+    if spec == EMBEDDED:
+        return Corpus(EMBEDDED, tuple(embedded("heldout.tsv")), lambda a, b: ParallelPairs.load(f"{a}-{b}", n=n))
+    path = Path(spec).expanduser()
+    if path.suffix.lower() in FILES:
+        return Corpus(path.name, tuple(languages_in(path)), lambda a, b: ParallelPairs.load(path, a, b, n=n))
+    name, _, split = str(spec).partition(":")
+    place = Path(name).expanduser()
+    if (place / "README.md").is_file() and _has_configurations(place / "README.md"):
+        return _dataset(str(place), split, n)
+    if path.is_dir():
+        return _tatoeba_folder(path, n) if any(path.glob("tatoeba.*-eng.eng")) else _folder(path, n)
+    if HUB_NAME.fullmatch(name):
+        return _dataset(name, split, n)
+    raise PairsError(
+        f"{spec} is no parallel text; name a {', '.join(FILES)} file, a folder with a file a language, or a data set "
+        "of the hub such as openlanguagedata/flores_plus:devtest."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def _folder(path: Path, n: int | None) -> Corpus:
+    files = _by_language(path)
+    name = f"{path.resolve().parent.name}/{path.resolve().name}"
+    return Corpus(name, tuple(files), lambda a, b: ParallelPairs.load((files[a], files[b]), a, b, n=n))
+
+
+def _by_language(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        code = code_in_name(path)
+        if code is None or not path.is_file():
+            continue
+        if code in files:
+            raise PairsError(f"{folder} has two files of {code}, {files[code].name} and {path.name}; move one away.")
+        files[code] = path
+    if len(files) < 2:
+        inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _has_language(path)), None)
+        hint = f"; did you mean {inner}?" if inner else "; name two at least by FLORES-200 codes, as isl_Latn.txt."
+        raise PairsError(f"{folder} holds {len(files)} files named by a language{hint}")
+    return files
+
+
+def _has_language(folder: Path) -> bool:
+    return any(code_in_name(path) for path in folder.iterdir())
+
+
+def _tatoeba_folder(folder: Path, n: int | None) -> Corpus:
+    found = [match for path in sorted(folder.iterdir()) if (match := _TATOEBA_FILE.fullmatch(path.name))]
+    files = {tatoeba_languages()[match[1]]: folder / match[0] for match in found if match[1] in tatoeba_languages()}
+
+    def load(pivot: str, lang: str) -> ParallelPairs:
+        other = _beside_english(folder.name, pivot, lang)
+        sides = {other: files[other], ENGLISH: files[other].with_suffix(".eng")}
+        return ParallelPairs.load((sides[pivot], sides[lang]), pivot, lang, n=n)
+
+    return Corpus(folder.name, (ENGLISH, *files), load, tatoeba_head_languages())
+
+
+def _beside_english(name: str, pivot: str, lang: str) -> str:
+    """The other one of two languages."""
+    if ENGLISH not in (pivot, lang):
+        raise PairsError(f"{name} pairs every language with {ENGLISH} alone, and so has no {pivot}-{lang}.")
+    return lang if pivot == ENGLISH else pivot
+
+
+# ---------------------------------------------------------------------------------------------------- data sets
+
+
+def _has_configurations(card: Path) -> bool:
+    return "configs:" in card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+
+
+def _dataset(name: str, split: str, n: int | None) -> Corpus:
+    """A data set whose configurations are languages, or pairs of a language and English."""
+    configurations = _asked(name, lambda datasets: datasets.get_dataset_config_names(name))
+    languages = {FLORES_PLUS.get(config, config): config for config in configurations if is_language(config)}
+    with_english = {code: config for config in configurations if (code := _paired_with_english(config))}
+    if max(len(languages), len(with_english)) < 2:
+        raise PairsError(
+            f"{name} has the configurations {', '.join(configurations[:5])}; two languages at least must be among "
+            "them, such as isl_Latn, or isl-eng."
+        )
+    of_languages = len(languages) > len(with_english)
+    found = languages if of_languages else with_english
+    split = _checked_split(name, next(iter(found.values())), split)
+    read = cache(lambda config, columns: _rows(name, config, split, columns, n))
+
+    def load_languages(pivot: str, lang: str) -> ParallelPairs:
+        (ids, source), (other_ids, target) = (read(languages[code], TEXT_COLUMNS) for code in (pivot, lang))
+        if ids != other_ids:
+            raise PairsError(f"the rows of {pivot} and {lang} in {name} have different ids, and so do not correspond.")
+        return ParallelPairs(source, target, pivot, lang)
+
+    def load_with_english(pivot: str, lang: str) -> ParallelPairs:
+        config = with_english[_beside_english(name, pivot, lang)]
+        first, second = (read(config, (column,))[1] for column in PAIR_COLUMNS)
+        if config.startswith("eng-") != (pivot == ENGLISH):
+            first, second = second, first
+        return ParallelPairs(first, second, pivot, lang)
+
+    if of_languages:
+        return Corpus(f"{name}:{split}", tuple(sorted(languages)), load_languages)
+    return Corpus(f"{name}:{split}", (ENGLISH, *with_english), load_with_english, tatoeba_head_languages())
+
+
+def _paired_with_english(config: str) -> str | None:
+    """The code of the language that a configuration such as "isl-eng" has beside English."""
+    names = config.split("-")
+    return tatoeba_languages().get(next(iter({*names} - {"eng"}), "")) if len(names) == 2 and "eng" in names else None
+
+
+def _checked_split(name: str, config: str, split: str) -> str:
+    splits = _asked(name, lambda datasets: datasets.get_dataset_split_names(name, config))
+    if not split and len(splits) == 1:
+        return str(splits[0])
+    if split not in splits:
+        what = f"no split {split}" if split else "several splits"
+        raise PairsError(f"{name} has {what}; choose of {', '.join(splits)}, as {name}:{splits[-1]}.")
+    return split
+
+
+def _rows(
+    name: str, config: str, split: str, columns: tuple[str, ...], n: int | None
+) -> tuple[list[Any] | None, tuple[str, ...]]:
+    """Ids, where rows have them, and sentences of the first `n` rows, from the first of the columns that is there."""
+    # A folder is read as it is: the cache of datasets takes two folders of one name for the same (seen in 5.2).
+    streaming = Path(name).is_dir()
+    dataset = _asked(name, lambda datasets: datasets.load_dataset(name, config, split=split, streaming=streaming))
+    rows: list[dict[str, Any]] = _asked(name, lambda datasets: list(islice(dataset, n)))
+    there = list(rows[0]) if rows else []
+    column = next((column for column in columns if column in there), None)
+    if column is None:
+        raise PairsError(
+            f"{name} has the columns {', '.join(there)} in {config}, none of which is {' or '.join(columns)}; save it "
+            "as a .tsv or .parquet file with a column a language."
+        )
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row[column], str):
+            raise PairsError(f"row {number} of {config} in {name} holds {row[column]!r} where a sentence should be.")
+    return [row["id"] for row in rows] if "id" in there else None, tuple(row[column].strip() for row in rows)
+
+
+def _asked(name: str, ask: Callable[[Any], Any]) -> Any:
+    """What the package datasets answers, its many errors as one sentence."""
+    try:
+        import datasets
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise PairsError(
+            f"reading {name} needs datasets; install it with: pip install 'neuronxa-callback[train]'."
+        ) from None
+    try:
+        return ask(datasets)
+    except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160].rstrip(". ")
+        if "gated" in reason.lower():
+            raise PairsError(
+                f"{name} is gated: accept its terms on https://huggingface.co/datasets/{name} and run `hf auth login`."
+            ) from None
+        raise PairsError(
+            f"{name} is no data set that can be had here ({reason or type(error).__name__}); check the name, or give "
+            "the folder of a copy."
+        ) from None

@@ -1,0 +1,343 @@
+"""`neuronxa sweep`: a finished run's checkpoints, scored in step order into the files that the callback writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from torch import nn
+
+from neuronxa_callback.alignment.encoder import NonFiniteActivationError
+from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+from neuronxa_callback.model.loading import Checkpoint, Loader, ModelError, check_packages, load_tokenizer, read_json
+from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.quality.evaluator import PendingQuality, QualityEvaluator
+from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.training.callback import metrics_of, pearson_metrics, quality_metrics, translation_metrics
+from neuronxa_callback.training.history import (
+    History,
+    correlations,
+    judged,
+    other_choices,
+    record_of,
+    take_up,
+    translations_in,
+)
+from neuronxa_callback.vocabulary import Dtype
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = re.compile(r"checkpoint-([1-9]\d*)")
+
+BASE_REMEDY = "name the folder or the hub name of the base model with --base"
+ADAPTER_REMEDY = "name the base model that it was trained on with --base"
+CHECKPOINT_REMEDY = "if the run ended while it was being saved, move it away"
+
+# What to call the sweep with where a field of a signature should be another.
+OPTION_OF = {
+    "languages": "--pairs",
+    "pair": "--pairs",
+    "n": "--pairs",
+    "data": "--pairs",
+    "method": "--methods",
+    "dtype": "--dtype and --load-in-4bit",
+    "directions": "--direction",
+    "prompt": "--prompt",
+    "comet": "--comet-model",
+    "cometkiwi": "--cometkiwi-model",
+}
+
+
+class SweepError(ModelError):
+    """A run whose checkpoints cannot be scored; the message names the place and says what to do."""
+
+
+def run(
+    output_dir: str | Path,
+    evaluator: NeuronXAEvaluator,
+    quality: QualityEvaluator | None = None,
+    *,
+    base: str | Path | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool = False,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Score the checkpoints of a finished run that have no scores yet.
+
+    Each checkpoint's line is on disk as soon as it is scored, so that a sweep that was stopped goes on where it was.
+    Of a line whose alignment is there and whose quality metrics are not, these are added. COMET scores in the
+    background while the next checkpoint is at work.
+
+    Step 0 is the base model: of adapters always (LoRA starts as the identity), of full models where `base` names it.
+
+    Usage:
+        ```python
+        records = sweep.run("runs/mine", NeuronXAEvaluator("eng_Latn-isl_Latn"), dtype="bfloat16")
+        ```
+
+    Args:
+        output_dir: the Trainer's `output_dir`, with its `checkpoint-N` folders.
+        evaluator: what to score alignment with.
+        quality: what to judge translations with; it is closed at the end. Default: no translations.
+        base: folder or hub name of the base model. Default: the one that the adapters name.
+        dtype: what the weights are loaded in (in 4-bit: what is computed in); "auto" takes what the configuration of
+            the base, or of the last full model, says.
+        load_in_4bit: load the weights in NF4.
+        device: "cpu", "cuda" or "cuda:N". Default: a GPU where there is one.
+        progress: is shown a task that counts the checkpoints.
+
+    Returns:
+        the lines of `scores.jsonl`, in step order.
+
+    Raises:
+        SweepError: checkpoints that cannot be found or loaded, or a `scores.jsonl` made with other choices, before
+            anything is written into it.
+        CometEnvironmentError: COMET is asked for and has no environment.
+        ValueError: an argument, or a model, that cannot be used; see `NeuronXAEvaluator.check`.
+    """
+    with quality or QualityEvaluator((), evaluator.pairs) as judge:
+        checkpoints = find_checkpoints(Path(output_dir), base)
+        check_packages(checkpoints, load_in_4bit)
+        if judge.slow:  # or every checkpoint would be reported as missing its score, hours later
+            comet_environment.find_python()
+        tokenizer = load_tokenizer(checkpoints)
+        loader = Loader(checkpoints, dtype, load_in_4bit, device)
+        scoring = _Scoring(evaluator, judge, tokenizer, loader, History(output_dir), Curves(Path(output_dir)))
+        try:
+            scoring.score_all(checkpoints, progress or Progress(disable=True))
+        finally:
+            scoring.curves.close()
+        return scoring.history.read()
+
+
+# -------------------------------------------------------------------------------------------------- checkpoints
+
+
+def find_checkpoints(output_dir: Path, base: str | Path | None = None) -> list[Checkpoint]:
+    """The run's models in step order, the base model first where it is known.
+
+    Raises:
+        SweepError: there are none, one of them is no model, or they do not belong together.
+    """
+    if not output_dir.is_dir():
+        raise SweepError(f"{output_dir} does not exist; give the output_dir of a finished run.")
+    folders = [folder for folder in output_dir.iterdir() if CHECKPOINT.fullmatch(folder.name) and folder.is_dir()]
+    if not folders:
+        raise SweepError(
+            f"{output_dir} has no checkpoint-N folder; give the output_dir of a run that saved checkpoints."
+        )
+    checkpoints = sorted(map(_read_checkpoint, folders), key=lambda checkpoint: checkpoint.step)
+    adapters = [checkpoint for checkpoint in checkpoints if checkpoint.adapter is not None]
+    if adapters and len(adapters) < len(checkpoints):
+        full = next(checkpoint for checkpoint in checkpoints if checkpoint.adapter is None)
+        raise SweepError(
+            f"{adapters[0].source} is an adapter and {full.source} a full model, which are not one run; "
+            "move those of the other run away."
+        )
+    base = base or (_base_of(adapters) if adapters else None)
+    if base:
+        checkpoints.insert(0, Checkpoint(str(base), step=0, epoch=0, remedy=BASE_REMEDY))
+    return checkpoints
+
+
+def _read_checkpoint(folder: Path) -> Checkpoint:
+    is_adapter = (folder / "adapter_config.json").exists()
+    if not is_adapter and not (folder / "config.json").exists():
+        raise SweepError(f"{folder} holds no model (neither adapter_config.json nor config.json); {CHECKPOINT_REMEDY}.")
+    state = folder / "trainer_state.json"
+    return Checkpoint(
+        step=int(folder.name.rpartition("-")[2]),
+        source=str(folder),
+        epoch=read_json(state).get("epoch") if state.exists() else None,
+        adapter=read_json(folder / "adapter_config.json") if is_adapter else None,
+        remedy=ADAPTER_REMEDY if is_adapter else CHECKPOINT_REMEDY,
+    )
+
+
+def _base_of(adapters: Sequence[Checkpoint]) -> str:
+    """The base model that all adapters name."""
+    bases = {(adapter.adapter or {}).get("base_model_name_or_path") or "" for adapter in adapters}
+    if bases == {""}:
+        raise SweepError(f"{adapters[0].source}/adapter_config.json names no base model; name it with --base.")
+    if len(bases) > 1:
+        raise SweepError(
+            f"the adapters in {Path(adapters[0].source).parent} name {len(bases)} base models "
+            f"({', '.join(sorted(bases))}); name the one they were trained on with --base."
+        )
+    return str(bases.pop())
+
+
+# --------------------------------------------------------------------------------------------- what is there already
+
+
+def _unjudged(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
+    """The metrics that are asked for and have no score; one that was missing is tried again by a new sweep."""
+    done = judged(record or {})
+    return [metric for metric in quality.metrics if metric not in done]
+
+
+def _check_series(
+    history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, model: nn.Module, tokenizer: Any
+) -> None:
+    """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
+    wanted = {pair.name: evaluator.signature(pair, model, tokenizer) for pair in evaluator.pairs}
+    translated = {name: quality.signature(name, model, tokenizer) for name in quality.jobs}
+    for record in history.read():
+        differ = other_choices(record, wanted, translated, quality)
+        if differ:
+            told = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
+            # Autocast is the Trainer's; no option of ours brings it about.
+            fitting = [OPTION_OF.get(name) for name, (theirs, _) in differ.items() if "autocast" not in theirs]
+            hint = f", or give the same choices ({', '.join(dict.fromkeys(map(str, fitting)))})" if all(fitting) else ""
+            raise SweepError(
+                f"{history.path} was made with other choices than this sweep ({told}), and its curves would mix; "
+                f"move it away{hint if fitting else ''}."
+            )
+
+
+# ------------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass
+class _Scoring:
+    """One sweep over the checkpoints."""
+
+    evaluator: NeuronXAEvaluator
+    quality: QualityEvaluator
+    tokenizer: Any
+    loader: Loader
+    history: History
+    curves: Curves
+    _pending: list[PendingQuality] = field(default_factory=list)
+    _warned: set[str] = field(default_factory=set)
+
+    def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
+        """Check, score what has no scores yet, and wait for COMET."""
+        records = {record["step"]: record for record in self.history.read()}
+        todo = [c for c in checkpoints if c.step not in records or _unjudged(records[c.step], self.quality)]
+        # Not the base, which does not show whether the adapters fit it.
+        self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
+        task = progress.add_task("", total=len(todo))
+        for checkpoint in todo:
+            progress.update(task, description=checkpoint.name)
+            self._score(checkpoint, records.get(checkpoint.step))
+            progress.advance(task)
+        if self._pending:
+            progress.update(task, description="waiting for COMET")
+        self._finish()
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Refuse what cannot be measured, or would not fit what is on disk, before anything is written."""
+        with self.loader.model(checkpoint) as model:
+            self.evaluator.check(model, self.tokenizer)
+            self.quality.check(model, self.tokenizer)
+            _check_series(self.history, self.evaluator, self.quality, model, self.tokenizer)
+
+    def _score(self, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> None:
+        """Score a checkpoint and write it, COMET's part later; `record` is what its line has already."""
+        translated = translations_in(record)
+        if record is None or not translated:
+            try:
+                with self.loader.model(checkpoint) as model:
+                    if record is None:
+                        self._score_alignment(checkpoint, model)
+                    if self.quality.metrics:
+                        translated = self._translate(checkpoint.step, model)
+            except NonFiniteActivationError as error:
+                logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
+        if translated:
+            self._judge(checkpoint.step, record, translated)
+        for pending in list(self._pending):
+            if self.quality.news(pending, self._pending):
+                self._write_quality(pending)
+
+    def _finish(self) -> None:
+        """Wait for COMET, and bring the correlations of lines behind those that were filled in up to date."""
+        for pending in list(self._pending):
+            pending.report.wait()
+            self._write_quality(pending)
+        records = self.history.read()
+        for number, record in enumerate(records, start=1):
+            found = {name: asdict(correlation) for name, correlation in correlations(records[:number]).items()}
+            if "quality" in record and json.dumps(found) != json.dumps(record.get("pearson")):
+                self.history.update(record["step"], {"pearson": found})
+
+    def _score_alignment(self, checkpoint: Checkpoint, model: nn.Module) -> None:
+        start = time.perf_counter()
+        report = self.evaluator(model, self.tokenizer)
+        runtime = time.perf_counter() - start
+        self.history.append(record_of(report, checkpoint.step, checkpoint.epoch, runtime))
+        self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
+
+    def _translate(self, step: int, model: nn.Module) -> dict[str, tuple[Translations, str]]:
+        start = time.perf_counter()
+        translated = self.quality.translate(model, self.tokenizer)
+        self.curves.add(step, {"eval_translation_runtime": round(time.perf_counter() - start, 4)})
+        return translated
+
+    def _judge(
+        self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, str]]
+    ) -> None:
+        pending = take_up(self.quality, _unjudged(record, self.quality), translated, step, record)
+        if not translations_in(record):
+            self.curves.add(step, translation_metrics(pending.report))
+        self._pending.append(pending)
+        self._write_quality(self._pending[-1])  # the translations at once, so that a sweep that goes on has them
+
+    def _write_quality(self, pending: PendingQuality) -> None:
+        news = self.quality.news(pending, self._pending)
+        found = self.history.add_quality(pending.step, pending.report)
+        metrics = quality_metrics(pending.report, news)
+        self.curves.add(pending.step, metrics | pearson_metrics(found, metrics))
+        self._warn(pending, news)
+        pending.told.update(news)
+        if pending.is_over:
+            self._pending.remove(pending)
+
+    def _warn(self, pending: PendingQuality, metrics: Collection[str]) -> None:
+        """Say what gave no score, each reason once."""
+        for metric in metrics:
+            for error in pending.report.errors(metric):
+                if f"{metric}: {error}" not in self._warned:
+                    logger.warning("NeuronXA: no %s at step %d: %s", metric, pending.step, error)
+                self._warned.add(f"{metric}: {error}")
+
+
+class Curves:
+    """The scores in the run's own TensorBoard folder, where tensorboard is installed.
+
+    Args:
+        output_dir: the Trainer's `output_dir`. The folder is that of its newest events, `runs/neuronxa` without any.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        events = sorted(output_dir.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+        self.folder = events[-1].parent if events else output_dir / "runs" / "neuronxa"
+        self.is_there = find_spec("tensorboard") is not None
+        self.writer: Any = None
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics under the names that the Trainer's own log gives them there."""
+        if not self.is_there or not metrics:
+            return
+        if self.writer is None:  # not before there is something to write: it leaves a file
+            from torch.utils.tensorboard import SummaryWriter  # tensorboard is an extra
+
+            self.writer = SummaryWriter(str(self.folder))
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"eval/{name.removeprefix('eval_')}", value, step)
+        self.writer.flush()  # a sweep that is killed does not come back to this step
+
+    def close(self) -> None:
+        """See everything onto the disk."""
+        if self.writer is not None:
+            self.writer.close()

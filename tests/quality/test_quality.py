@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sacrebleu
+from transformers import PreTrainedTokenizerFast
+
+from neuronxa_callback import ParallelPairs
+from neuronxa_callback.quality import evaluator as quality
+from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.quality.comet.process import QualityScore
+from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.quality.translation import Translations, translate
+from tests.conftest import tiny_llama
+
+PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
+FRENCH = ParallelPairs.load("eng_Latn-fra_Latn", n=6)
+
+
+def judged(evaluator: QualityEvaluator, texts: dict[str, Sequence[str]]) -> quality.QualityReport:
+    made = {name: (Translations(tuple(lines), 0, 0), "how") for name, lines in texts.items()}
+    report = evaluator.score(made)
+    report.wait()
+    evaluator.close()
+    return report
+
+
+def some_translations(pairs: ParallelPairs) -> list[str]:
+    """Half right, half wrong, one empty."""
+    return [text if i % 2 else text[::-1] for i, text in enumerate(pairs.target[:-1])] + [""]
+
+
+def test_chrf_and_bleu_are_sacrebleus() -> None:
+    texts = some_translations(PAIRS)
+    report = judged(QualityEvaluator(("chrf", "bleu"), [PAIRS]), {PAIRS.name: texts})
+    scores = report.by_direction[PAIRS.name].finished()
+    chrf, bleu = scores["chrf"], scores["bleu"]
+    assert isinstance(chrf, QualityScore)
+    assert isinstance(bleu, QualityScore)
+    assert chrf.system == sacrebleu.corpus_chrf(texts, [list(PAIRS.target)]).score == report.mean("chrf")
+    assert bleu.system == sacrebleu.corpus_bleu(texts, [list(PAIRS.target)]).score
+    assert chrf.segments == tuple(
+        sacrebleu.sentence_chrf(text, [reference]).score for text, reference in zip(texts, PAIRS.target, strict=True)
+    )
+    assert bleu.segments == tuple(
+        sacrebleu.sentence_bleu(text, [reference]).score for text, reference in zip(texts, PAIRS.target, strict=True)
+    )
+    assert "nc:6|nw:0" in chrf.signature
+    assert "tok:13a" in bleu.signature
+
+
+@pytest.mark.parametrize(("code", "tokenizer"), [("zho_Hans", "zh"), ("jpn_Jpan", "char"), ("kor_Hang", "13a")])
+def test_bleu_splits_scripts_without_spaces(code: str, tokenizer: str) -> None:
+    pairs = ParallelPairs(("a", "b"), ("船は今朝早く港を出た。", "犬は古い椅子の上で眠る。"), "eng_Latn", code)
+    report = judged(QualityEvaluator("bleu", [pairs]), {pairs.name: ["船は今朝港を出た。", "犬は椅子の上で眠る。"]})
+    score = report.by_direction[pairs.name].finished()["bleu"]
+    assert isinstance(score, QualityScore)
+    assert f"tok:{tokenizer}" in score.signature
+    assert score.system > 10 or code == "kor_Hang"
+
+
+class Length:
+    """A metric of the user's own."""
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
+        assert len(sources) == len(references) == 6
+        return [len(text) for text in translations]
+
+
+class Custom:
+    name = "mine"
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Named(Length):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class TestAMetricOfTheUsersOwn:
+    def test_a_list_of_segments(self) -> None:
+        texts = some_translations(PAIRS)
+        report = judged(QualityEvaluator(["chrf", Length()], [PAIRS]), {PAIRS.name: texts})
+        assert report.metrics == ["chrf", "length"]
+        assert report.mean("length") == sum(map(len, texts)) / 6
+
+    def test_one_number(self) -> None:
+        report = judged(QualityEvaluator(Custom(0.25), [PAIRS]), {PAIRS.name: PAIRS.target})
+        assert report.mean("mine") == 0.25
+        assert report.by_direction[PAIRS.name].scores["mine"].result().segments is None
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            ([1.0], "1 scores came back for 6 translations"),
+            (math.nan, "the scores are NaN or infinite"),
+            (ZeroDivisionError("oh"), "ZeroDivisionError: oh"),
+            (None, "TypeError"),
+        ],
+    )
+    def test_one_that_fails_is_missing(self, answer: Any, message: str) -> None:
+        report = judged(QualityEvaluator([Custom(answer), "chrf"], [PAIRS]), {PAIRS.name: PAIRS.target})
+        assert report.mean("mine") is None
+        assert message in report.errors("mine")[0]
+        assert report.mean("chrf") == 100
+
+
+def test_directions(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    evaluator = QualityEvaluator("chrf", [PAIRS, FRENCH], "both")
+    translated = evaluator.translate(llama, tokenizer)
+    back = "isl_Latn-eng_Latn"
+    assert list(translated) == [PAIRS.name, FRENCH.name, back, "fra_Latn-eng_Latn"]
+    assert translated[PAIRS.name][0] == translate(llama, tokenizer, PAIRS.source, "eng_Latn", "isl_Latn")
+    assert translated[back][0] == translate(llama, tokenizer, PAIRS.target, "isl_Latn", "eng_Latn")
+    report = evaluator.score(translated)
+    assert report.system("chrf")[back] == sacrebleu.corpus_chrf(translated[back][0].texts, [list(PAIRS.source)]).score
+    assert report.mean("chrf") == pytest.approx(sum(report.system("chrf").values()) / 4)
+    assert list(QualityEvaluator("chrf", [PAIRS], "target->source").jobs) == [back]
+    signature = translated[back][1]
+    assert signature.startswith(f"pair:{back}|n:6|data:{evaluator.jobs[back].fingerprint}|prompt:plain-")
+
+
+def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    calls = []
+
+    def prompt(source: str, source_lang: str, target_lang: str) -> str:
+        calls.append(source)
+        return source
+
+    evaluator = QualityEvaluator(["chrf", "bleu", Length()], [PAIRS], prompt=prompt)
+    evaluator.score(evaluator.translate(llama, tokenizer))
+    assert len(calls) == 2 * 6  # once to translate, once to sign
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "message"),
+    [
+        ("rouge", {}, "quality metric 'rouge' is unknown; choose from comet, cometkiwi, chrf, bleu"),
+        (["chrf", "chrf"], {}, "the quality metric chrf was given twice"),
+        ([object()], {}, "has no method score"),
+        ([Named("comet")], {}, "the name 'comet' of the quality metric .* is taken; give it another `name`"),
+        ([Named("nasca")], {}, "the name 'nasca' of the quality metric .* is taken"),
+        ("chrf", {"direction": "there"}, "direction 'there' is unknown"),
+        ("chrf", {"prompt": "no field"}, "has no {source}"),
+        ("chrf", {"prompt": 3}, "prompt=3 must be a template text or a function"),
+    ],
+)
+def test_bad_arguments(metrics: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QualityEvaluator(metrics, [PAIRS], **options)
+
+
+def test_comet_sees_references_and_cometkiwi_does_not(with_comet: None, comet_models: Path) -> None:
+    models: dict[str, Any] = {"comet_model": str(comet_models / "comet")}
+    models["cometkiwi_model"] = str(comet_models / "cometkiwi")
+    texts = some_translations(PAIRS)
+    evaluator = QualityEvaluator(("comet", "cometkiwi"), [PAIRS], **models)
+    first = judged(evaluator, {PAIRS.name: texts})
+    other = ParallelPairs(PAIRS.source, PAIRS.target[::-1], "eng_Latn", "isl_Latn")
+    second = judged(QualityEvaluator(("comet", "cometkiwi"), [other], **models), {other.name: texts})
+    assert first.mean("comet") != second.mean("comet")
+    assert first.mean("cometkiwi") == second.mean("cometkiwi")
+    assert evaluator.worker.process is None
+
+
+class TestWhatTheDefaultLeavesOut:
+    def evaluator(self, **options: Any) -> QualityEvaluator:
+        return QualityEvaluator(("comet", "cometkiwi"), [PAIRS], **options)
+
+    def test_without_an_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(comet_environment, "comet_works_here", lambda: False)
+        evaluator = self.evaluator()
+        message = evaluator.leave_out_downloads()
+        assert message == (
+            "COMET and CometKiwi will not be logged: no environment has unbabel-comet; `neuronxa comet setup` makes "
+            "one, or NEURONXA_COMET_PYTHON can name a Python that has it."
+        )
+        assert evaluator.metrics == {}
+
+    def test_without_the_models(self, with_comet: None, comet_models: Path) -> None:
+        evaluator = self.evaluator(comet_model=str(comet_models / "comet"))
+        message = evaluator.leave_out_downloads()
+        assert message is not None
+        assert message.startswith("CometKiwi will not be logged: ")
+        assert "`neuronxa comet check Unbabel/wmt22-cometkiwi-da`" in message
+        assert list(evaluator.metrics) == ["comet"]
+
+    def test_nothing_where_all_is_there(self, with_comet: None, comet_models: Path) -> None:
+        models = {"comet_model": str(comet_models / "comet"), "cometkiwi_model": str(comet_models / "cometkiwi")}
+        evaluator = self.evaluator(**models)
+        assert evaluator.leave_out_downloads() is None
+        assert list(evaluator.metrics) == ["comet", "cometkiwi"]
+
+
+def test_a_model_path_of_nothing_is_left_out_by_the_default(with_comet: None, comet_models: Path) -> None:
+    models: dict[str, Any] = {"comet_model": "/gone/a/b.ckpt", "cometkiwi_model": str(comet_models / "cometkiwi")}
+    evaluator = QualityEvaluator(("comet", "cometkiwi"), [PAIRS], **models)
+    assert "COMET will not be logged" in str(evaluator.leave_out_downloads())
+    assert list(evaluator.metrics) == ["cometkiwi"]
+
+
+def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_llama(max_position_embeddings=20)
+    QualityEvaluator((), [PAIRS]).check(model, tokenizer)
+    with pytest.raises(ValueError, match="of a context of 20"):
+        QualityEvaluator("chrf", [PAIRS]).check(model, tokenizer)
+
+
+class TestTheInterpreter:
+    def test_the_named_one_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(comet_environment.VARIABLE, sys.executable)
+        assert comet_environment.find_python() == Path(sys.executable)
+
+    def test_a_named_one_that_is_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv(comet_environment.VARIABLE, str(tmp_path))
+        with pytest.raises(comet_environment.CometEnvironmentError, match=r"NEURONXA_COMET_PYTHON=.* is no program"):
+            comet_environment.find_python()
+
+    def test_setups_own_is_found(self, comet_python: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(comet_environment, "comet_works_here", lambda: False)
+        environment = comet_python.parent.parent
+        monkeypatch.setattr(comet_environment, "default_path", lambda: environment)
+        if not (environment / comet_environment.READY).exists():
+            pytest.skip("COMET is in the training interpreter here")
+        assert comet_environment.find_python() == comet_python
+
+    def test_this_one_where_transformers_is_old_enough(self) -> None:
+        import importlib.metadata
+        import importlib.util
+
+        has_comet = importlib.util.find_spec("comet") is not None
+        old = importlib.metadata.version("transformers").startswith("4.")
+        assert comet_environment.comet_works_here() == (has_comet and old)
+
+
+class TestSetup:
+    def test_what_is_there_stays(self, comet_python: Path) -> None:
+        environment = comet_python.parent.parent
+        if not (environment / comet_environment.READY).exists():
+            pytest.skip("COMET is in the training interpreter here")
+        told: list[str] = []
+        assert comet_environment.setup(environment, tell=told.append) == comet_python
+        assert told == [f"{environment} is there already."]
+
+    def test_a_folder_with_something_else_in_it(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("")
+        with pytest.raises(comet_environment.CometEnvironmentError, match="is in use and no virtual environment"):
+            comet_environment.setup(tmp_path)
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(comet_environment.CometEnvironmentError, match="is in use and no virtual environment"):
+            comet_environment.setup(tmp_path / "file")
+
+    def test_a_python_that_does_not_fit(self, tmp_path: Path) -> None:
+        program = tmp_path / "python"
+        program.write_text("#!/bin/sh\necho 3 14\n")
+        program.chmod(0o755)
+        with pytest.raises(comet_environment.CometEnvironmentError, match=r"is Python 3\.14, which .* pass --python"):
+            comet_environment.setup(tmp_path / "env", str(program))
+        with pytest.raises(comet_environment.CometEnvironmentError, match=r"does not run; pass --python"):
+            comet_environment.setup(tmp_path / "env", str(tmp_path / "no python"))
+
+    def test_an_installation_that_fails_is_not_taken_for_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        with pytest.raises(comet_environment.CometEnvironmentError, match="the installation failed: "):
+            comet_environment.setup(tmp_path / "env")
+        assert not (tmp_path / "env" / comet_environment.READY).exists()

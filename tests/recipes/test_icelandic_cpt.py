@@ -1,0 +1,76 @@
+"""The order of the texts in continued pretraining, and what is told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import held_out
+import icelandic_cpt
+import preflight
+import pytest
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import ModelConfig, SFTConfig
+
+from tests.conftest import make_tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+PAIRS = Dataset.from_dict({"eng_Latn": ["A.", "B."], "isl_Latn": ["Á.", "BÉ."]})
+
+
+def documents(name: str, number: int) -> Dataset:
+    return Dataset.from_dict({"text": [f"{name} {i}" for i in range(number)]})
+
+
+@pytest.mark.parametrize("english", [1, 50, 100])
+def test_all_monolingual_text_comes_first_evenly_mixed_and_then_the_pairs(english: int) -> None:
+    texts = icelandic_cpt.in_order(documents("is", 400), documents("en", english), PAIRS)["text"][:]
+    assert texts[-2:] == ["English: A.\nIcelandic: Á.", "Icelandic: BÉ.\nEnglish: B."]
+    for name, number in (("is", 400), ("en", english)):
+        assert [text for text in texts if text.startswith(name)] == [f"{name} {i}" for i in range(number)]
+    places = [place for place, text in enumerate(texts) if text.startswith("en")]
+    for number, place in enumerate(places):
+        assert place == pytest.approx((number + 0.5) * (400 + english) / english, abs=1.5)
+
+
+def told(tmp_path: Path, english: int = 100, share: float = 0.2, **settings: Any) -> list[str]:
+    tokenizer = make_tokenizer()
+    recipe = icelandic_cpt.RecipeArguments(english_share=share)
+    args = SFTConfig(str(tmp_path), report_to=[], bf16=False, max_length=64, per_device_train_batch_size=2, **settings)
+    texts = icelandic_cpt.in_order(documents("is", 400), documents("en", english), PAIRS)
+    return icelandic_cpt.notes(recipe, args, tokenizer, texts, (400, english))
+
+
+def test_the_step_at_which_the_pairs_begin_is_told(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    texts = [*documents("is", 400)["text"], *documents("en", 100)["text"]]
+    whole = sum(len(tokenizer(text)["input_ids"]) + 1 for text in texts)
+    (sentence,) = told(tmp_path, max_steps=200)
+    begin = int(sentence.removeprefix("The sentence pairs begin at about step ").split()[0])
+    assert begin == pytest.approx(whole / 128, rel=0.1)
+    (sentence,) = told(tmp_path, max_steps=begin)
+    assert sentence.startswith(
+        f"The run ends before the sentence pairs begin, at about step {begin}; lower --documents"
+    )
+
+
+def test_english_that_ends_early_is_told(tmp_path: Path) -> None:
+    assert told(tmp_path, english=40, max_steps=500)[1:] == [
+        "English ends early: its share is 0.091, where --english_share is 0.2."
+    ]
+
+
+def test_the_smoke_run_reads_both_phases(smollm_path: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(RECIPES / "configs" / "smoke_cpt.yaml"), "--model_name_or_path", str(smollm_path)]
+    recipe, args, _ = preflight.parse((icelandic_cpt.RecipeArguments, SFTConfig, ModelConfig), arguments)
+    held = held_out.load(recipe.flores, recipe.held_out_pairs)
+    icelandic, english, pairs, counts = icelandic_cpt.texts(recipe, held, tmp_path)
+    assert (len(icelandic), len(english)) == (20, 5)
+    assert counts["English, embedded"]["kept"] == 5
+    texts = icelandic_cpt.in_order(icelandic, english, pairs)
+    tokenizer = AutoTokenizer.from_pretrained(smollm_path)
+    before = sum(len(tokenizer(text)["input_ids"]) + 1 for text in texts["text"][:25])
+    read = args.max_steps * args.per_device_train_batch_size * args.max_length
+    assert before < read / 2
+    assert "The sentence pairs begin at about step" in icelandic_cpt.notes(recipe, args, tokenizer, texts, (20, 5))[0]

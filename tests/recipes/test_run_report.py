@@ -1,0 +1,146 @@
+"""The model card of real records, with the real COMET: its numbers are those of scores.jsonl, its r is scipy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import run_report
+from huggingface_hub import ModelCard
+from scipy import stats
+
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.training.history import History, record_of
+from neuronxa_callback.training.page import ReportError
+from tests.conftest import make_tokenizer, tiny_llama
+
+RUN = run_report.Run(
+    base_model="somebody/model",
+    recipe="icelandic_sft.py",
+    command=["python", "icelandic_sft.py", "--output_dir", "two words"],
+    step=10,
+    stopped="eval_nasca did not rise for 2 evaluations",
+    watched="8 pairs of FLORES dev",
+    tested="8 pairs of FLORES devtest",
+    test_scores={"nasca": 0.25, "comet": 0.5},
+    counts={"a|b.tsv": {"read": 1234567, "kept": 3}},
+    notes=["CometKiwi will not be logged: it is not here."],
+    fingerprints={"8 pairs of FLORES dev": "0123456789ab", "8 pairs of FLORES devtest": "ba9876543210"},
+)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, comet_models: Path, with_comet: None) -> Path:
+    pairs = [ParallelPairs.load("eng_Latn-isl_Latn", n=8)]
+    history, evaluator, tokenizer = History(tmp_path / "run"), NeuronXAEvaluator(pairs), make_tokenizer()
+    comet = str(comet_models / "comet")
+    with QualityEvaluator(("comet", "chrf"), pairs, comet_model=comet) as quality:
+        for seed, step in enumerate((0, 5, 10, 15)):
+            model = tiny_llama(seed).eval()
+            history.append(record_of(evaluator(model, tokenizer), step, step / 10, 1.0))
+            report = quality.score(quality.translate(model, tokenizer))
+            report.wait()
+            history.add_quality(step, report)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Callable[..., str]:
+    """The card of a run whose evaluations have these NASCA scores, by step."""
+    pairs = [ParallelPairs.load("eng_Latn-isl_Latn", n=8)]
+    report = NeuronXAEvaluator(pairs)(tiny_llama().eval(), make_tokenizer())
+
+    def scored(scores: Mapping[int, float], step: int) -> str:
+        history = History(tmp_path / "run")
+        for at, nasca in scores.items():
+            history.append(record_of(report, at, at / 10, 1.0) | {"score": {"nasca": nasca}})
+        return str(ModelCard.load(run_report.write(tmp_path / "run", replace(RUN, step=step))).text)
+
+    return scored
+
+
+def rows(card: str, title: str) -> list[list[str]]:
+    lines = [line for line in card.split(f"## {title}")[1].split("\n## ")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_card_says_what_scores_jsonl_says(run_dir: Path) -> None:
+    card = ModelCard.load(run_report.write(run_dir, RUN))
+    records = History(run_dir).read()
+    best = max(records, key=lambda record: record["score"]["nasca"])
+    low, high = best["languages"]["eng_Latn-isl_Latn"]["ci"]["nasca"]
+    table = rows(card.text, f"Best step: {best['step']}")
+    assert table[0][1:3] == [f"{best['score']['nasca']:.4f}", f"{low:.4f} to {high:.4f}"]
+    assert {row[0]: row[1] for row in table[1:]} == {
+        "COMET": f"{best['quality_score']['comet']:.4f}",
+        "chrF": f"{best['quality_score']['chrf']:.4f}",
+    }
+    nasca = [record["score"]["nasca"] for record in records]
+    for row, metric in zip(rows(card.text, "Alignment and quality"), ("chrf", "comet"), strict=True):
+        expected = stats.pearsonr(nasca, [record["quality_score"][metric] for record in records])
+        assert row[2] == f"{expected.statistic:.3f}"
+        assert row[4:] == [f"{expected.pvalue:.2g}", "4"]
+    assert rows(card.text, "Test") == [["NASCA", "0.2500"], ["COMET", "0.5000"]]
+    held = "8 pairs of FLORES dev (`0123456789ab`), 8 pairs of FLORES devtest (`ba9876543210`)."
+    packages = dict(rows(card.text, "How it was made"))
+    assert (packages["sacrebleu"], packages["py3langid"]) == (version("sacrebleu"), version("py3langid"))
+    for said in (
+        held,
+        RUN.notes[0],
+        RUN.stopped,
+        "weights are those of step 10",
+        "'two words'",
+        "1,234,567",
+        "a&#124;b.tsv",
+    ):
+        assert str(said) in card.text
+
+
+def test_the_model_index_holds_the_saved_weights_and_the_test(run_dir: Path) -> None:
+    card = ModelCard.load(run_report.write(run_dir, RUN))
+    of_step = History(run_dir).read()[2]
+    found = {(r.dataset_split, r.metric_type): (r.dataset_name, r.metric_value) for r in card.data.eval_results}
+    assert found == {
+        ("validation", "nasca"): (RUN.watched, round(of_step["score"]["nasca"], 4)),
+        ("validation", "comet"): (RUN.watched, round(of_step["quality_score"]["comet"], 4)),
+        ("validation", "chrf"): (RUN.watched, round(of_step["quality_score"]["chrf"], 4)),
+        ("test", "nasca"): (RUN.tested, 0.25),
+        ("test", "comet"): (RUN.tested, 0.5),
+    }
+
+
+def test_the_model_before_training_is_no_checkpoint(scored: Callable[..., str]) -> None:
+    card = scored({0: 0.5, 5: 0.25, 10: 0.25}, 10)
+    assert "## Best step: 0, before training\n" in card
+    assert "No evaluation scored above the model before training, whose NASCA was 0.5000." in card
+
+
+@pytest.mark.parametrize(("saved", "best"), [(10, 10), (5, 5), (20, 5)])
+def test_of_equal_scores_that_of_the_saved_weights_is_the_best(
+    saved: int, best: int, scored: Callable[..., str]
+) -> None:
+    card = scored({0: 0.5, 5: 0.5, 10: 0.5, 20: 0.25}, saved)
+    assert f"## Best step: {best}\n" in card
+    assert "No evaluation scored above the model before training, whose NASCA was 0.5000." in card
+
+
+def test_a_step_above_the_start_is_the_best(scored: Callable[..., str]) -> None:
+    card = scored({0: 0.25, 5: 0.5, 10: 0.25}, 10)
+    assert "## Best step: 5\n" in card
+    assert "before training" not in card
+
+
+def test_without_a_test_it_says_so(run_dir: Path) -> None:
+    card = ModelCard.load(run_report.write(run_dir, replace(RUN, tested=None, test_scores={})))
+    assert "No test set was to be had" in card.text
+    assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
+
+
+def test_a_run_without_scores_has_no_card(tmp_path: Path) -> None:
+    tmp_path.joinpath("run").mkdir()
+    with pytest.raises(ReportError, match=r"scores\.jsonl is missing"):
+        run_report.write(tmp_path / "run", RUN)

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.quality.comet.process import QualityError, QualityScore
+from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
+from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.significance import pearson
+from neuronxa_callback.training.history import History, correlations, record_of
+
+PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=9)
+
+
+def test_a_record_is_self_contained(llama: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    report = NeuronXAEvaluator(PAIRS)(llama, tokenizer)
+    history = History(tmp_path)
+    history.append(record_of(report, 5, 0.5, 1.25))
+    (line,) = (tmp_path / "neuronxa" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
+    assert record == history.read()[0]
+    assert (record["step"], record["epoch"], record["runtime"]) == (5, 0.5, 1.25)
+    language = record["languages"]["eng_Latn-isl_Latn"]
+    assert language["score"] == report.score == record["score"]
+    assert language["ci"]["nasca"] == list(report.ci["nasca"])
+    assert language["signature"] == report.signature
+    assert len(language["per_layer"]["nasca"]) == 3
+    assert len(language["per_pair"]["nasca"]) == 9
+
+
+def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    assert history.read() == []
+    for step, mark in [(0, "a"), (20, "b"), (10, "c"), (20, "d")]:
+        history.append({"step": step, "mark": mark})
+    assert [(record["step"], record["mark"]) for record in history.read()] == [(0, "a"), (10, "c"), (20, "d")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 60))
+def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(folder)
+        for step in (0, 10, 20):
+            history.append({"step": step, "text": "þæð"})
+        content = history.path.read_bytes()
+        history.path.write_bytes(content[: len(content) - cut])
+        whole = [record["step"] for record in history.read()]
+        history.append({"step": 30})
+        assert [record["step"] for record in history.read()] == [*whole, 30]
+        assert whole == [0, 10, 20][: len(whole)]
+
+
+LINES = st.lists(st.tuples(st.integers(0, 40), st.text(max_size=5)), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(LINES, st.integers(0, 10_000), st.integers(0, 45), st.sampled_from([b"", b"{", b'{"st', b"\x00\x00", b"\xc3"]))
+def test_after_any_cut_a_resumed_run_has_the_whole_lines_up_to_its_step(
+    written: list[tuple[int, str]], cut: int, step: int, garbage: bytes
+) -> None:
+    """A file that was cut anywhere, with a few bytes of a next line behind it."""
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(folder)
+        for place, text in written:
+            history.append({"step": place, "text": text})
+        content = history.path.read_bytes()[:cut]
+        history.path.write_bytes(content + garbage)
+        ended = (content + garbage).split(b"\n")
+        whole = [json.loads(line) for line in ended if is_record(line)]
+        expected = {record["step"]: record for record in whole if record["step"] <= step}
+        history.rewind(step)
+        assert history.read() == [expected[place] for place in sorted(expected)]
+        kept = history.path.read_bytes()
+        history.rewind(step)
+        assert history.path.read_bytes() == kept
+        history.append({"step": step + 1})
+        assert [json.loads(line)["step"] for line in history.path.read_bytes().splitlines()] == [
+            *sorted(expected),
+            step + 1,
+        ]
+
+
+def is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.begin()
+    for mark in "ab":
+        history.append({"step": 0, "mark": mark})
+        history.begin()
+    assert history.read() == []
+    assert '"a"' in (tmp_path / "neuronxa" / "scores.1.jsonl").read_text()
+    assert '"b"' in (tmp_path / "neuronxa" / "scores.2.jsonl").read_text()
+
+
+def test_beginning_anew_overwrites_nothing(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.append({"step": 0, "mark": "new"})
+    for number in (2, 3):
+        history.path.with_name(f"scores.{number}.jsonl").write_text("old")
+    history.begin()
+    history.append({"step": 0, "mark": "newer"})
+    history.begin()
+    texts = {path.name: path.read_text() for path in history.path.parent.iterdir()}
+    assert texts["scores.2.jsonl"] == texts["scores.3.jsonl"] == "old"
+    assert '"new"' in texts["scores.1.jsonl"]
+    assert '"newer"' in texts["scores.4.jsonl"]
+
+
+def quality_report(score: float | None, directions: tuple[str, ...] = ("eng_Latn-isl_Latn",)) -> QualityReport:
+    """Two translations in each direction, with COMET done (or not yet, at None) and CometKiwi failed."""
+    by_direction = {}
+    for name in directions:
+        comet: Future[QualityScore] = Future()
+        if score is not None:
+            comet.set_result(QualityScore(score, (score, score), "model:x"))
+        kiwi: Future[QualityScore] = Future()
+        kiwi.set_exception(QualityError("gone"))
+        made = Translations(("ja", ""), empty=1, truncated=0)
+        by_direction[name] = DirectionScores(made, "prompt:plain", {"comet": comet, "cometkiwi": kiwi})
+    return QualityReport(by_direction)
+
+
+class TestQuality:
+    def test_it_joins_the_line_of_its_step(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        for step in (0, 10, 20):
+            history.append({"step": step, "score": {"nasca": step / 100}, "text": "þæð"})
+        history.add_quality(10, quality_report(0.5))
+        lines = history.path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 3
+        record = json.loads(lines[1])
+        assert record["text"] == "þæð"
+        assert record["quality_score"] == {"comet": 0.5}
+        assert record["quality"]["eng_Latn-isl_Latn"] == {
+            "signature": "prompt:plain",
+            "empty": 1,
+            "truncated": 0,
+            "translations": ["ja", ""],
+            "metrics": {
+                "comet": {"score": 0.5, "segments": [0.5, 0.5], "signature": "model:x"},
+                "cometkiwi": {"missing": "gone"},
+            },
+        }
+        assert [json.loads(lines[i]) for i in (0, 2)] == [r for r in history.read() if r["step"] != 10]
+        assert [path.name for path in history.path.parent.iterdir()] == ["scores.jsonl"]
+
+    def test_what_is_not_there_yet_says_so_until_it_is(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.append({"step": 0, "score": {"nasca": 0.1}})
+        history.add_quality(0, quality_report(None))
+        (record,) = history.read()
+        assert record["quality"]["eng_Latn-isl_Latn"]["metrics"]["comet"] == {"missing": "not scored yet"}
+        assert record["quality_score"] == {}
+        history.add_quality(0, quality_report(0.7))
+        (record,) = history.read()
+        assert record["quality_score"] == {"comet": 0.7}
+
+    def test_the_mean_needs_every_direction(self, tmp_path: Path) -> None:
+        report = quality_report(0.5, ("eng_Latn-isl_Latn", "isl_Latn-eng_Latn"))
+        assert report.mean("comet") == 0.5
+        broken: Future[QualityScore] = Future()
+        broken.set_exception(QualityError("gone"))
+        report.by_direction["isl_Latn-eng_Latn"].scores["comet"] = broken
+        assert report.mean("comet") is None
+        assert report.system("comet") == {"eng_Latn-isl_Latn": 0.5}
+
+    def test_of_two_lines_of_a_step_the_later_gets_it_and_a_torn_one_stays(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        for mark in "ab":
+            history.append({"step": 0, "score": {"nasca": 0.1}, "mark": mark})
+        with history.path.open("a") as file:
+            file.write('{"step": 10, "sco')
+        history.add_quality(0, quality_report(0.5))
+        lines = history.path.read_text().split("\n")
+        assert "quality" not in json.loads(lines[0])
+        assert json.loads(lines[1])["mark"] == "b"
+        assert json.loads(lines[1])["quality_score"] == {"comet": 0.5}
+        assert lines[2] == '{"step": 10, "sco'
+
+    def test_a_step_without_a_line(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.append({"step": 0, "score": {"nasca": 0.1}})
+        with pytest.raises(KeyError, match="has no line of step 5"):
+            history.add_quality(5, quality_report(0.5))
+
+    def test_correlations_from_three_evaluations_on_up_to_the_step(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        nasca, comet = [0.1, 0.2, 0.4, 0.3], [0.5, 0.7, 0.6, 0.9]
+        for step, score in enumerate(nasca):
+            history.append({"step": step, "score": {"nasca": score}})
+        found = [history.add_quality(step, quality_report(score)) for step, score in enumerate(comet)]
+        assert found[0] == found[1] == {}
+        for step in (2, 3):
+            expected = pearson(nasca[: step + 1], comet[: step + 1])
+            assert expected is not None
+            assert found[step] == {"nasca_comet": expected}
+            kept = history.read()[step]["pearson"]["nasca_comet"]
+            assert kept == {"r": expected.r, "p_value": expected.p_value, "ci": list(expected.ci), "n": step + 1}
+
+    def test_an_evaluation_without_a_score_is_left_out_of_the_correlation(self) -> None:
+        records: list[dict[str, Any]] = [
+            {"step": step, "score": {"nasca": step / 10}, "quality_score": {"chrf": float(step**2)}}
+            for step in range(5)
+        ]
+        records[2]["quality_score"] = {}
+        records.append({"step": 5, "score": {"nasca": 0.9}})
+        expected = pearson([0, 0.1, 0.3, 0.4], [0, 1, 9, 16])
+        assert correlations(records) == {"nasca_chrf": expected}
