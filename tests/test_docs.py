@@ -1,12 +1,16 @@
-"""The pages: their links lead somewhere, their Python can be read, and the README is one screen."""
+"""The pages: their links lead somewhere, their Python names what there is, and the README is one screen."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import neuronxa_callback
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -44,9 +48,22 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pages
-def test_the_python_can_be_read(page: Path) -> None:
+def test_the_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`((?:tests|benchmarks|scripts|docs)/[\w/.-]+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pages
+def test_the_python_imports_and_calls_what_there_is(page: Path) -> None:
+    """Not run, since it stands for the reader's own model and data; examples/ has what runs."""
     for code in python_blocks(page):
-        ast.parse(code)
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("neuronxa_callback"):
+                module = importlib.import_module(node.module or "")
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in neuronxa_callback.__all__:
+                called = getattr(neuronxa_callback, ast.unparse(node.func))
+                inspect.signature(called).bind(*node.args, **{str(k.arg): k.value for k in node.keywords})
 
 
 def test_the_readme_is_one_screen() -> None:
