@@ -347,7 +347,7 @@ def test_the_papers_head_languages() -> None:
     assert len(language_codes() - head_languages() - {"eng_Latn"}) == 135
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
+@pytest.mark.parametrize("page", ["docs/usage.md", "docs/command-line.md"])
 def test_the_documented_commands_run(page: str, models: Path, smollm_path: Path, tmp_path: Path) -> None:
     """As they stand there, on fewer sentences."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
