@@ -67,7 +67,7 @@ def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 def forward(decoder: Decoder, token_ids: list[list[int]], rows: list[list[int]]) -> None:
     """The decoder over the batches, without hooks or LM head."""
-    with decoder.undisturbed():
+    with decoder.evaluation_mode():
         for batch in rows:
             decoder.run([token_ids[row] for row in batch])
 

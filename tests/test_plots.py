@@ -74,7 +74,7 @@ def test_an_interval_of_one_evaluation_can_be_seen() -> None:
 
 
 def test_a_language_that_joined_later_is_drawn_from_there() -> None:
-    joined = [HISTORY[0] | {"languages": {"eng_Latn-isl_Latn": HISTORY[0]["languages"]["eng_Latn-isl_Latn"]}}]  # type: ignore[index, operator]
+    joined = [HISTORY[0] | {"languages": {"eng_Latn-isl_Latn": HISTORY[0]["languages"]["eng_Latn-isl_Latn"]}}]  # type: ignore[index]
     (axes,) = plots.curve_figure([*joined, *HISTORY[1:]], "nasca", 100, "t").axes
     assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines[:2]] == [[0, 10, 20], [10, 20]]
 

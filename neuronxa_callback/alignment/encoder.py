@@ -87,7 +87,7 @@ def encode_all(
     token_ids = decoder.tokenize(sentences)
     chosen = {read: check_layers(layers, read, len(decoder.layers)) for read in representations}
     encoded = {read: _room_for(read, numbers, decoder, len(token_ids)) for read, numbers in chosen.items()}
-    with decoder.undisturbed():
+    with decoder.evaluation_mode():
         for rows in batches(token_ids, token_budget or default_token_budget(decoder)):
             _encode_batch(decoder, chosen, token_ids, rows, token_pooling, encoded)
     return {representation: values.cpu() for representation, values in encoded.items()}

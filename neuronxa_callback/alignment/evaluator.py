@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from neuronxa_callback import significance
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.report import AlignmentReport, report_of_all, report_of_pair
-from neuronxa_callback.alignment.scores import measure, representations_of, torn_apart
+from neuronxa_callback.alignment.scores import measure, permuted_scores, representations_of
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.signature import Signature
@@ -225,7 +225,7 @@ class NeuronXAEvaluator:
         for method, read in self.representations.items():
             if method in ALIGNMENT or not self.permutations:
                 continue
-            torn = torn_apart(source[read], target[read], method, self.permutations)
+            torn = permuted_scores(source[read], target[read], method, self.permutations)
             pooled = torn.mean(dim=1) if self.layer_pooling == "mean" else torn.amax(dim=1)
             report.p_value[method] = significance.permutation_p_value(report.score[method], pooled.numpy())
         return report

@@ -259,7 +259,7 @@ def _centred(vectors: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- chance
 
 
-def torn_apart(source: Tensor, target: Tensor, method: Method, permutations: int, seed: int = 0) -> Tensor:
+def permuted_scores(source: Tensor, target: Tensor, method: Method, permutations: int, seed: int = 0) -> Tensor:
     """A method's scores when the pairs are torn apart at random: what unrelated text of these languages would score.
 
     What a side contributes is computed once: putting its sentences in another order puts the rows of that in another

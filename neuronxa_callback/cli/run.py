@@ -50,9 +50,9 @@ def sweep(
 
     from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator
     from neuronxa_callback.model.loading import ModelError
-    from neuronxa_callback.training import page as run_report
     from neuronxa_callback.training import sweep as run_sweep
     from neuronxa_callback.training.history import History
+    from neuronxa_callback.training.summary import summarise
 
     console = Console()
     disable_progress_bar()  # of each model's weights, in the middle of ours
@@ -72,5 +72,5 @@ def sweep(
             )
     except (ModelError, CometEnvironmentError, ValueError, OSError) as error:
         give_up(console, error)
-    run_report.summarise(records, console)
+    summarise(records, console)
     console.out(f"Scores: {History(output_dir).path}")

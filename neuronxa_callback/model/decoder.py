@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuronxa_callback.model.layers import find_stack
 from neuronxa_callback.model.neurons import FFN, ffns_of
-from neuronxa_callback.model.state import undisturbed
+from neuronxa_callback.model.state import evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +149,9 @@ class Decoder:
         finally:
             setattr(self.stack, self.layer_list, whole)
 
-    def undisturbed(self) -> AbstractContextManager[None]:
-        """Evaluation mode without gradients, until the block ends; see `state.undisturbed`."""
-        return undisturbed(self.model, self.device)
+    def evaluation_mode(self) -> AbstractContextManager[None]:
+        """Evaluation mode without gradients, until the block ends; see `state.evaluation_mode`."""
+        return evaluation_mode(self.model, self.device)
 
     def check(self, token_ids: Sequence[int]) -> None:
         """Show on one pass over a sentence that every FFN computes Eq. 1 from the modules that were found.
@@ -163,7 +163,7 @@ class Decoder:
             UnreadableFFNError: names the first FFN that does not, and says what to do.
         """
         ffns = [ffn for layer in self.ffns for ffn in layer]
-        with self.undisturbed(), ExitStack() as checks:
+        with self.evaluation_mode(), ExitStack() as checks:
             # Ended in reverse order: the first FFN's fault is the one to be told.
             for ffn in reversed(ffns):
                 checks.enter_context(ffn.checked())
@@ -172,7 +172,7 @@ class Decoder:
 
 def _compute_dtype(base: nn.Module, device: torch.device) -> str:
     parts = [str(base.dtype).removeprefix("torch.")]
-    quantization = getattr(base.config, "quantization_config", None)  # type: ignore[union-attr]
+    quantization = getattr(base.config, "quantization_config", None)
     if quantization is not None:
         name = quantization.quantization_method() if hasattr(quantization, "quantization_method") else "quantised"
         parts.append(str(name))

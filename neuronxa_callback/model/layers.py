@@ -67,7 +67,7 @@ def _base_model(model: nn.Module) -> nn.Module:
         return model
     if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
         raise UnreadableFFNError(
-            f"the adapter {model.active_adapter!r} is prompt learning ({type(model).__name__}): it adds tokens in "  # type: ignore[union-attr]
+            f"the adapter {model.active_adapter!r} is prompt learning ({type(model).__name__}): it adds tokens in "
             "front of the sentence instead of changing the FFNs. Use LoRA or another adapter inside the layers."
         )
     return model.get_base_model()  # type: ignore[operator, no-any-return]

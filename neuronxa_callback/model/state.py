@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode without gradients; each module's mode and the random state are put back at the end.
 
     The mode is set module by module, since a module may give `train()` side effects of its own (merging adapters)

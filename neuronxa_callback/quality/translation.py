@@ -94,7 +94,7 @@ def translate(
     generation = _greedy(decoder)
     texts = [""] * len(sentences)
     truncated = 0
-    with decoder.undisturbed(), _generating_with(decoder, generation):
+    with decoder.evaluation_mode(), _generating_with(decoder, generation):
         for rows in batches(prompts, token_budget or default_token_budget(decoder)):
             batch_limits = [limits[row] for row in rows]
             generated = _generate(decoder, [prompts[row] for row in rows], batch_limits)

@@ -147,7 +147,7 @@ class NeuronXACallback(TrainerCallback):
         )
         check_floor(self.stopping, self.evaluator)
         self.quality = QualityEvaluator(
-            ("comet", "cometkiwi") if quality == "auto" else quality,  # type: ignore[arg-type]
+            ("comet", "cometkiwi") if quality == "auto" else quality,
             self.evaluator.pairs,
             direction,
             prompt,

@@ -1,4 +1,4 @@
-"""What a run's scores.jsonl has to say: a table at the end of the run, and a page with figures."""
+"""The run page: what a run's scores.jsonl says, in Markdown with figures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
@@ -17,6 +14,7 @@ from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import Correlation, pearson
 from neuronxa_callback.tables import markdown_table, one_line, plain
 from neuronxa_callback.training.history import History
+from neuronxa_callback.training.summary import best_of, curves, stop_reason
 from neuronxa_callback.vocabulary import Method, score_name
 
 # Alignment score -> quality metric -> (step, alignment, quality) of each evaluation that has both; their correlation.
@@ -34,77 +32,6 @@ INDEPENDENCE = (
 
 class ReportError(RuntimeError):
     """A report that cannot be made; the message says why, and what to do."""
-
-
-# ---------------------------------------------------------------------------------------------- the end of a run
-
-
-def summarise(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print the first, the last and the best value of each score, and how alignment and quality go together.
-
-    Args:
-        records: the lines of scores.jsonl in step order.
-        console: where to; the terminal by default.
-    """
-    if not records:
-        return
-    console = console or Console()
-    table = Table(title="Alignment and translation quality", title_justify="left")
-    for column in ("", "first", "last", "best", "at step"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, points in curves(records).items():
-        best_step, best = _best(points)
-        numbers = (f"{value:.4f}" for value in (points[0][1], points[-1][1], best))
-        table.add_row(escape(score_name(name)), *numbers, str(best_step))
-    console.print(table)
-    for name, correlation in last_correlations(records).items():
-        low, high = correlation["ci"]
-        method, _, metric = name.partition("_")
-        names = f"{score_name(method)} and {escape(score_name(metric))}"
-        console.print(
-            f"Pearson's r of {names}: {correlation['r']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
-            f"p = {correlation['p_value']:.2g}, {correlation['n']} evaluations)",
-            soft_wrap=True,  # a log may be narrow, and is searched by line
-        )
-
-
-def tell_stop(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print why the run was stopped, if this package stopped it, and which step was the best."""
-    told = _stop(records)
-    if told:
-        (console or Console()).print(escape(told), soft_wrap=True)
-
-
-def _stop(records: Sequence[Mapping[str, Any]]) -> str | None:
-    verdict = records[-1].get("stopping") if records else None
-    if not verdict or not verdict["reason"]:
-        return None
-    told = f"Stopped at step {records[-1]['step']}: {verdict['reason']}."
-    if verdict["best"] is None:
-        return told
-    return f"{told} The best step was {verdict['best_step']}, with {verdict['best']:.4f}."
-
-
-def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Each score's (step, value) over the run, alignment first."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for part in ("score", "quality_score"):
-        for record in records:
-            for name, value in record.get(part, {}).items():
-                found.setdefault(name, []).append((record["step"], value))
-    return found
-
-
-def last_correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The last correlation that was written of each alignment score and quality metric."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for record in records:
-        found |= record.get("pearson", {})
-    return found
-
-
-def _best(points: Sequence[tuple[int, float]]) -> tuple[int, float]:
-    return max(points, key=lambda point: point[1])
 
 
 # ---------------------------------------------------------------------------------------------- the page
@@ -320,13 +247,13 @@ def _scores_part(records: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
     return [
         "# Alignment and translation quality",
         f"{evaluations}, from {plain(str(path))}. Best is the highest value.",
-        *([plain(stopped)] if (stopped := _stop(records)) else []),
+        *([plain(stopped)] if (stopped := stop_reason(records)) else []),
         markdown_table(("score", "first", "last", "best", "at step"), rows),
     ]
 
 
 def _score_row(name: str, points: Sequence[tuple[int, float]], steps: Sequence[int]) -> list[str]:
-    best_step, best = _best(points)
+    best_step, best = best_of(points)
     first, last = _value_at(points[0], steps[0]), _value_at(points[-1], steps[-1])
     return [score_name(name), first, last, f"{best:.4f}", str(best_step)]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.queue import PendingScores
-from neuronxa_callback.training.history import History, awaited, other_choices, scored_again, translations_in
+from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import quality_metrics_in
+from neuronxa_callback.training.records import awaited, other_choices, scored_again, translations_in
 from neuronxa_callback.training.schedule import Schedule
 from neuronxa_callback.training.stopping import still_stops
 from neuronxa_callback.training.trainer import Moment
@@ -84,12 +85,12 @@ def find_series(watch: Watch, moment: Moment) -> Series:
 def _schedule(step: int, last: Mapping[str, Any], watch: Watch) -> Schedule:
     """What the last line says that the resumed run has behind it."""
     verdict = last.get("stopping")
-    if verdict and verdict.get("rule") != watch.rule.said:
+    if verdict and verdict.get("rule") != watch.rule.criterion:
         logger.warning(
             "NeuronXA: the run was judged by another rule before it was resumed (%s before, %s now); patience and "
             "best value begin anew.",
             verdict.get("rule"),
-            watch.rule.said,
+            watch.rule.criterion,
         )
     stopped = still_stops(watch.rule, verdict) if verdict else None
     scored = step if last["step"] == step and last["score"] else None

@@ -16,7 +16,7 @@ from neuronxa_callback.model.state import TokenBudget, same_random_state
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.training import checks
 from neuronxa_callback.training.faults import Faults
-from neuronxa_callback.training.history import History, record_of
+from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import (
     metrics_of,
     pearson_metrics,
@@ -25,10 +25,11 @@ from neuronxa_callback.training.metric_names import (
     verdict_metrics,
 )
 from neuronxa_callback.training.overhead import Overhead
-from neuronxa_callback.training.page import summarise, tell_stop
+from neuronxa_callback.training.records import record_of
 from neuronxa_callback.training.resume import Series, find_series
 from neuronxa_callback.training.schedule import Schedule
 from neuronxa_callback.training.stopping import Verdict
+from neuronxa_callback.training.summary import summarise, tell_stop
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
 

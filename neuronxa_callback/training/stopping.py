@@ -58,7 +58,7 @@ class StoppingRule:
             )
 
     @property
-    def said(self) -> str:
+    def criterion(self) -> str:
         """What makes an evaluation an improvement: verdicts by other rules cannot be gone on from."""
         return f"{self.metric}, significance {self.significance}, min_delta {self.min_delta}, warmup {self.warmup}"
 
@@ -73,7 +73,7 @@ class Verdict:
     """What an evaluation means for stopping.
 
     Attributes:
-        rule: what was judged by, as `StoppingRule.said` has it.
+        rule: what was judged by, as `StoppingRule.criterion` has it.
         best: the value of the last evaluation that improved, this one where it did; None before any had a value.
         best_step: its step.
         gain: this evaluation's value minus that of the last one that had improved before it; 0 at the first, None
@@ -122,17 +122,19 @@ def judge(rule: StoppingRule, record: Record, earlier: Sequence[Record], values:
         if not forgotten:
             return None
         waited, reason = last["waited"], _reason(rule, last["waited"], forgotten)
-        return Verdict(rule.said, last["best"], last["best_step"], None, None, False, waited, forgotten, reason)
+        return Verdict(rule.criterion, last["best"], last["best_step"], None, None, False, waited, forgotten, reason)
     reference = next((line for line in judged if line["step"] == last["best_step"]), None)
     if reference is None:
-        return Verdict(rule.said, value, record["step"], 0.0, None, True, 0, forgotten, _reason(rule, 0, forgotten))
+        return Verdict(
+            rule.criterion, value, record["step"], 0.0, None, True, 0, forgotten, _reason(rule, 0, forgotten)
+        )
     gain = value - last["best"]
     p_value = paired_p_value(_shares(rule, record), _shares(rule, reference)) if rule.by_test else None
     improved = p_value < rule.significance if p_value is not None else _rise(rule, gain) > (rule.min_delta or 0.0)
     waited = 0 if improved else last["waited"] + (len(judged) > rule.warmup)
     best, best_step = (value, record["step"]) if improved else (last["best"], last["best_step"])
     reason = _reason(rule, waited, forgotten)
-    return Verdict(rule.said, best, best_step, gain, p_value, improved, waited, forgotten, reason)
+    return Verdict(rule.criterion, best, best_step, gain, p_value, improved, waited, forgotten, reason)
 
 
 def still_stops(rule: StoppingRule, verdict: Mapping[str, Any]) -> str | None:
@@ -142,7 +144,7 @@ def still_stops(rule: StoppingRule, verdict: Mapping[str, Any]) -> str | None:
         rule: what counts now.
         verdict: a line's "stopping".
     """
-    waited = verdict["waited"] if verdict.get("rule") == rule.said else 0
+    waited = verdict["waited"] if verdict.get("rule") == rule.criterion else 0
     forgotten = {
         name: fall
         for name, fall in verdict["forgotten"].items()
@@ -154,7 +156,7 @@ def still_stops(rule: StoppingRule, verdict: Mapping[str, Any]) -> str | None:
 def _best_step(rule: StoppingRule, line: Record) -> int | None:
     """Of a line that was judged by this rule."""
     verdict = line.get("stopping") or {}
-    return verdict["best_step"] if verdict.get("rule") == rule.said else None
+    return verdict["best_step"] if verdict.get("rule") == rule.criterion else None
 
 
 def _rise(rule: StoppingRule, gain: float) -> float:

@@ -24,16 +24,9 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.training.history import (
-    History,
-    correlations,
-    other_choices,
-    record_of,
-    scored_again,
-    scored_metrics,
-    translations_in,
-)
+from neuronxa_callback.training.history import History, correlations
 from neuronxa_callback.training.metric_names import metrics_of, pearson_metrics, quality_metrics, translation_metrics
+from neuronxa_callback.training.records import other_choices, record_of, scored_again, scored_metrics, translations_in
 from neuronxa_callback.vocabulary import Dtype
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.pair_scores import layer_numbers
-from neuronxa_callback.alignment.scores import torn_apart
+from neuronxa_callback.alignment.scores import permuted_scores
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import bootstrap_interval, chance_p_value
@@ -191,7 +191,7 @@ def test_pairs_torn_apart_give_the_other_methods_a_p_value(llama: Any, tokenizer
     for method in methods:
         read = REPRESENTATION_OF[method]
         source, target = (encode(llama, tokenizer, side, read) for side in (FRENCH.source, FRENCH.target))
-        torn = torn_apart(source, target, method, 19).mean(dim=1)
+        torn = permuted_scores(source, target, method, 19).mean(dim=1)
         higher = sum(value >= report.score[method] for value in torn.tolist())
         assert report.p_value[method] == pytest.approx((1 + higher) / 20)
     assert NeuronXAEvaluator(FRENCH, methods)(llama, tokenizer).p_value == {}

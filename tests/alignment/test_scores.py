@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from neuronxa_callback import alignment_score
-from neuronxa_callback.alignment.scores import aligned_pairs, measure, representations_of, retrieved, torn_apart
+from neuronxa_callback.alignment.scores import (
+    aligned_pairs,
+    measure,
+    permuted_scores,
+    representations_of,
+    retrieved,
+)
 from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF, Method
 from tests import reference
 
@@ -138,10 +144,10 @@ def test_independent_representations_of_many_sentences_score_nothing(method: Met
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_pairs_torn_apart_score_less(method: Method) -> None:
+def test_pairs_permuted_scores_score_less(method: Method) -> None:
     source = normal(5, 2, 30, 8)
     target = source + 0.3 * normal(6, 2, 30, 8)
-    torn = torn_apart(source, target, method, 20, seed=3)
+    torn = permuted_scores(source, target, method, 20, seed=3)
     assert torn.shape == (20, 2)
     assert (alignment_score(source, target, method) > torn.amax(dim=0)).all()
     generator = torch.Generator().manual_seed(3)

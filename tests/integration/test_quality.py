@@ -331,7 +331,7 @@ class TestFaults:
         assert "the held-out sources could not be translated. ZeroDivisionError" in caplog.text
 
     def test_a_prompt_that_cannot_be_made_is_refused_before_training(self, tmp_path: Path) -> None:
-        callback = NeuronXACallback(FRENCH, quality="chrf", prompt=lambda *_: None)  # type: ignore[arg-type,return-value]
+        callback = NeuronXACallback(FRENCH, quality="chrf", prompt=lambda *_: None)  # type: ignore[arg-type]
         trainer = sft(tmp_path, [callback])
         with pytest.raises(ValueError, match="the prompt function returned None"):
             trainer.train()

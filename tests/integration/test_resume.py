@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.training import history
 from neuronxa_callback.training.history import History
+from neuronxa_callback.training.records import NOT_YET
 from tests.support import ICELANDIC, Interrupt, StopAt, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
@@ -152,13 +152,13 @@ def die_in_a_write() -> None:
     """In the middle of a new line, with a part of it on the disk."""
     fsync, calls = os.fsync, iter(range(1000))
 
-    def sync(file: int) -> None:
+    def sync(file: Any) -> None:
         if Path(f"/proc/self/fd/{file}").readlink().name == "scores.jsonl" and next(calls) == 3:
             os.ftruncate(file, os.fstat(file).st_size - 25)
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(file)
 
-    history.os.fsync = sync  # type: ignore[attr-defined]
+    os.fsync = sync  # type: ignore[assignment]
 
 
 def die_before_a_replacement() -> None:
@@ -256,7 +256,7 @@ def test_scores_that_had_not_come_when_the_run_ended_come_now(tmp_path: Path) ->
     sft(tmp_path, [callback(), StopAt(4)], **SAVING).train()
     before = History(tmp_path).read()
     (direction,) = before[1]["quality"].values()
-    waiting = {**direction, "metrics": direction["metrics"] | {"chrf": {"missing": history.NOT_YET}}}
+    waiting = {**direction, "metrics": direction["metrics"] | {"chrf": {"missing": NOT_YET}}}
     changes = {"quality": {ICELANDIC.name: waiting}, "quality_score": {"bleu": before[1]["quality_score"]["bleu"]}}
     History(tmp_path).update(2, changes)
     trainer = sft(tmp_path, [callback()], **SAVING)

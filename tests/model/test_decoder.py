@@ -48,9 +48,9 @@ def test_a_pass_ends_after_the_first_layers_and_all_are_there_again(
     for number, layer in enumerate(decoder.layers):
         layer.register_forward_hook(lambda *_, number=number: run.append(number))
     (ids,) = decoder.tokenize(["A cat."])
-    with decoder.undisturbed(), decoder.first_layers(2):
+    with decoder.evaluation_mode(), decoder.first_layers(2):
         decoder.run([ids])
     assert run == [0, 1]
-    with decoder.undisturbed():
+    with decoder.evaluation_mode():
         decoder.run([ids])
     assert run == [0, 1, 0, 1, 2]

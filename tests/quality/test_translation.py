@@ -75,7 +75,7 @@ class TestAgainstTheReference:
         with_adapter = translate(Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR).texts
         assert with_adapter != plain
         prompts = prompt_ids(tokenizer, ICELANDIC.source, *PAIR)
-        with Decoder.find(model, tokenizer).undisturbed():
+        with Decoder.find(model, tokenizer).evaluation_mode():
             assert list(with_adapter) == slowly(model, tokenizer, prompts, ICELANDIC.source)
 
 

@@ -15,8 +15,9 @@ from scipy import stats
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
-from neuronxa_callback.training.history import History, record_of
+from neuronxa_callback.training.history import History
 from neuronxa_callback.training.page import ReportError
+from neuronxa_callback.training.records import record_of
 from tests.support import make_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.recipe

@@ -17,7 +17,8 @@ from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import pearson
-from neuronxa_callback.training.history import History, correlations, record_of
+from neuronxa_callback.training.history import History, correlations
+from neuronxa_callback.training.records import record_of
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=9)
 

@@ -21,7 +21,9 @@ from neuronxa_callback.cli import app
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training import page as report
-from neuronxa_callback.training.history import History, record_of
+from neuronxa_callback.training.history import History
+from neuronxa_callback.training.records import record_of
+from neuronxa_callback.training.summary import summarise
 from neuronxa_callback.vocabulary import Method
 from tests.support import make_tokenizer, tiny_llama
 
@@ -321,7 +323,7 @@ def test_the_table_at_the_end_of_a_run_survives_any_name(records: Records) -> No
     named = json.loads(json.dumps(records).replace("judge_1", "[/red]"))
     named[-1]["pearson"]["nasca_[/red]_2"] = named[-1]["pearson"]["nasca_chrf"]
     console = Console(file=StringIO(), width=200)
-    report.summarise(named, console)
+    summarise(named, console)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[/red]" in output
     assert "r of NASCA and [/red]_2: " in output

@@ -72,9 +72,9 @@ def test_the_p_value_is_the_same_each_time_and_disturbs_no_generator() -> None:
     rng = np.random.default_rng(1)
     now, before = rng.random(50), rng.random(50)
     np.random.seed(3)
-    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr, index]
+    state = np.random.get_state()[1].tolist()  # type: ignore[index]
     assert paired_p_value(now, before) == paired_p_value(now, before)
-    assert np.random.get_state()[1].tolist() == state  # type: ignore[union-attr, index]
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[index]
 
 
 def test_other_numbers_of_pairs_are_refused() -> None:
