@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.alignment.report import AlignmentReport
     from neuronxa_callback.alignment.scores import alignment_score
+    from neuronxa_callback.quality.settings import Quality
     from neuronxa_callback.text.pairs import ParallelPairs
     from neuronxa_callback.training.callback import NeuronXACallback
+    from neuronxa_callback.training.stopping import StoppingRule
 
 __all__ = [
     "AlignmentReport",
     "NeuronXACallback",
     "NeuronXAEvaluator",
     "ParallelPairs",
+    "Quality",
+    "StoppingRule",
     "alignment_score",
     "encode",
 ]
@@ -28,6 +32,8 @@ _PLACES = {
     "NeuronXACallback": "training.callback",
     "NeuronXAEvaluator": "alignment.evaluator",
     "ParallelPairs": "text.pairs",
+    "Quality": "quality.settings",
+    "StoppingRule": "training.stopping",
     "alignment_score": "alignment.scores",
     "encode": "alignment.encoder",
 }

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState, se
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
-from neuronxa_callback import NeuronXACallback
+from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
@@ -84,12 +84,8 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
         callback = NeuronXACallback(
             held.watched,
             eval_steps=watch.score_every,
-            quality=held.metrics,
-            direction="both",
-            prompt=prompt,
-            comet_device=watch.comet_device,
-            early_stopping_patience=watch.early_stopping_patience or None,
-            significance=watch.significance,
+            quality=Quality(held.metrics, direction="both", prompt=prompt, comet_device=watch.comet_device),
+            stopping=StoppingRule(watch.early_stopping_patience or None, significance=watch.significance),
         )
     except ValueError as error:
         # The recipes' name for it, since eval_steps is the Trainer's here.

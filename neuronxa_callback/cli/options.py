@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.tables import TableFormat
 from neuronxa_callback.vocabulary import (
     Direction,
@@ -238,6 +239,11 @@ class Testing(Measuring):
     )
 
 
+def defined(kind: type, name: str) -> Mapping[str, Any]:
+    """The help that a class of the library gives one of its fields."""
+    return next(part.metadata for part in fields(kind) if part.name == name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judging:
     """How translations are made and scored."""
@@ -246,11 +252,9 @@ class Judging:
         default=None,
         metadata={"help": "comet, cometkiwi, chrf, bleu; repeatable, or with commas.", "show_default": "none"},
     )
-    comet_model: str = field(default="Unbabel/wmt22-comet-da", metadata={"help": "COMET model: hub name or path."})
-    cometkiwi_model: str = field(
-        default="Unbabel/wmt22-cometkiwi-da", metadata={"help": "COMET model without references: hub name or path."}
-    )
-    comet_device: str = field(default="cpu", metadata={"help": "Where COMET runs: cpu, cuda or cuda:N."})
+    comet_model: str = field(default=Quality.comet_model, metadata=defined(Quality, "comet_model"))
+    cometkiwi_model: str = field(default=Quality.cometkiwi_model, metadata=defined(Quality, "cometkiwi_model"))
+    comet_device: str = field(default=Quality.comet_device, metadata=defined(Quality, "comet_device"))
     prompt: str | None = field(
         default=None,
         metadata={
@@ -258,7 +262,7 @@ class Judging:
             "show_default": "the chat template, or plain",
         },
     )
-    direction: Direction = field(default="source->target", metadata={"help": "source->target, target->source or both."})
+    direction: Direction = field(default=Quality.direction, metadata=defined(Quality, "direction"))
 
     def evaluator(self, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
         """What translates these pairs and scores the translations.

@@ -19,13 +19,11 @@ from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
+from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
 from neuronxa_callback.quality.translation import Prompt, Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice, score_name
-
-COMET_MODEL = "Unbabel/wmt22-comet-da"
-COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
 
 
 @dataclass(frozen=True)

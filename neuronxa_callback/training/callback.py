@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator, PairsLike
-from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, QualityEvaluator
+from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
-from neuronxa_callback.quality.translation import Prompt
+from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.training.checks import check_floor
 from neuronxa_callback.training.run import Run
 from neuronxa_callback.training.schedule import interval, is_interval
 from neuronxa_callback.training.stopping import StoppingRule
 from neuronxa_callback.training.trainer import Moment, move_to_front
 from neuronxa_callback.training.watch import Watch
-from neuronxa_callback.vocabulary import Direction, Method, TokenPooling
+from neuronxa_callback.vocabulary import Method, TokenPooling
 
 logger = logging.getLogger(__name__)
 
@@ -60,30 +61,14 @@ class NeuronXACallback(TrainerCallback):
         layers: which layers to score, such as (8, 16, 24); all for None. The pass ends after the deepest of them.
         tokenizer: needed only where the Trainer was given no `processing_class`.
         quality: one or several of "comet", "cometkiwi", "chrf" and "bleu", and objects with a method
-            `score(sources, translations, references)`; `()` for none. Default "auto": COMET and CometKiwi where
-            their environment (`neuronxa comet setup`) and models (`neuronxa comet check MODEL`) are on this machine.
-        direction: what to translate: "source->target", "target->source" or "both".
-        prompt: the prompt that the model is trained on, as a template with `{source}` in it or a
-            function; see `translation.translate`. Default: the chat template where there is one, else a plain prompt.
-        comet_model: hub name or checkpoint of the COMET model that sees references.
-        cometkiwi_model: hub name or checkpoint of the COMET model that sees none.
-        comet_device: where COMET runs: "cpu", "cuda" or "cuda:1".
-        comet_batch_size: segments that COMET judges at once.
-        comet_timeout: seconds that COMET may take for one language pair with one model.
-        wait: have training wait for COMET at every evaluation. It waits anyway where `metric_for_best_model` is one of
-            COMET's, and in an `evaluate()` outside training.
+            `score(sources, translations, references)`; `()` for none. Or a `Quality` with the prompt that the model is
+            trained on, the direction, COMET's models and device. Default "auto": COMET and CometKiwi where their
+            environment (`neuronxa comet setup`) and models (`neuronxa comet check MODEL`) are on this machine.
         early_stopping_patience: evaluations without an improvement after which training stops. An evaluation improves
             where its paired permutation test over the held-out pairs, against the last one that improved, is
             significant. 5 is what docs/stopping.md finds; below it noise alone stops a run. Default: never stop.
-        early_stopping_metric: a logged key without "eval_": an alignment score ("nasca", the default,
-            "nasca_eng_Latn-isl_Latn"), or another ("comet", "loss"), which improves by any rise (a loss by a fall), as
-            CKA, SVCCA and ANC do, which have no value a pair to test.
-        significance: of that test.
-        min_delta: where given, an improvement is a rise above this, and no test is made.
-        warmup_evals: evaluations after the first that do not count towards the patience.
-        floor: FLORES-200 code -> how far the alignment of this watched language may fall below its start; a fall that
-            is significantly larger (p < 0.05) means that it is being forgotten.
-        on_floor: "stop" ends training then, "warn" says so and goes on.
+        stopping: a `StoppingRule` instead, with another metric, another level of the test, or languages that must not
+            be forgotten.
         train_texts: what is trained on, as it was before it was tokenised (a data set, one of its columns, a list of
             texts): it is searched for the held-out sentences before training, `OUTPUT_DIR/neuronxa/overlap.json` says
             what was found, and a warning if anything was. See `overlap.drop`.
@@ -107,22 +92,9 @@ class NeuronXACallback(TrainerCallback):
         token_budget: int | None = None,
         layers: Sequence[int] | None = None,
         tokenizer: Any = None,
-        quality: Literal["auto"] | Metric | Sequence[Metric] = "auto",
-        direction: Direction = "source->target",
-        prompt: Prompt | None = None,
-        comet_model: str = COMET_MODEL,
-        cometkiwi_model: str = COMETKIWI_MODEL,
-        comet_device: str = "cpu",
-        comet_batch_size: int = 8,
-        comet_timeout: float = 1200,
-        wait: bool = False,
+        quality: Literal["auto"] | Metric | Sequence[Metric] | Quality = "auto",
         early_stopping_patience: int | None = None,
-        early_stopping_metric: str | None = None,
-        significance: float = 0.2,
-        min_delta: float | None = None,
-        warmup_evals: int = 0,
-        floor: Mapping[str, float] | None = None,
-        on_floor: Literal["stop", "warn"] = "stop",
+        stopping: StoppingRule | None = None,
         train_texts: Iterable[Any] | None = None,
         max_overhead: float = 0.1,
         on_error: Literal["warn", "raise"] = "warn",
@@ -131,40 +103,18 @@ class NeuronXACallback(TrainerCallback):
             raise ValueError(f"eval_steps={eval_steps!r} must be a whole number of steps, or below 1 a share of all.")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r} is unknown; choose warn or raise.")
-        if on_floor not in ("stop", "warn"):
-            raise ValueError(f"on_floor={on_floor!r} is unknown; choose stop or warn.")
         if not 0 < max_overhead <= 1:
             raise ValueError(f"max_overhead={max_overhead!r} must be a share of the run such as 0.1; 1 never warns.")
         self.evaluator = NeuronXAEvaluator(pairs, methods, token_pooling, token_budget, layers=layers)
-        self.stopping = StoppingRule(
-            early_stopping_patience,
-            (early_stopping_metric or self.evaluator.methods[0]).removeprefix("eval_"),
-            significance,
-            min_delta,
-            warmup_evals,
-            floor,
-            on_floor == "stop",
-        )
-        check_floor(self.stopping, self.evaluator)
-        self.quality = QualityEvaluator(
-            ("comet", "cometkiwi") if quality == "auto" else quality,
-            self.evaluator.pairs,
-            direction,
-            prompt,
-            comet_model,
-            cometkiwi_model,
-            comet_device,
-            comet_batch_size,
-            comet_timeout,
-            local_only=quality == "auto",
-        )
+        self.stopping = _stopping_rule(early_stopping_patience, stopping, self.evaluator)
+        self.quality_settings = quality if isinstance(quality, Quality) else Quality(quality)
+        self.quality = _quality_evaluator(self.quality_settings, self.evaluator)
         self.eval_steps = eval_steps
         self.tokenizer = tokenizer
-        self.wait = wait
         self.train_texts = train_texts
         self.max_overhead = max_overhead
         self.on_error = on_error
-        self._metrics: tuple[str, ...] | None = None if quality == "auto" else tuple(self.quality.metrics)
+        self._metrics: tuple[str, ...] | None = None if self.quality.local_only else tuple(self.quality.metrics)
         self._run: Run | None = None
 
     @property
@@ -268,7 +218,7 @@ class NeuronXACallback(TrainerCallback):
             quality=self.quality,
             metrics=self._chosen_metrics(moment),
             rule=self.stopping,
-            wait=self.wait,
+            wait=self.quality_settings.wait,
             tokenizer=self.tokenizer,
             train_texts=self.train_texts,
             max_overhead=self.max_overhead,
@@ -292,3 +242,35 @@ class NeuronXACallback(TrainerCallback):
                 "the Trainer has several NeuronXACallbacks, whose scores would share their names; give one of them all "
                 "the pairs (a list), methods and metrics."
             )
+
+
+def _stopping_rule(patience: int | None, rule: StoppingRule | None, evaluator: NeuronXAEvaluator) -> StoppingRule:
+    """The rule behind the short form, with the metric that it judges by.
+
+    Raises:
+        ValueError: both forms were given, or a floor cannot be tested.
+    """
+    if patience is not None and rule is not None:
+        raise ValueError(
+            "early_stopping_patience and stopping were both given; give the patience to StoppingRule(patience=...)."
+        )
+    rule = rule or StoppingRule(patience)
+    rule = replace(rule, metric=rule.key if rule.metric else evaluator.methods[0])
+    check_floor(rule, evaluator)
+    return rule
+
+
+def _quality_evaluator(quality: Quality, evaluator: NeuronXAEvaluator) -> QualityEvaluator:
+    """What translates the evaluator's pairs and scores the translations; "auto" downloads no model."""
+    return QualityEvaluator(
+        ("comet", "cometkiwi") if quality.metrics == "auto" else quality.metrics,
+        evaluator.pairs,
+        quality.direction,
+        quality.prompt,
+        quality.comet_model,
+        quality.cometkiwi_model,
+        quality.comet_device,
+        quality.comet_batch_size,
+        quality.comet_timeout,
+        local_only=quality.metrics == "auto",
+    )

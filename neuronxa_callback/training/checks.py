@@ -46,11 +46,11 @@ def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Coll
             f"metric_for_best_model={args.metric_for_best_model!r} is about the run so far and says nothing of how "
             "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
         )
-    own = [f"{rule.metric}{ending}" for ending in ("_best", "_gain", "_gain_p")]
+    own = [f"{rule.key}{ending}" for ending in ("_best", "_gain", "_gain_p")]
     if (args.metric_for_best_model or "").removeprefix("eval_") in own:
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} compares a step with those before it; choose "
-            f"'eval_{rule.metric}'."
+            f"'eval_{rule.key}'."
         )
     if read in get_args(MetricName) and read not in metrics:
         raise ValueError(
@@ -67,15 +67,15 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
         rule: the stopping rule.
         names: what an evaluation of this callback gives.
     """
-    known = rule.patience is None or f"eval_{rule.metric}" in names
-    if not known and rule.metric.split("_")[0] in get_args(Method):
+    known = rule.patience is None or f"eval_{rule.key}" in names
+    if not known and rule.key.split("_")[0] in get_args(Method):
         there = ", ".join(name.removeprefix("eval_") for name in names if name.split("_")[1] in get_args(Method))
         raise ValueError(
-            f"early_stopping_metric={rule.metric!r} will not be logged; of the alignment scores there are {there}."
+            f"the stopping rule's metric={rule.key!r} will not be logged; of the alignment scores there are {there}."
         )
     if not known and args.eval_strategy == "no":
         raise ValueError(
-            f"early_stopping_metric={rule.metric!r} will not be logged: where the Trainer never evaluates "
+            f"the stopping rule's metric={rule.key!r} will not be logged: where the Trainer never evaluates "
             "only this callback's own metrics are there; choose one of them, such as 'nasca'."
         )
 

@@ -242,7 +242,7 @@ class Run:
         verdict = moment.first_process_value(verdict)
         if verdict is None:
             return {}
-        metrics = verdict_metrics(verdict, rule.metric)
+        metrics = verdict_metrics(verdict, rule.key)
         moment.log(metrics)
         for name, fall in verdict.forgotten.items():
             if not rule.stop_at_floor and moment.is_first_process:
@@ -267,12 +267,12 @@ class Run:
 
     def _tell_missing_value(self, values: Mapping[str, float]) -> None:
         """Say that nothing stops the run where what it should be stopped by does not come."""
-        metric = self.watch.rule.metric
+        metric = self.watch.rule.key
         self._without_value = 0 if f"eval_{metric}" in values else self._without_value + 1
         if self.watch.rule.patience is not None and self._without_value == 2:
             there = ", ".join(sorted(name.removeprefix("eval_") for name in values)) or "none"
             self._faults.warn_once(
-                f"two evaluations have no {metric!r}, by which training should stop (early_stopping_metric); their "
+                f"two evaluations have no {metric!r}, by which training should stop (StoppingRule's metric); their "
                 f"metrics are {there}.",
                 "no value to stop by",
             )

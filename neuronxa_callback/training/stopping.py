@@ -24,7 +24,8 @@ class StoppingRule:
 
     Attributes:
         patience: evaluations without an improvement after which to stop; None never stops.
-        metric: a logged key without "eval_", such as "nasca", "nasca_eng_Latn-isl_Latn", "comet" or "loss".
+        metric: a logged key without "eval_", such as "nasca", "nasca_eng_Latn-isl_Latn", "comet" or "loss"; None for
+            the first of the callback's methods.
         significance: an alignment score improves where the paired permutation test over the held-out pairs, against
             the last evaluation that improved, is below this.
         min_delta: where given, and for metrics that are no alignment score, an improvement is a rise above this
@@ -36,7 +37,7 @@ class StoppingRule:
     """
 
     patience: int | None = None
-    metric: str = "nasca"
+    metric: str | None = None
     significance: float = 0.2
     min_delta: float | None = None
     warmup: int = 0
@@ -45,9 +46,9 @@ class StoppingRule:
 
     def __post_init__(self) -> None:
         if self.patience is not None and (not _is_count(self.patience) or self.patience < 1):
-            raise ValueError(f"early_stopping_patience={self.patience!r} must be a number of evaluations, such as 3.")
+            raise ValueError(f"patience={self.patience!r} must be a number of evaluations, such as 3.")
         if not _is_count(self.warmup):
-            raise ValueError(f"warmup_evals={self.warmup!r} must be a number of evaluations, such as 2.")
+            raise ValueError(f"warmup={self.warmup!r} must be a number of evaluations, such as 2.")
         if not 0 < self.significance < 1:
             raise ValueError(f"significance={self.significance!r} must lie between 0 and 1, as 0.2 does.")
         if self.min_delta is not None and not self.min_delta >= 0:
@@ -58,14 +59,19 @@ class StoppingRule:
             )
 
     @property
+    def key(self) -> str:
+        """The metric that is judged by, NASCA unless another was named."""
+        return (self.metric or "nasca").removeprefix("eval_")
+
+    @property
     def criterion(self) -> str:
         """What makes an evaluation an improvement: verdicts by other rules cannot be gone on from."""
-        return f"{self.metric}, significance {self.significance}, min_delta {self.min_delta}, warmup {self.warmup}"
+        return f"{self.key}, significance {self.significance}, min_delta {self.min_delta}, warmup {self.warmup}"
 
     @property
     def by_test(self) -> bool:
         """Whether the paired test decides, and not a difference."""
-        return self.min_delta is None and self.metric.split("_")[0] in OVER_PAIRS
+        return self.min_delta is None and self.key.split("_")[0] in OVER_PAIRS
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def judge(rule: StoppingRule, record: Record, earlier: Sequence[Record], values:
     forgotten = _forgotten(rule, record, earlier)
     judged = [line for line in earlier if _best_step(rule, line) is not None]
     last: Mapping[str, Any] = judged[-1]["stopping"] if judged else {"best": None, "best_step": None, "waited": 0}
-    value = values.get(f"eval_{rule.metric}")
+    value = values.get(f"eval_{rule.key}")
     if value is None or not isfinite(value):
         if not forgotten:
             return None
@@ -160,7 +166,7 @@ def _best_step(rule: StoppingRule, line: Record) -> int | None:
 
 
 def _rise(rule: StoppingRule, gain: float) -> float:
-    return -gain if rule.metric.endswith("loss") else gain
+    return -gain if rule.key.endswith("loss") else gain
 
 
 def _reason(rule: StoppingRule, waited: int, forgotten: Mapping[str, float]) -> str | None:
@@ -170,7 +176,7 @@ def _reason(rule: StoppingRule, waited: int, forgotten: Mapping[str, float]) -> 
     if rule.patience is None or waited < rule.patience:
         return None
     by = f"significantly (p < {rule.significance:g}, paired test)" if rule.by_test else "enough"
-    return f"{rule.metric} did not improve {by} in {waited} evaluations"
+    return f"{rule.key} did not improve {by} in {waited} evaluations"
 
 
 def _forgotten(rule: StoppingRule, record: Record, earlier: Sequence[Record]) -> dict[str, float]:
@@ -191,7 +197,7 @@ def _forgotten(rule: StoppingRule, record: Record, earlier: Sequence[Record]) ->
 
 def _shares(rule: StoppingRule, record: Record) -> list[float]:
     """Each held-out pair's share of aligned layers, over all watched languages or in the one that the metric names."""
-    method, _, name = rule.metric.partition("_")
+    method, _, name = rule.key.partition("_")
     several = record.get("per_pair") if not name else None
     of_language = several or record["languages"][name or next(iter(record["languages"]))]["per_pair"]
     return of_language[method]  # type: ignore[no-any-return]

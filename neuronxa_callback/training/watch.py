@@ -46,7 +46,7 @@ class Watch:
 
     def waits(self, moment: Moment) -> bool:
         """Whether an evaluation must have COMET's scores before it ends."""
-        read = {metric_read(moment.args), self.rule.metric.split("_")[0]}
+        read = {metric_read(moment.args), self.rule.key.split("_")[0]}
         return self.wait or not moment.is_training or not read.isdisjoint(self.slow)
 
     def names(self, waits: bool) -> list[str]:

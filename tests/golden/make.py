@@ -16,7 +16,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, Quality, StoppingRule
 from neuronxa_callback.cli import app
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
@@ -74,11 +74,8 @@ def make_run(folder: Path) -> None:
         [ParallelPairs.load(f"eng_Latn-{code}", n=10) for code in ("isl_Latn", "fra_Latn")],
         methods=("nasca", "navca", "mexa", "cka"),
         eval_steps=2,
-        quality=("chrf", WordCount()),
-        direction="both",
-        early_stopping_patience=3,
-        floor={"isl_Latn": 0.0, "fra_Latn": 0.5},
-        on_floor="warn",
+        quality=Quality(("chrf", WordCount()), direction="both"),
+        stopping=StoppingRule(3, floor={"isl_Latn": 0.0, "fra_Latn": 0.5}, stop_at_floor=False),
         on_error="raise",
     )
     sft(folder / "run", [callback], learning_rate=3e-2).train()

@@ -24,11 +24,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityError
-from neuronxa_callback.quality.evaluator import COMET_MODEL, COMETKIWI_MODEL, QualityReport
+from neuronxa_callback.quality.evaluator import QualityReport
+from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
 from neuronxa_callback.quality.translation import translate
 from neuronxa_callback.significance import pearson
 from neuronxa_callback.training.history import History
@@ -84,7 +85,7 @@ class TestA4bitRun:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(comet_environment.VARIABLE, str(comet_python))
             callback = NeuronXACallback(
-                FRENCH, eval_steps=2, quality=("comet", "cometkiwi", "chrf"), **tiny_comet(comet_models)
+                FRENCH, eval_steps=2, quality=Quality(("comet", "cometkiwi", "chrf"), **tiny_comet(comet_models))
             )
             settings = {"report_to": "tensorboard", "learning_rate": 0.1}  # high, so that NASCA moves within six steps
             return lora_run(base, tmp_path_factory.mktemp("run"), [callback], **settings)
@@ -157,7 +158,7 @@ def test_training_is_bit_identical(
     settings: dict[str, Any], base: Path, comet_models: Path, with_comet: None, tmp_path: Path
 ) -> None:
     callback = NeuronXACallback(
-        FRENCH, eval_steps=3, quality=("comet", "cometkiwi", "chrf"), direction="both", **tiny_comet(comet_models)
+        FRENCH, eval_steps=3, quality=Quality(("comet", "cometkiwi", "chrf"), "both", **tiny_comet(comet_models))
     )
     without = lora_run(base, tmp_path / "without", [], max_steps=9, **settings)
     watched = lora_run(base, tmp_path / "with", [callback], max_steps=9, **settings)
@@ -173,7 +174,7 @@ EVALUATING = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps
 
 class TestWaiting:
     def test_comet_can_choose_the_best_model(self, comet_models: Path, with_comet: None, tmp_path: Path) -> None:
-        callback = NeuronXACallback(FRENCH, quality=("comet", "chrf"), **tiny_comet(comet_models))
+        callback = NeuronXACallback(FRENCH, quality=Quality(("comet", "chrf"), **tiny_comet(comet_models)))
         trainer = sft(
             tmp_path,
             [callback],
@@ -191,7 +192,7 @@ class TestWaiting:
     def test_wait_puts_comet_into_the_metrics_of_the_evaluation(
         self, comet_models: Path, with_comet: None, tmp_path: Path
     ) -> None:
-        callback = NeuronXACallback(FRENCH, quality="comet", wait=True, **tiny_comet(comet_models))
+        callback = NeuronXACallback(FRENCH, quality=Quality("comet", wait=True, **tiny_comet(comet_models)))
         reader = Reader()
         trainer = sft(tmp_path, [callback, reader], **EVALUATING)
         trainer.train()
@@ -211,14 +212,14 @@ class TestWaiting:
     def test_an_evaluation_outside_training_waits_and_leaves_nothing(
         self, comet_models: Path, with_comet: None, tmp_path: Path
     ) -> None:
-        callback = NeuronXACallback(FRENCH, quality=("comet", "chrf"), **tiny_comet(comet_models))
+        callback = NeuronXACallback(FRENCH, quality=Quality(("comet", "chrf"), **tiny_comet(comet_models)))
         metrics = sft(tmp_path, [callback]).evaluate()
         assert {"eval_comet", "eval_chrf", "eval_nasca"} <= metrics.keys()
         assert no_comet_is_left()
         assert not (tmp_path / "neuronxa").exists()
 
     def test_a_missing_score_does_not_end_a_run_that_chooses_by_it(self, tmp_path: Path) -> None:
-        callback = NeuronXACallback(FRENCH, quality="comet", comet_model="Some/model")
+        callback = NeuronXACallback(FRENCH, quality=Quality("comet", comet_model="Some/model"))
         settings = {"metric_for_best_model": "comet", "load_best_model_at_end": True} | EVALUATING
         trainer = sft(tmp_path, [callback], **settings)
         trainer.train()
@@ -277,7 +278,7 @@ class TestFaults:
     def test_killed_once_it_serves_the_next_evaluation(
         self, comet_models: Path, with_comet: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="comet", **tiny_comet(comet_models))
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality=Quality("comet", **tiny_comet(comet_models)))
         with caplog.at_level(logging.WARNING, "neuronxa_callback"):
             trainer = sft(tmp_path, [callback, KillComet(callback)])
             trainer.train()
@@ -292,7 +293,7 @@ class TestFaults:
     def assert_training_goes_on(
         self, folder: Path, options: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        callback = NeuronXACallback(FRENCH, eval_steps=3, quality=("comet", "chrf"), **options)
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality=Quality(("comet", "chrf"), **options))
         with caplog.at_level(logging.WARNING, "neuronxa_callback"):
             trainer = sft(folder, [callback])
             trainer.train()
@@ -312,7 +313,9 @@ class TestFaults:
         assert no_comet_is_left()
 
     def test_raised_if_wanted(self, with_comet: None, tmp_path: Path) -> None:
-        callback = NeuronXACallback(FRENCH, quality="comet", comet_model="not a name", wait=True, on_error="raise")
+        callback = NeuronXACallback(
+            FRENCH, quality=Quality("comet", comet_model="not a name", wait=True), on_error="raise"
+        )
         with pytest.raises(QualityError, match="no comet at step 0: not a name is neither"):
             sft(tmp_path, [callback]).train()
         assert no_comet_is_left()
@@ -325,13 +328,13 @@ class TestFaults:
             return source if len(calls) <= 10 else 1 / 0  # type: ignore[return-value]
 
         with caplog.at_level(logging.WARNING, "neuronxa_callback"):
-            trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=3, quality="chrf", prompt=prompt)])
+            trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=3, quality=Quality("chrf", prompt=prompt))])
             trainer.train()
         assert scored_steps(trainer) == [0, 3, 6]
         assert "the held-out sources could not be translated. ZeroDivisionError" in caplog.text
 
     def test_a_prompt_that_cannot_be_made_is_refused_before_training(self, tmp_path: Path) -> None:
-        callback = NeuronXACallback(FRENCH, quality="chrf", prompt=lambda *_: None)  # type: ignore[arg-type]
+        callback = NeuronXACallback(FRENCH, quality=Quality("chrf", prompt=lambda *_: None))  # type: ignore[arg-type]
         trainer = sft(tmp_path, [callback])
         with pytest.raises(ValueError, match="the prompt function returned None"):
             trainer.train()
@@ -352,7 +355,9 @@ class TestFaults:
     def test_nothing_is_left_when_an_error_ends_the_run(
         self, comet_models: Path, with_comet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="comet", on_error="raise", **tiny_comet(comet_models))
+        callback = NeuronXACallback(
+            FRENCH, eval_steps=3, quality=Quality("comet", **tiny_comet(comet_models)), on_error="raise"
+        )
 
         class Break(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -369,13 +374,13 @@ class TestFaults:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(QualityReport, "wait", interrupted)
-        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="comet", **tiny_comet(comet_models))
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality=Quality("comet", **tiny_comet(comet_models)))
         with pytest.raises(KeyboardInterrupt):
             sft(tmp_path, [callback]).train()
         assert no_comet_is_left()
 
     def test_a_run_after_an_interrupted_one(self, comet_models: Path, with_comet: None, tmp_path: Path) -> None:
-        callback = NeuronXACallback(FRENCH, eval_steps=2, quality="comet", **tiny_comet(comet_models))
+        callback = NeuronXACallback(FRENCH, eval_steps=2, quality=Quality("comet", **tiny_comet(comet_models)))
         with pytest.raises(KeyboardInterrupt):
             sft(tmp_path / "first", [callback, Interrupt(3)]).train()
         trainer = sft(tmp_path / "second", [callback])

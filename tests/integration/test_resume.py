@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.records import NOT_YET
@@ -235,7 +235,7 @@ def test_another_comet_model_begins_a_new_series(tmp_path: Path, caplog: pytest.
         judged = {"score": 0.5, "segments": None, "signature": "metric:comet|model:old"}
         quality = {ICELANDIC.name: direction | {"metrics": direction["metrics"] | {"comet": judged}}}
         History(tmp_path).update(record["step"], {"quality": quality})
-    callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality=("chrf", "comet"), comet_model="new")
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality=Quality(("chrf", "comet"), comet_model="new"))
     with caplog.at_level(logging.WARNING):
         sft(tmp_path, [callback], **SAVING).train(resume_from_checkpoint=True)
     assert "comet old before, new now" in caplog.text

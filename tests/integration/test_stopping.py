@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback import NeuronXACallback, ParallelPairs, StoppingRule
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
 from tests.support import make_tokenizer, sft, tiny_llama
@@ -79,7 +79,7 @@ def test_it_composes_with_transformers_early_stopping_and_best_model(ours_first:
 
 
 def test_a_loss_that_does_not_fall_stops_a_run(tmp_path: Path) -> None:
-    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric="loss")
+    callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, "loss"))
     trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0, **EVALUATING)
     trainer.train()
     assert trainer.state.global_step == 6
@@ -87,9 +87,7 @@ def test_a_loss_that_does_not_fall_stops_a_run(tmp_path: Path) -> None:
 
 
 def test_a_quality_metric_stops_a_run(tmp_path: Path) -> None:
-    callback = NeuronXACallback(
-        ICELANDIC, eval_steps=2, quality="chrf", early_stopping_patience=2, early_stopping_metric="chrf"
-    )
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf", stopping=StoppingRule(2, "chrf"))
     trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
     trainer.train()
     assert trainer.state.global_step == 4
@@ -104,11 +102,13 @@ class Forgetting(TrainerCallback):
                 layer.mlp.gate_proj.weight.zero_()
 
 
-@pytest.mark.parametrize(("on_floor", "steps"), [("stop", 2), ("warn", 6)])
+@pytest.mark.parametrize(("stop_at_floor", "steps"), [(True, 2), (False, 6)])
 def test_a_language_that_is_forgotten_is_seen(
-    on_floor: Any, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stop_at_floor: bool, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = NeuronXACallback(FRENCH, eval_steps=2, floor={"fra_Latn": 0.0}, on_floor=on_floor)
+    callback = NeuronXACallback(
+        FRENCH, eval_steps=2, stopping=StoppingRule(floor={"fra_Latn": 0.0}, stop_at_floor=stop_at_floor)
+    )
     trainer = sft(tmp_path, [callback, Forgetting()], model=tiny_llama(), max_steps=6, learning_rate=0.0)
     with caplog.at_level(logging.WARNING):
         trainer.train()
@@ -168,19 +168,17 @@ def test_the_step_too_many_is_no_evaluation_of_the_best_model(tmp_path: Path) ->
         assert History(tmp_path).path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "options", [{"early_stopping_patience": 4}, {}, {"early_stopping_patience": 2, "min_delta": 0.5}]
-)
-def test_a_run_that_had_stopped_goes_on_where_the_rule_now_says_so(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", [StoppingRule(4), StoppingRule(), StoppingRule(2, min_delta=0.5)])
+def test_a_run_that_had_stopped_goes_on_where_the_rule_now_says_so(rule: StoppingRule, tmp_path: Path) -> None:
     settings = {"learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2}
     sft(
         tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=2)], max_steps=20, **settings
     ).train()
     assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4]
-    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, **options)], max_steps=20, **settings)
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, stopping=rule)], max_steps=20, **settings)
     trainer.train(resume_from_checkpoint=True)
     # Two evaluations more; to the end; or anew, with a first one that counts as a rise and two that do not.
-    assert trainer.state.global_step == {4: 8, None: 20, 2: 10}[options.get("early_stopping_patience")]
+    assert trainer.state.global_step == {4: 8, None: 20, 2: 10}[rule.patience]
 
 
 def test_another_rule_is_told_when_a_run_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -188,7 +186,7 @@ def test_another_rule_is_told_when_a_run_is_resumed(tmp_path: Path, caplog: pyte
     sft(
         tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=4)], max_steps=6, **settings
     ).train()
-    callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=4, min_delta=0.5)
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, stopping=StoppingRule(4, min_delta=0.5))
     trainer = sft(tmp_path, [callback], max_steps=10, **settings)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 10
@@ -213,7 +211,7 @@ def test_patience_that_ends_with_the_run_has_not_stopped_it(tmp_path: Path, caps
 
 
 def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric="accuracy")
+    callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, "accuracy"))
     trainer = sft(tmp_path, [callback], learning_rate=0.0, **EVALUATING)
     trainer.train()
     assert trainer.state.global_step == 6
@@ -223,7 +221,7 @@ def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogC
 
 @pytest.mark.parametrize("metric", ["mexa", "nasca_eng_Latn-fra_Latn"])
 def test_an_alignment_score_that_is_not_measured_is_refused(metric: str, tmp_path: Path) -> None:
-    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric=metric)
+    callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, metric))
     with pytest.raises(
         ValueError, match=f"{metric}' will not be logged; of the alignment scores there are nasca, nasca_eng"
     ):
@@ -276,9 +274,12 @@ def test_each_trial_of_a_hyperparameter_search_has_a_patience_of_its_own(tmp_pat
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"early_stopping_patience": 0}, "early_stopping_patience=0 must be"),
-        ({"floor": {"deu_Latn": 0.02}}, "floor names deu_Latn, which is not watched; choose of eng_Latn, isl_Latn"),
-        ({"on_floor": "cry"}, "on_floor='cry' is unknown"),
+        ({"early_stopping_patience": 0}, "patience=0 must be"),
+        (
+            {"stopping": StoppingRule(floor={"deu_Latn": 0.02})},
+            "floor names deu_Latn, which is not watched; choose of eng_Latn, isl_Latn",
+        ),
+        ({"early_stopping_patience": 3, "stopping": StoppingRule(3)}, "were both given; give the patience to Stopping"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], sentence: str) -> None:
@@ -287,6 +288,6 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], sentence: str) 
 
 
 def test_a_metric_that_will_not_be_logged_is_refused_before_training(tmp_path: Path) -> None:
-    callback = NeuronXACallback(ICELANDIC, early_stopping_patience=2, early_stopping_metric="loss")
-    with pytest.raises(ValueError, match="early_stopping_metric='loss' will not be logged"):
+    callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, "loss"))
+    with pytest.raises(ValueError, match="metric='loss' will not be logged"):
         sft(tmp_path, [callback]).train()

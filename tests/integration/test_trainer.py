@@ -24,7 +24,7 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, StoppingRule
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History
@@ -217,7 +217,7 @@ def test_a_run_stops_by_a_method_without_values_a_pair(tmp_path: Path) -> None:
 
 def test_a_floor_needs_a_method_with_values_a_pair() -> None:
     with pytest.raises(ValueError, match="floor tests pair by pair; have one of nasca, navca, mexa, sads"):
-        NeuronXACallback(ICELANDIC, methods=("cka", "anc"), floor={"isl_Latn": 0.02})
+        NeuronXACallback(ICELANDIC, methods=("cka", "anc"), stopping=StoppingRule(floor={"isl_Latn": 0.02}))
 
 
 def test_an_earlier_run_in_the_same_folder_is_kept_apart(tmp_path: Path) -> None:

@@ -192,9 +192,9 @@ def test_noise_alone_improves_no_more_often_than_the_test_allows() -> None:
 @pytest.mark.parametrize(
     ("settings_", "sentence"),
     [
-        ({"patience": 0}, "early_stopping_patience=0"),
-        ({"patience": True}, "early_stopping_patience=True"),
-        ({"warmup": -1}, "warmup_evals=-1"),
+        ({"patience": 0}, "patience=0"),
+        ({"patience": True}, "patience=True"),
+        ({"warmup": -1}, "warmup=-1"),
         ({"significance": 1.0}, r"significance=1\.0"),
         ({"min_delta": -0.1}, r"min_delta=-0\.1"),
         ({"floor": {"isl_Latn": -1}}, "floor="),

@@ -1,0 +1,63 @@
+"""What lies behind `quality="chrf"`: which metrics score the model's translations, and how these are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from neuronxa_callback.vocabulary import Direction
+
+if TYPE_CHECKING:  # the command line reads the defaults and the help, and needs no torch for these
+    from neuronxa_callback.quality.metrics import Metric
+    from neuronxa_callback.quality.translation import Prompt
+
+COMET_MODEL = "Unbabel/wmt22-comet-da"
+COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Which quality metrics score the model's translations, and how these are made.
+
+    Usage:
+        ```python
+        NeuronXACallback(quality=Quality(("comet", "chrf"), direction="both", comet_device="cuda:1"))
+        ```
+
+    The help of each field says what it means, as with TrainingArguments; docs/quality.md says more.
+
+    Raises:
+        ValueError: `NeuronXACallback` refuses values that cannot be used.
+    """
+
+    metrics: Literal["auto"] | Metric | Sequence[Metric] = field(
+        default="auto",
+        metadata={
+            "help": "comet, cometkiwi, chrf, bleu, and objects with a method score(sources, translations, references); "
+            "() for none. auto: COMET and CometKiwi where their environment and models are on this machine."
+        },
+    )
+    direction: Direction = field(default="source->target", metadata={"help": "source->target, target->source or both."})
+    prompt: Prompt | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt of the training, with {source} in it, or a function. Default: the chat template, or plain."
+        },
+    )
+    comet_model: str = field(default=COMET_MODEL, metadata={"help": "COMET model: hub name or path."})
+    cometkiwi_model: str = field(
+        default=COMETKIWI_MODEL, metadata={"help": "COMET model without references: hub name or path."}
+    )
+    comet_device: str = field(default="cpu", metadata={"help": "Where COMET runs: cpu, cuda or cuda:N."})
+    comet_batch_size: int = field(default=8, metadata={"help": "Segments that COMET scores at once."})
+    comet_timeout: float = field(
+        default=1200, metadata={"help": "Seconds that COMET may take for one language pair with one model."}
+    )
+    wait: bool = field(
+        default=False,
+        metadata={
+            "help": "Have training wait for COMET at every evaluation. It waits anyway where metric_for_best_model is "
+            "one of COMET's, and in an evaluate() outside training."
+        },
+    )
