@@ -20,14 +20,14 @@ import os
 import sys
 from pathlib import Path
 import torch
-from neuronxa_callback import NeuronXACallback
+from neuronxa_callback import NeuronXACallback, Quality
 from tests.support import ICELANDIC, sft
 
 output_dir, watched = Path(sys.argv[1]), sys.argv[2] != "bare"
-quality = {"quality": ("comet", "chrf"), "comet_model": sys.argv[3]}
+quality = Quality(("comet", "chrf"), comet_model=sys.argv[3])
 if sys.argv[2] == "default":  # the first process alone has COMET, as on the first of several machines
-    quality = {"comet_model": sys.argv[3] if os.environ["RANK"] == "0" else "gone"}
-callback = NeuronXACallback(ICELANDIC, eval_steps=3, **quality)
+    quality = Quality(comet_model=sys.argv[3] if os.environ["RANK"] == "0" else "gone")
+callback = NeuronXACallback(ICELANDIC, eval_steps=3, quality=quality)
 callbacks = [callback] if watched else []
 trainer = sft(output_dir, callbacks, report_to="tensorboard", use_cpu=True)
 assert trainer.args.world_size == 2
@@ -46,7 +46,7 @@ STOPPING = """
 import sys
 from pathlib import Path
 import torch
-from neuronxa_callback import NeuronXACallback
+from neuronxa_callback import NeuronXACallback, Quality
 from tests.support import ICELANDIC, StopAt, sft
 
 output_dir, mode = Path(sys.argv[1]), sys.argv[2]

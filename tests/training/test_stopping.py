@@ -36,7 +36,7 @@ def judged(rule: StoppingRule, curve: list[Any], values: list[float] | None = No
     for step, shares in enumerate(curve):
         line = record(step, shares)
         value = values[step] if values else line["score"]["nasca"]
-        verdict = judge(rule, line, records, {f"eval_{rule.metric}": value})
+        verdict = judge(rule, line, records, {f"eval_{rule.key}": value})
         assert verdict is not None
         verdicts.append(verdict)
         records.append(json.loads(json.dumps(line | {"stopping": asdict(verdict)})))
@@ -230,7 +230,8 @@ def test_a_history_that_cannot_be_written_is_judged_from_memory(tmp_path: Path) 
     for step, k in enumerate((10, 40, 41)):
         with pytest.raises(OSError, match="neuronxa"):
             history.append(record(step, rising(k)))
-        keep_verdict(history, step, k / 100)
+        with pytest.raises(OSError, match="neuronxa"):
+            keep_verdict(history, step, k / 100)
     assert [line["stopping"]["best_step"] for line in history.records] == [0, 1, 1]
 
 
@@ -240,7 +241,8 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room(tmp_path: Path) 
     blocked.write_text("in the way")
     with pytest.raises(OSError, match="neuronxa"):
         history.append(record(0, rising(10)))
-    keep_verdict(history, 0, 0.1)
+    with pytest.raises(OSError, match="neuronxa"):
+        keep_verdict(history, 0, 0.1)
     blocked.unlink()
     history.append(record(1, rising(40)))
     keep_verdict(history, 1, 0.4)
@@ -254,7 +256,8 @@ def test_a_change_that_did_not_reach_the_disk_comes_with_the_next(
     history = History(tmp_path)
     history.append(record(0, rising(10)))
     with monkeypatch.context() as full:
-        full.setattr(History, "_replace", lambda self, content: (_ for _ in ()).throw(OSError("full")))
+        place = "neuronxa_callback.training.history.replace_lines"
+        full.setattr(place, lambda path, records: (_ for _ in ()).throw(OSError("full")))
         with pytest.raises(OSError, match="full"):
             keep_verdict(history, 0, 0.1)
     history.update(0, {"quality_score": {"chrf": 1.0}})
