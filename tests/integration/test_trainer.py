@@ -399,6 +399,7 @@ def failing(**options: Any) -> NeuronXACallback:
     class Breaking:
         check, pairs, methods = callback.evaluator.check, callback.evaluator.pairs, callback.evaluator.methods
         score = staticmethod(break_then_score)
+        token_budget = None
 
     callback.evaluator = Breaking()  # type: ignore[assignment]
     return callback

@@ -284,7 +284,7 @@ class TestGoingOn:
 
     @pytest.mark.parametrize(
         ("target", "method"),
-        [(NeuronXAEvaluator, "__call__"), (QualityEvaluator, "translate"), (History, "add_quality")],
+        [(NeuronXAEvaluator, "score"), (QualityEvaluator, "translate"), (History, "add_quality")],
         ids=["while scoring", "while translating", "while judging"],
     )
     def test_only_the_rest_is_scored(
@@ -300,9 +300,9 @@ class TestGoingOn:
             with pytest.raises(KeyboardInterrupt):
                 self.run(adapters)
         done = History(adapters).read()
-        assert len(done) == (1 if method == "__call__" else 2)
+        assert len(done) == (1 if method == "score" else 2)
         with monkeypatch.context() as patched:
-            scored = InterruptedAt(patched, NeuronXAEvaluator, "__call__", call=99)
+            scored = InterruptedAt(patched, NeuronXAEvaluator, "score", call=99)
             translated = InterruptedAt(patched, QualityEvaluator, "translate", call=99)
             made = self.run(adapters)
         assert scored.calls == 4 - len(done)
@@ -315,7 +315,7 @@ class TestGoingOn:
         self.run(adapters)
         path = adapters / "neuronxa" / "scores.jsonl"
         before = path.read_bytes(), path.stat().st_mtime_ns
-        scored = InterruptedAt(monkeypatch, NeuronXAEvaluator, "__call__", call=99)
+        scored = InterruptedAt(monkeypatch, NeuronXAEvaluator, "score", call=99)
         self.run(adapters)
         assert scored.calls == 0
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
@@ -433,7 +433,7 @@ class TestComet:
     ) -> None:
         with monkeypatch.context() as patched:
             comet = SlowComet(patched)
-            InterruptedAt(patched, NeuronXAEvaluator, "__call__", call=3)
+            InterruptedAt(patched, NeuronXAEvaluator, "score", call=3)
             with pytest.raises(KeyboardInterrupt):
                 self.run(adapters)
             assert comet.closed
