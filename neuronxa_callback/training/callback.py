@@ -147,14 +147,16 @@ class NeuronXACallback(TrainerCallback):
         A resumed run's start has its score, unless the curves begin there: no callback was with the run before, or one
         that measured something else.
         """
-        run, moment = self._current_run(), Moment.of(self, control, kwargs)
+        moment = Moment.of(self, control, kwargs)
+        run = self._current_run(moment)
         run.log_late(moment)
         if run.schedule.due_at_start():
             run.score(moment)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log what COMET has finished, and score every `eval_steps` where the Trainer never evaluates."""
-        run, moment = self._current_run(), Moment.of(self, control, kwargs)
+        moment = Moment.of(self, control, kwargs)
+        run = self._current_run(moment)
         run.log_finished(moment)
         if run.schedule.stopped:
             run.stop_again(moment)
@@ -183,7 +185,8 @@ class NeuronXACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Score the last step where it has no score, wait for COMET, sum up, and end its process."""
-        run, moment = self._current_run(), Moment.of(self, control, kwargs)
+        moment = Moment.of(self, control, kwargs)
+        run = self._current_run(moment)
         run.log_late(moment)
         try:
             run.end(moment)
@@ -193,7 +196,7 @@ class NeuronXACallback(TrainerCallback):
     # ------------------------------------------------------------------------------------------ runs
 
     def _evaluate_in_training(self, moment: Moment, others: Mapping[str, float]) -> dict[str, float]:
-        run, step = self._current_run(), moment.state.global_step
+        run, step = self._current_run(moment), moment.state.global_step
         if not run.schedule.due(step):
             if not run.schedule.stopped or step == run.schedule.resumed_at:
                 run.missing = ()
@@ -208,8 +211,9 @@ class NeuronXACallback(TrainerCallback):
         finally:
             self._run.close()
 
-    def _current_run(self) -> Run:
-        assert self._run is not None  # on_train_begin has made it
+    def _current_run(self, moment: Moment) -> Run:
+        if self._run is None:  # the callback joined when training was under way
+            self._run = Run.begin(self._watch(moment), moment)
         return self._run
 
     def _watch(self, moment: Moment) -> Watch:

@@ -51,6 +51,18 @@ class TestWhenItScores:
         assert len(record["per_pair"]["nasca"]) == 100
         assert "|n:100|pair:eng_Latn-isl_Latn|" in record["signature"]
 
+    def test_a_callback_that_joins_during_training_scores_from_then_on(self, tmp_path: Path) -> None:
+        late = NeuronXACallback(ICELANDIC, eval_steps=2)
+
+        class Adding(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step == 1:
+                    trainer.add_callback(late)
+
+        trainer = sft(tmp_path, [Adding()])
+        trainer.train()
+        assert scored_steps(trainer) == [2, 4, 6]
+
     def test_at_every_evaluation_of_the_trainer(self, tmp_path: Path) -> None:
         trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC)], eval_strategy="steps", eval_steps=2)
         trainer.train()
