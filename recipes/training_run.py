@@ -88,8 +88,8 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
             stopping=StoppingRule(watch.early_stopping_patience or None, significance=watch.significance),
         )
     except ValueError as error:
-        # The recipes' name for it, since eval_steps is the Trainer's here.
-        reason = str(error).replace("eval_steps", "score_every")
+        # The recipes' names, since eval_steps is the Trainer's here.
+        reason = str(error).replace("eval_steps", "score_every").replace("patience=", "early_stopping_patience=")
         raise PreflightError(f"The run cannot be watched: {reason}") from None
     return [callback]
 
