@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
@@ -15,8 +14,6 @@ from neuronxa_callback.quality.evaluator import QualityReport
 from neuronxa_callback.significance import Correlation, pearson
 from neuronxa_callback.training.records import quality_of
 from neuronxa_callback.training.stopping import StoppingRule, Verdict, judge
-
-logger = logging.getLogger(__name__)
 
 
 class History:
@@ -92,9 +89,9 @@ class History:
             step: of the checkpoint that the run is resumed from.
         """
         self._by_step = {record["step"]: record for record in self.read() if record["step"] <= step}
-        self._written = self.records
         if self.path.exists():
-            replace_lines(self.path, self._written)
+            replace_lines(self.path, self.records)
+        self._written = self.records
 
     def save(self) -> None:
         """See onto the disk what is not there: new lines behind the others, or all lines at once where one changed.
