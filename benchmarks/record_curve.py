@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import describe
-from neuronxa_callback import demo
+from neuronxa_callback.demo import run as demo
 
 RECORDED = Path(__file__).parent / "results" / "curve.json"
 MODEL = ".models/smollm2-135m-instruct"
@@ -30,12 +30,12 @@ def main() -> None:
         run = demo.run(options.model, Path(folder), options.steps, options.eval_steps, 240, Console())
     evaluations = [
         {
-            "step": record["step"],
-            "per_pair": {name: entry["per_pair"]["nasca"] for name, entry in record["languages"].items()},
+            "step": evaluation.step,
+            "per_pair": {name: language.per_pair["nasca"] for name, language in evaluation.languages.items()},
         }
-        for record in run.history
+        for evaluation in run.history
     ]
-    signatures = {name: entry["signature"] for name, entry in run.history[0]["languages"].items()}
+    signatures = {name: str(language.signature) for name, language in run.history[0].languages.items()}
     recorded = {"command": "python -m benchmarks.record_curve", "signatures": signatures, "evaluations": evaluations}
     RECORDED.write_text(json.dumps(describe() | recorded, ensure_ascii=False) + "\n", encoding="utf-8")
 

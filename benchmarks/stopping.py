@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -26,8 +25,12 @@ from rich.table import Table
 
 from benchmarks.machine import describe
 from benchmarks.record_curve import RECORDED
+from neuronxa_callback.alignment.pair_scores import PairScores
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.tables import markdown_table
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.stopping import StoppingRule, judge
+from neuronxa_callback.vocabulary import Method
 
 RESULTS = RECORDED.with_name("stopping.json")
 EVALUATIONS = 40
@@ -112,15 +115,17 @@ SCENARIOS = (
 
 def waits(rule: StoppingRule, curve: Curve) -> list[int]:
     """The evaluations without an improvement up to each; it stops where they reach its patience."""
-    records: list[dict[str, Any]] = []
+    evaluations: list[Evaluation] = []
+    waited: list[int] = []
     for step, shares in enumerate(curve):
-        score = float(shares.mean())
-        language = {"per_pair": {"nasca": shares.tolist()}}
-        record: dict[str, Any] = {"step": step, "score": {"nasca": score}, "languages": {FRENCH: language}}
-        verdict = judge(rule, record, records, {"eval_nasca": score})
+        scores: dict[Method, float] = {"nasca": float(shares.mean())}
+        language = PairScores(signature=Signature(), score=scores, per_pair={"nasca": shares.tolist()})
+        evaluation = Evaluation(step=step, score=scores, languages={FRENCH: language})
+        verdict = judge(rule, evaluation, evaluations, {"eval_nasca": scores["nasca"]})
         assert verdict is not None
-        records.append(record | {"stopping": asdict(verdict)})
-    return [record["stopping"]["waited"] for record in records]
+        evaluations.append(evaluation.with_verdict(verdict))
+        waited.append(verdict.waited)
+    return waited
 
 
 def stops(seed: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from neuronxa_callback.significance import FEWEST_POINTS, Correlation, chance_level
-from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, score_name
+from neuronxa_callback.vocabulary import ALIGNMENT, score_name
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -90,26 +90,39 @@ def layer_change_figure(
     return figure
 
 
-def curve_figure(history: Sequence[Mapping[str, Any]], method: str, n: int | Collection[int], title: str) -> Figure:
-    """Score over training steps with 95 % intervals, one line a language pair (Fig. 3).
+class CurvePoint(NamedTuple):
+    """A score at one evaluation.
+
+    Attributes:
+        step: the training step.
+        score: the score.
+        interval: its 95 % interval, None if it has none.
+    """
+
+    step: int
+    score: float
+    interval: tuple[float, float] | None
+
+
+def curve_figure(
+    curves: Mapping[str, Sequence[CurvePoint]], method: str, n: int | Collection[int], title: str
+) -> Figure:
+    """Draw a score over training steps with 95 % intervals, one line a language pair (Fig. 3).
 
     Args:
-        history: the lines of scores.jsonl, in step order.
+        curves: name of a language pair -> its points in step order. All of them have an interval, or none has.
         method: the score to draw.
         n: number of sentence pairs, from which the chance level follows; the numbers, where language pairs differ.
         title: what stands above.
     """
     figure, axes = _axes(title, "Step", _with_pairs(method, n))
-    names = list(dict.fromkeys(name for record in history for name in record["languages"]))
-    alpha = min(0.15, 0.6 / len(names))  # the bands of many languages lie on each other
-    for name, style in zip(names, _styles(), strict=False):
-        measured = [(r["step"], r["languages"][name]) for r in history if _has(r, name, method)]
-        steps = [step for step, _ in measured]
-        scores = [language["score"][method] for _, language in measured]
+    alpha = min(0.15, 0.6 / len(curves))  # the bands of many languages lie on each other
+    for (name, points), style in zip(curves.items(), _styles(), strict=False):
+        steps, scores, intervals = zip(*points, strict=True)
         axes.plot(steps, scores, label=_label(name), markersize=5, **style)
-        if method not in OVER_PAIRS:
+        if None in intervals:
             continue
-        low, high = np.array([language["ci"][method] for _, language in measured]).reshape(-1, 2).T
+        low, high = np.array(intervals).T
         if len(steps) > 1:
             axes.fill_between(steps, low, high, color=style["color"], alpha=alpha, linewidth=0)
         else:  # a band of one step has no width
@@ -222,10 +235,6 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _has(record: Mapping[str, Any], name: str, method: str) -> bool:
-    return name in record["languages"] and method in record["languages"][name]["score"]
 
 
 def _correlation_text(correlation: Correlation | None, n: int) -> str:

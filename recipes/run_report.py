@@ -1,4 +1,4 @@
-"""What a run leaves behind: a model card with its scores and figures, beside the adapter, and the merged model."""
+"""What a run leaves beside its adapter: a model card with its scores and figures, and the merged model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -16,16 +15,18 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
+from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.tables import markdown_table
-from neuronxa_callback.training import page as report
+from neuronxa_callback.training import page as run_page
 from neuronxa_callback.training.history import History, correlations
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.vocabulary import score_name
 
 PACKAGES = (
     *("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
     *("sacrebleu", "py3langid"),  # by which quality is scored and training text is cleaned
 )
-FIGURES = {  # of the report, where a run has them
+FIGURES = {  # of the run page; a run may lack some
     "alignment.png": "Alignment over training steps",
     "quality_over_steps.png": "Translation quality over training steps",
     "quality.png": "Translation quality against alignment",
@@ -35,18 +36,18 @@ FIGURES = {  # of the report, where a run has them
 
 @dataclass(frozen=True)
 class Run:
-    """What the card says of a run beside its scores.
+    """What the card says about a run beside its scores.
 
     Attributes:
         base_model: hub name or folder.
         recipe: the script's name.
-        command: what made the run, as a list of arguments.
-        step: of the saved weights.
-        stopped: why it ended before its last step; None where it did not.
+        command: the command that made the run, as a list of arguments.
+        step: the step of the saved weights.
+        stopped: why the run ended before its last step. None if it did not.
         watched: name of the pairs that were scored during training.
-        tested: name of the pairs that nothing was chosen by; None where there were none.
-        test_scores: metric -> score on these.
-        counts: training text -> what cleaning removed.
+        tested: name of the pairs by which nothing was chosen. None if there were none.
+        test_scores: metric -> score on the tested pairs.
+        counts: training text -> how many rows each filter removed.
         notes: sentences on what is missing.
         fingerprints: name of held-out pairs -> the fingerprint of their sentences.
     """
@@ -68,17 +69,17 @@ def write(output_dir: Path, run: Run) -> Path:
     """Draw the run's figures and write its model card.
 
     Args:
-        output_dir: the Trainer's, with the run's scores.
-        run: what the card says beside them.
+        output_dir: the Trainer's `output_dir`, with the run's scores.
+        run: what the card says beside the scores.
 
     Returns:
         the card, OUTPUT_DIR/README.md.
 
     Raises:
-        ReportError: there are no scores.
+        RunPageError: there are no scores.
     """
-    page = report.write(output_dir)
-    records = History(output_dir).read()
+    page = run_page.write(output_dir)
+    evaluations = History(output_dir).read()
     data = ModelCardData(
         model_name=output_dir.resolve().name,
         base_model=run.base_model,
@@ -86,14 +87,14 @@ def write(output_dir: Path, run: Run) -> Path:
         library_name="peft",
         pipeline_tag="translation",
         tags=["neuronxa", "translation"],
-        eval_results=_results(records, run),
+        eval_results=_results(evaluations, run),
     )
     parts = [
         f"# {output_dir.resolve().name}",
         _beginning(run),
         *_test_part(run),
-        *_best_part(records, run),
-        *_correlation_part(records),
+        *_best_part(evaluations, run),
+        *_correlation_part(evaluations),
         *_figure_part(page, output_dir),
         *_text_part(run),
         *_how_part(run),
@@ -104,14 +105,14 @@ def write(output_dir: Path, run: Run) -> Path:
 
 
 def merge(output_dir: Path, model_args: ModelConfig) -> Path:
-    """Save the model with the adapter merged into the base model's own weights, which are not those in 4-bit.
+    """Merge the adapter into the base model's own weights, not into those in 4-bit, and save the result.
 
     Args:
-        output_dir: with the adapter and the tokenizer.
-        model_args: which base model, and the dtype of the merged weights.
+        output_dir: the folder with the adapter and the tokenizer.
+        model_args: the base model, and the dtype of the merged weights.
 
     Returns:
-        its folder, OUTPUT_DIR/merged.
+        the folder of the merged model, OUTPUT_DIR/merged.
     """
     name, revision, dtype = model_args.model_name_or_path, model_args.model_revision, model_args.dtype
     base = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
@@ -124,21 +125,19 @@ def merge(output_dir: Path, model_args: ModelConfig) -> Path:
 # ---------------------------------------------------------------------------------------------- what the scores say
 
 
-def _scores(record: Mapping[str, Any]) -> dict[str, float]:
-    """Alignment and quality of an evaluation."""
-    return {**record["score"], **record.get("quality_score", {})}
+def _best(evaluations: Sequence[Evaluation], run: Run) -> Evaluation:
+    """Return the evaluation with the highest NASCA.
+
+    If several are equal, the one of the saved weights counts first, then one of the training.
+    """
+    scored = [evaluation for evaluation in evaluations if "nasca" in evaluation.score]
+    return max(scored, key=lambda e: (e.score["nasca"], e.step == run.step, e.step > 0))
 
 
-def _best(records: Sequence[Mapping[str, Any]], run: Run) -> Mapping[str, Any]:
-    """The evaluation with the highest NASCA; of equal ones that of the saved weights, else one of the training."""
-    scored = [record for record in records if "nasca" in record["score"]]
-    return max(scored, key=lambda r: (r["score"]["nasca"], r["step"] == run.step, r["step"] > 0))
-
-
-def _results(records: Sequence[Mapping[str, Any]], run: Run) -> list[EvalResult]:
-    """The model index: scores of the saved weights, on the watched pairs and on the test."""
-    of_step = [record for record in records if record["step"] == run.step]
-    found = [("validation", run.watched, _scores(record)) for record in of_step]
+def _results(evaluations: Sequence[Evaluation], run: Run) -> list[EvalResult]:
+    """Return the model index: the scores of the saved weights on the watched pairs and on the test."""
+    of_step = [evaluation for evaluation in evaluations if evaluation.step == run.step]
+    found = [("validation", run.watched, evaluation.scores) for evaluation in of_step]
     if run.tested:
         found.append(("test", run.tested, dict(run.test_scores)))
     return [
@@ -161,67 +160,71 @@ def _results(records: Sequence[Mapping[str, Any]], run: Run) -> list[EvalResult]
 
 
 def _beginning(run: Run) -> str:
-    ended = f" It ended before its last step: {run.stopped}." if run.stopped else ""
+    ended = f" The run ended before its last step: {run.stopped}." if run.stopped else ""
     return (
-        f"LoRA adapter for `{run.base_model}`, English and Icelandic, made by `{run.recipe}` of neuronxa-callback. The "
-        f"weights are those of step {run.step}.{ended} Alignment is NASCA, the share of held-out sentence pairs that "
-        "find each other by the neurons they activate ([paper](https://aclanthology.org/2025.acl-long.1406/))."
+        f"This is a LoRA adapter for `{run.base_model}`, for English and Icelandic. `{run.recipe}` of "
+        f"neuronxa-callback made it. The weights are those of step {run.step}.{ended} Alignment is NASCA, the share of "
+        "held-out sentence pairs that find each other by the neurons they activate "
+        "([paper](https://aclanthology.org/2025.acl-long.1406/))."
     )
 
 
 def _test_part(run: Run) -> list[str]:
     if run.tested is None:
-        return ["No test set was to be had: every score below is on the pairs that the run was watched by."]
+        return ["There was no test set. Every score below is on the pairs that were watched during training."]
     rows = [(score_name(metric), f"{score:.4f}") for metric, score in run.test_scores.items()]
-    said = f"On {run.tested}, English to Icelandic and back, by which nothing was chosen, with the saved weights:"
-    return ["## Test", said, markdown_table(("score", "value"), rows)]
-
-
-def _best_part(records: Sequence[Mapping[str, Any]], run: Run) -> list[str]:
-    best = _best(records, run)
-    rows = [_alignment_row(name, language) for name, language in best["languages"].items()]
-    rows += [(score_name(metric), f"{score:.4f}", "", "") for metric, score in best.get("quality_score", {}).items()]
-    chosen = (
-        f"The highest NASCA of {len(records)} evaluations on {run.watched}. It was chosen as the highest, so it is "
-        "above what the same weights would score on other pairs."
+    setting = (
+        f"These are the scores of the saved weights on {run.tested}, English to Icelandic and back. Nothing was chosen "
+        "by these pairs."
     )
-    title = f"## Best step: {best['step']}" + ("" if best["step"] else ", before training")
+    return ["## Test", setting, markdown_table(("score", "value"), rows)]
+
+
+def _best_part(evaluations: Sequence[Evaluation], run: Run) -> list[str]:
+    best = _best(evaluations, run)
+    rows = [_alignment_row(name, language) for name, language in best.languages.items()]
+    rows += [(score_name(metric), f"{score:.4f}", "", "") for metric, score in best.quality_score.items()]
+    chosen = (
+        f"This step has the highest NASCA of {len(evaluations)} evaluations on {run.watched}. It was chosen because it "
+        "is the highest, so it is above what the same weights would score on other pairs."
+    )
+    title = f"## Best step: {best.step}" + ("" if best.step else ", before training")
     header = ("score", "value", "95 % interval", "p by chance")
-    return [title, chosen, *_start_part(records, best), markdown_table(header, rows), *run.notes]
+    return [title, chosen, *_start_part(evaluations, best), markdown_table(header, rows), *run.notes]
 
 
-def _start_part(records: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> list[str]:
-    """Said where training has not raised the highest score: the base model's is no checkpoint's."""
-    start = next((record["score"].get("nasca") for record in records if record["step"] == 0), None)
-    if start is None or best["score"]["nasca"] > start:
+def _start_part(evaluations: Sequence[Evaluation], best: Evaluation) -> list[str]:
+    """Return a sentence if training did not raise the highest score, because the base model is no checkpoint."""
+    start = next((evaluation.score.get("nasca") for evaluation in evaluations if evaluation.step == 0), None)
+    if start is None or best.score["nasca"] > start:
         return []
     return [f"No evaluation scored above the model before training, whose NASCA was {start:.4f}."]
 
 
-def _alignment_row(name: str, language: Mapping[str, Any]) -> tuple[str, ...]:
-    low, high = language["ci"]["nasca"]
-    score, p_value = language["score"]["nasca"], language["p_value"]["nasca"]
+def _alignment_row(name: str, language: PairScores) -> tuple[str, ...]:
+    low, high = language.ci["nasca"]
+    score, p_value = language.score["nasca"], language.p_value["nasca"]
     return f"{score_name('nasca')} {name}", f"{score:.4f}", f"{low:.4f} to {high:.4f}", f"{p_value:.2g}"
 
 
-def _correlation_part(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _correlation_part(evaluations: Sequence[Evaluation]) -> list[str]:
     rows = []
-    for name, found in correlations(records).items():
+    for name, found in correlations(evaluations).items():
         method, _, metric = name.partition("_")
         interval = f"{found.ci[0]:.3f} to {found.ci[1]:.3f}"
         names = score_name(method), score_name(metric)
         rows.append((*names, f"{found.r:.3f}", interval, f"{found.p_value:.2g}", str(found.n)))
     if not rows:
-        return ["## Alignment and quality", "No correlation: it needs three evaluations whose scores vary."]
+        return ["## Alignment and quality", "There is no correlation. It needs three evaluations whose scores vary."]
     table = markdown_table(("alignment", "quality", "Pearson's r", "95 % interval", "p", "n"), rows)
-    return ["## Alignment and quality", table, report.INDEPENDENCE]
+    return ["## Alignment and quality", table, run_page.INDEPENDENCE]
 
 
 def _figure_part(page: Path, output_dir: Path) -> list[str]:
     folder = page.parent.relative_to(output_dir)
     drawn = {name: title for name, title in FIGURES.items() if (page.parent / name).exists()}
     images = [f"![{title}]({(folder / name).as_posix()})" for name, title in drawn.items()]
-    link = f"Missing scores, signatures and all the rest are in [the report]({(folder / page.name).as_posix()})."
+    link = f"[The run page]({(folder / page.name).as_posix()}) has missing scores, signatures and the rest."
     return ["## Curves", *images, link]
 
 
@@ -241,6 +244,9 @@ def _how_part(run: Run) -> list[str]:
     held = ", ".join(f"{name} (`{fingerprint}`)" for name, fingerprint in run.fingerprints.items())
     if "--config" in run.command:
         config = Path(run.command[run.command.index("--config") + 1])
-        parts += [f"with `{config.name}`:", f"```yaml\n{config.read_text(encoding='utf-8').strip()}\n```"]
-    parts.append(f"Held-out pairs, with the fingerprint of their sentences: {held}.")
+        parts += [
+            f"The configuration is `{config.name}`:",
+            f"```yaml\n{config.read_text(encoding='utf-8').strip()}\n```",
+        ]
+    parts.append(f"The held-out pairs, each with the fingerprint of its sentences: {held}.")
     return [*parts, markdown_table(("package", "version"), versions)]

@@ -131,7 +131,8 @@ def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
 def _stops_early(trainer: SFTTrainer) -> bool:
     """Whether the rule that is given now would have stopped the run where it stands, too."""
     rules = [c.stopping for c in trainer.callback_handler.callbacks if isinstance(c, NeuronXACallback)]
-    verdicts = [record["stopping"] for record in History(trainer.args.output_dir).read() if record.get("stopping")]
+    evaluations = History(trainer.args.output_dir).read()
+    verdicts = [evaluation.stopping for evaluation in evaluations if evaluation.stopping]
     return not verdicts or still_stops(rules[0], verdicts[-1]) is not None
 
 
@@ -186,6 +187,6 @@ def _why_stopped(trainer: SFTTrainer) -> str | None:
     state: Any = trainer.state
     if state.global_step >= state.max_steps:
         return None
-    records = History(trainer.args.output_dir).read()
-    verdict = records[-1].get("stopping") if records else None
-    return verdict["reason"] if verdict else None
+    evaluations = History(trainer.args.output_dir).read()
+    verdict = evaluations[-1].stopping if evaluations else None
+    return verdict.reason if verdict else None

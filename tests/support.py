@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:  # seconds to import, and most tests train nothing
     from peft import LoraConfig
     from transformers import Trainer
     from trl import SFTTrainer
+
+    from neuronxa_callback.training.records import Evaluation
 
 ROOT = Path(__file__).parent.parent
 SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
@@ -117,6 +121,32 @@ def sft(
         peft_config=peft_config,
         callbacks=callbacks,
     )
+
+
+def raw_lines(path: Path) -> list[dict[str, Any]]:
+    """What a file of JSON lines holds, as it stands there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def score_lines(output_dir: str | Path) -> list[dict[str, Any]]:
+    """The evaluations of a run as the package reads them, in step order, with the keys of the file."""
+    from neuronxa_callback.training.history import History
+
+    return as_lines(History(output_dir).read())
+
+
+def as_lines(evaluations: Iterable[Evaluation]) -> list[dict[str, Any]]:
+    """The evaluations with the keys and values of the file, the format number left out."""
+    return [json.loads(json.dumps(evaluation.model_dump())) for evaluation in evaluations]
+
+
+def change_line(output_dir: str | Path, step: int, **changes: Any) -> None:
+    """Change some keys of the line of a step."""
+    from neuronxa_callback.training.history import History
+    from neuronxa_callback.training.records import Evaluation
+
+    history = History(output_dir)
+    history.put(Evaluation.model_validate(history.at(step).model_dump() | changes))
 
 
 def scored_steps(trainer: Trainer) -> list[int]:

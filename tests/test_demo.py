@@ -9,14 +9,18 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from neuronxa_callback import ParallelPairs, demo
+from neuronxa_callback import ParallelPairs
+from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.cli import app
+from neuronxa_callback.demo import text as demo_text
+from neuronxa_callback.demo.run import DemoRun
+from neuronxa_callback.demo.summary import summarise
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.embedded import embedded
-from neuronxa_callback.training.history import History
-from tests.support import make_tokenizer, tiny_llama
+from neuronxa_callback.training.records import Evaluation
+from tests.support import make_tokenizer, score_lines, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "1440 training examples; none of the 100 held-out sentences" in result.output
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 3]
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 2, 3]
     for language in ("Icelandic", "French", "Spanish"):
         assert language in result.output
     assert re.search(
@@ -58,7 +62,7 @@ def test_a_slow_machine_gets_a_shorter_run(model_path: Path, tmp_path: Path) -> 
         app, ["demo", "--model", str(model_path), "--output-dir", str(tmp_path), *options], env={"COLUMNS": "200"}
     )
     assert result.exit_code == 0, result.output
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 2]
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 2]
     assert "Stopped at step 2 of 9, to end within 0 minutes" in result.output
 
 
@@ -70,7 +74,7 @@ def test_a_missing_model_is_explained(tmp_path: Path) -> None:
 
 
 def test_examples_go_both_ways() -> None:
-    examples = demo.translation_examples(embedded("demo_train.tsv"))
+    examples = demo_text.translation_examples(embedded("demo_train.tsv"))
     assert len(examples) == 240 * 3 * 2
     english, icelandic = (embedded("demo_train.tsv")[code][0] for code in ("eng_Latn", "isl_Latn"))
     assert {"prompt": f"English: {english}\nIcelandic:", "completion": f" {icelandic}"} in examples
@@ -80,35 +84,35 @@ def test_examples_go_both_ways() -> None:
 def test_a_leak_would_be_found() -> None:
     pairs = ParallelPairs.load("eng_Latn-isl_Latn")
     leak = {"prompt": f"English: {pairs.source[7].upper()}\nFrench:", "completion": " ..."}
-    with pytest.raises(demo.DemoError, match="1 training texts hold a held-out sentence or nearly one"):
-        demo.check_held_out([pairs], [leak])
+    with pytest.raises(demo_text.DemoError, match="1 training texts hold a held-out sentence or nearly one"):
+        demo_text.check_held_out([pairs], [leak])
 
 
 def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -> None:
-    def record(step: int, scores: dict[str, tuple[float, float]]) -> dict[str, object]:
+    def record(step: int, scores: dict[str, tuple[float, float]]) -> Evaluation:
         languages = {
-            f"eng_Latn-{code}": {
-                "score": {"nasca": score},
-                "p_value": {"nasca": p_value},
-                "ci": {"nasca": [0.0, 0.1]},
-                "per_pair": {"nasca": [0.0] * 100},
-            }
+            f"eng_Latn-{code}": PairScores(
+                signature=Signature.of(n=100),
+                score={"nasca": score},
+                p_value={"nasca": p_value},
+                ci={"nasca": (0.0, 0.1)},
+            )
             for code, (score, p_value) in scores.items()
         }
-        return {"step": step, "languages": languages}
+        return Evaluation(step=step, score={}, languages=languages)
 
     history = [
         record(0, {"isl_Latn": (0.01, 0.6), "fra_Latn": (0.05, 0.0001)}),
         record(9, {"isl_Latn": (0.0123, 0.4), "fra_Latn": (0.0789, 1e-9)}),
     ]
-    french = demo.shortest(ParallelPairs.load("eng_Latn-fra_Latn"), 2)
+    french = demo_text.shortest(ParallelPairs.load("eng_Latn-fra_Latn"), 2)
     quality = QualityEvaluator("chrf", [french])
     reports = [
         (step, quality.score({french.name: (Translations(texts, 0, 0), Signature())}))
         for step, texts in ((0, ("non", "[non]")), (9, french.target))
     ]
     console = Console(file=io.StringIO(), width=200)
-    demo.summarise(demo.DemoRun(tmp_path, tmp_path / "a.png", history, reports, 1.0), console)
+    summarise(DemoRun(tmp_path, tmp_path / "a.png", history, reports, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "At the end French is above it (p < 0.05 each). Icelandic is not." in text
     assert "knows next to no Icelandic" in text

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuronxa_callback.text.embedded import embedded
-from neuronxa_callback.training.history import History
-from tests.support import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, score_lines, tiny_llama
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -34,7 +33,7 @@ def run(name: str, *arguments: str) -> str:
 
 def test_quickstart(model: str, tmp_path: Path) -> None:
     run("quickstart.py", model, str(tmp_path), "4")
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 1, 2, 3, 4]
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 1, 2, 3, 4]
 
 
 def test_sft_4bit(model: str, tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_score_without_trainer(model: str) -> None:
 
 def test_own_quality_metric(model: str, tmp_path: Path) -> None:
     run("own_quality_metric.py", model, str(tmp_path), "2")
-    records = History(tmp_path).read()
+    records = score_lines(tmp_path)
     assert [record["step"] for record in records] == [0, 1, 2]
     for record in records:
         assert 0 <= record["quality_score"]["numbers_kept"] <= 1
@@ -76,7 +75,7 @@ def test_resume(model: str, tmp_path: Path) -> None:
             time.sleep(0.01)
         process.kill()
     assert f"from {tmp_path / 'checkpoint-'}" in run("resume.py", model, str(tmp_path), "200")
-    assert [record["step"] for record in History(tmp_path).read()] == list(range(0, 201, 20))
+    assert [record["step"] for record in score_lines(tmp_path)] == list(range(0, 201, 20))
 
 
 def test_every_example_is_in_the_list() -> None:

@@ -15,20 +15,17 @@ from neuronxa_callback.significance import pearson
 
 pytestmark = pytest.mark.unit
 
-HISTORY = [
-    {
-        "step": step,
-        "languages": {
-            name: {"score": {"nasca": score}, "ci": {"nasca": [score - 0.02, score + 0.02]}}
-            for name, score in (("eng_Latn-isl_Latn", 0.02 + step / 500), ("eng_Latn-fra_Latn", 0.05 + step / 300))
-        },
-    }
-    for step in (0, 10, 20)
-]
+CURVES = {
+    name: [
+        plots.CurvePoint(step, score, (score - 0.02, score + 0.02))
+        for step, score in ((step, start + step / slope) for step in (0, 10, 20))
+    ]
+    for name, start, slope in (("eng_Latn-isl_Latn", 0.02, 500), ("eng_Latn-fra_Latn", 0.05, 300))
+}
 
 
 def test_the_curve_shows_each_language_with_its_interval_and_the_chance_level() -> None:
-    (axes,) = plots.curve_figure(HISTORY, "nasca", 100, "title").axes
+    (axes,) = plots.curve_figure(CURVES, "nasca", 100, "title").axes
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines) == ["eng_Latn-isl_Latn", "eng_Latn-fra_Latn", "chance level"]
     assert np.asarray(lines["eng_Latn-isl_Latn"].get_xdata()).tolist() == [0, 10, 20]
@@ -56,7 +53,7 @@ def test_languages_are_told_apart_by_colour_and_by_marker() -> None:
 
 
 def test_pixels_show_something_and_pyplot_keeps_nothing() -> None:
-    image = plots.pixels(plots.curve_figure(HISTORY, "nasca", 100, "t"))
+    image = plots.pixels(plots.curve_figure(CURVES, "nasca", 100, "t"))
     assert image.dtype == np.uint8
     assert image.ndim == 3
     assert image.shape[2] == 3
@@ -66,7 +63,7 @@ def test_pixels_show_something_and_pyplot_keeps_nothing() -> None:
 
 
 def test_an_interval_of_one_evaluation_can_be_seen() -> None:
-    (axes,) = plots.curve_figure(HISTORY[1:2], "nasca", 100, "t").axes
+    (axes,) = plots.curve_figure({name: points[1:2] for name, points in CURVES.items()}, "nasca", 100, "t").axes
     bars = [segment.tolist() for bar in axes.collections for segment in bar.get_segments()]  # type: ignore[attr-defined]
     assert np.asarray(bars)[0] == pytest.approx(np.array([[10, 0.02], [10, 0.06]]))
     assert len(bars) == 2
@@ -74,13 +71,13 @@ def test_an_interval_of_one_evaluation_can_be_seen() -> None:
 
 
 def test_a_language_that_joined_later_is_drawn_from_there() -> None:
-    joined = [HISTORY[0] | {"languages": {"eng_Latn-isl_Latn": HISTORY[0]["languages"]["eng_Latn-isl_Latn"]}}]  # type: ignore[index]
-    (axes,) = plots.curve_figure([*joined, *HISTORY[1:]], "nasca", 100, "t").axes
+    joined = CURVES | {"eng_Latn-fra_Latn": CURVES["eng_Latn-fra_Latn"][1:]}
+    (axes,) = plots.curve_figure(joined, "nasca", 100, "t").axes
     assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines[:2]] == [[0, 10, 20], [10, 20]]
 
 
 def test_languages_with_other_numbers_of_pairs_have_other_chance_levels() -> None:
-    (axes,) = plots.curve_figure(HISTORY, "nasca", [100, 50, 100], "t").axes
+    (axes,) = plots.curve_figure(CURVES, "nasca", [100, 50, 100], "t").axes
     chance = {line.get_label(): np.asarray(line.get_ydata())[0] for line in axes.lines[2:]}
     assert chance == {"chance level, 50 pairs": 1 / 99, "chance level, 100 pairs": 1 / 199}
     assert axes.get_ylabel() == "NASCA (50 to 100 pairs)"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from pydantic import Field
+from torch import Tensor
 
 from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.files import Record
@@ -33,17 +35,35 @@ class PairScores(Record):
     per_layer: dict[Method, list[float]] = Field(default_factory=dict)
     per_pair: dict[Method, list[float]] = Field(default_factory=dict)
 
+    @property
+    def n(self) -> int:
+        """The number of sentence pairs."""
+        return int(self.signature["n"])
 
-def of_report(report: AlignmentReport) -> PairScores:
-    """The numbers of a report of one language pair, in full."""
+
+def of_report(report: AlignmentReport, digits: int | None = None) -> PairScores:
+    """Return the numbers of a report.
+
+    Args:
+        report: the report of one language pair.
+        digits: how many decimals the numbers of layers and sentence pairs keep; all of them if None.
+    """
     return PairScores(
         signature=report.signatures[0],
         score=report.score,
         ci=report.ci,
         p_value=report.p_value,
-        per_layer={method: values.tolist() for method, values in report.per_layer.items()},
-        per_pair={method: values.tolist() for method, values in report.per_pair.items()},
+        per_layer=numbers_of(report.per_layer, digits),
+        per_pair=numbers_of(report.per_pair, digits),
     )
+
+
+def numbers_of(tensors: Mapping[Method, Tensor], digits: int | None = None) -> dict[Method, list[float]]:
+    """Return each method's tensor as a list; its numbers keep all decimals if `digits` is None."""
+    return {
+        method: [number if digits is None else round(number, digits) for number in tensor.tolist()]
+        for method, tensor in tensors.items()
+    }
 
 
 def layer_numbers(signature: Signature, method: str, count: int) -> list[int]:

@@ -21,11 +21,13 @@ def demo(
     minutes: Annotated[float, typer.Option(help="Time limit; a slow machine makes fewer steps.")] = 4.5,
 ) -> None:
     """Fine-tune a small model in 4-bit with LoRA and watch three languages align with English."""
-    from neuronxa_callback import demo as demo_run  # torch and the Trainer take seconds to import: not for --help
+    from neuronxa_callback.demo import run as demo_run  # torch and the Trainer take seconds to import: not for --help
+    from neuronxa_callback.demo.summary import summarise
+    from neuronxa_callback.demo.text import DemoError
 
     console = Console()
     try:
         finished = demo_run.run(model, output_dir, steps, eval_steps, minutes, console)
-    except demo_run.DemoError as error:
+    except DemoError as error:
         give_up(console, error)
-    demo_run.summarise(finished, console)
+    summarise(finished, console)

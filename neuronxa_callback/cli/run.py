@@ -26,7 +26,7 @@ def report(
     console = Console()
     try:
         page = run_report.write(run_dir, output)
-    except run_report.ReportError as error:
+    except run_report.RunPageError as error:
         give_up(console, error)
     console.out(f"The report is {page}")
 

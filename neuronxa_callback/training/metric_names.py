@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from transformers import TrainingArguments
 
@@ -11,16 +10,16 @@ from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.significance import Correlation
-from neuronxa_callback.training.stopping import Verdict
+from neuronxa_callback.training.records import Evaluation, Verdict
 
 
 def expected_names(evaluator: NeuronXAEvaluator, quality: QualityEvaluator, metrics: Collection[str]) -> list[str]:
-    """What an evaluation should give by its end.
+    """Return the metrics that an evaluation should have by its end.
 
     Args:
-        evaluator: what scores alignment.
-        quality: what translates.
-        metrics: the quality metrics whose scores are there by then.
+        evaluator: the evaluator that scores alignment.
+        quality: the evaluator that translates.
+        metrics: the quality metrics that have scored by then.
     """
     names = [f"eval_{method}" for method in evaluator.methods]
     names += [f"eval_{method}_{pair.name}" for method in evaluator.methods for pair in evaluator.pairs]
@@ -32,12 +31,12 @@ def expected_names(evaluator: NeuronXAEvaluator, quality: QualityEvaluator, metr
 
 
 def metric_read(args: TrainingArguments) -> str:
-    """The metric that the Trainer chooses its best model by, without prefix and suffix."""
+    """Return the metric by which the Trainer chooses its best model, without prefix and suffix."""
     return (args.metric_for_best_model or "").removeprefix("eval_").split("_")[0]
 
 
 def metrics_of(report: AlignmentReport) -> dict[str, float]:
-    """The Trainer's metrics: `eval_nasca` over all language pairs and `eval_nasca_SOURCE-TARGET` of each."""
+    """Return `eval_nasca` over all language pairs, `eval_nasca_SOURCE-TARGET` of each, and those of other methods."""
     metrics: dict[str, float] = {f"eval_{method}": score for method, score in report.score.items()}
     for name, language in report.by_language.items():
         metrics |= {f"eval_{method}_{name}": score for method, score in language.score.items()}
@@ -45,7 +44,7 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
 
 
 def verdict_metrics(verdict: Verdict, metric: str) -> dict[str, float]:
-    """`eval_nasca_best`, `eval_nasca_gain` and, where the paired test was made, `eval_nasca_gain_p`."""
+    """Return `eval_nasca_best`, `eval_nasca_gain` and, if the paired test was made, `eval_nasca_gain_p`."""
     if verdict.best is None or verdict.gain is None:
         return {}
     metrics = {f"eval_{metric}_best": verdict.best, f"eval_{metric}_gain": verdict.gain}
@@ -53,7 +52,7 @@ def verdict_metrics(verdict: Verdict, metric: str) -> dict[str, float]:
 
 
 def translation_metrics(report: QualityReport) -> dict[str, float]:
-    """How many translations are empty or were cut at their limit, over all directions."""
+    """Return how many translations are empty or were cut at their length limit, over all directions."""
     made = [direction.translations for direction in report.by_direction.values()]
     return {
         "eval_translation_empty": sum(translations.empty for translations in made),
@@ -62,7 +61,7 @@ def translation_metrics(report: QualityReport) -> dict[str, float]:
 
 
 def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, float]:
-    """The values of finished metrics: `eval_comet` over all directions, where each has a score, and that of each."""
+    """Return `eval_comet` over all directions, if each has a score, `eval_comet_SOURCE-TARGET`, and the like."""
     metrics: dict[str, float] = {}
     for name in names:
         mean = report.mean(name)
@@ -72,16 +71,14 @@ def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, fl
     return metrics
 
 
-def quality_metrics_in(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a line's finished quality scores are called in the Trainer's log."""
-    metrics = {f"eval_{metric}": mean for metric, mean in record.get("quality_score", {}).items()}
-    for name, direction in record.get("quality", {}).items():
-        for metric, outcome in direction["metrics"].items():
-            if outcome.get("score") is not None:
-                metrics[f"eval_{metric}_{name}"] = outcome["score"]
+def quality_metrics_in(evaluation: Evaluation) -> dict[str, float]:
+    """Return an evaluation's finished quality scores with their names in the Trainer's log."""
+    metrics = {f"eval_{metric}": mean for metric, mean in evaluation.quality_score.items()}
+    for name, direction in evaluation.quality.items():
+        metrics |= {f"eval_{metric}_{name}": found.score for metric, found in direction.scores.items()}
     return metrics
 
 
 def pearson_metrics(found: Mapping[str, Correlation], scored: Mapping[str, float]) -> dict[str, float]:
-    """`eval_pearson_nasca_comet` and the like, of the quality metrics among those just scored."""
+    """Return `eval_pearson_nasca_comet` and the like for the quality metrics that were just scored."""
     return {f"eval_pearson_{name}": c.r for name, c in found.items() if f"eval_{name.partition('_')[2]}" in scored}

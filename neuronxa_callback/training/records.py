@@ -1,216 +1,253 @@
-"""The lines of a run's scores.jsonl: an evaluation to its line, and back to what can be gone on from."""
+"""The typed lines of a run's scores.jsonl: one `Evaluation` a line, and the parts of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, get_args
 
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from neuronxa_callback.alignment import pair_scores
+from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.files import Record
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
-from neuronxa_callback.quality.evaluator import DirectionScores, QualityEvaluator, QualityReport
-from neuronxa_callback.quality.queue import PendingScores
+from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.translation import Translations
-from neuronxa_callback.signature import Signature
+from neuronxa_callback.signature import Signature, SignatureText
+from neuronxa_callback.significance import Correlation
+from neuronxa_callback.vocabulary import Method
 
-NOT_YET = "not scored yet"  # where a metric's score will be, if the run lives to see it
+NOT_YET = "not scored yet"  # the reason for a missing score that COMET is still working on
+
+# Seven digits hold shares of a few thousand and float32 scores exactly enough, and keep the file small.
+DIGITS = 7
 
 
-def record_of(report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> dict[str, Any]:
-    """One evaluation as a line of scores.jsonl.
+class MetricScore(Record):
+    """A quality metric's score of one direction's translations.
 
-    Args:
-        report: the evaluation.
+    Attributes:
+        score: the score of all translations; 0 to 100 for chrF and BLEU, mostly 0 to 1 for COMET and CometKiwi.
+        segments: the score of each translation, None if the metric gives none.
+        signature: the choices behind the numbers.
+    """
+
+    score: float
+    segments: list[float] | None
+    signature: SignatureText
+
+
+class NoScore(Record):
+    """A quality metric that gave one direction no score.
+
+    Attributes:
+        missing: the reason. It is `NOT_YET` while the metric is at work.
+    """
+
+    missing: str
+
+
+class DirectionQuality(Record):
+    """One direction's translations and their scores.
+
+    Attributes:
+        signature: how the translations were made.
+        empty: how many translations are empty.
+        truncated: how many translations were cut at their length limit.
+        translations: one for each held-out source.
+        metrics: the name of a quality metric -> its score, or the reason why there is none.
+    """
+
+    signature: SignatureText
+    empty: int
+    truncated: int
+    translations: list[str]
+    metrics: dict[str, MetricScore | NoScore]
+
+    @property
+    def scores(self) -> dict[str, MetricScore]:
+        """The scores alone, by metric."""
+        return {name: found for name, found in self.metrics.items() if isinstance(found, MetricScore)}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The metrics without a score, each with its reason."""
+        return {name: found.missing for name, found in self.metrics.items() if isinstance(found, NoScore)}
+
+
+class RunCorrelation(Record):
+    """The correlation of an alignment score and a quality metric over a run; see `significance.Correlation`.
+
+    Attributes:
+        r: Pearson's r.
+        p_value: the probability of such an r by chance.
+        ci: the 95 % interval of r.
+        n: how many evaluations have both scores.
+    """
+
+    r: float
+    p_value: float
+    ci: tuple[float, float]
+    n: int
+
+
+class Verdict(Record):
+    """What the stopping rule says about an evaluation.
+
+    Attributes:
+        rule: the rule's `StoppingRule.criterion`. Lines of early versions have none.
+        best: the value of the last evaluation that improved, which may be this one. None if none had a value yet.
+        best_step: the step of that evaluation.
+        gain: this evaluation's value minus the value of the last evaluation before it that improved. It is 0 at the
+            first evaluation, and None if this evaluation has no value.
+        p_value: the p-value of the gain by the paired test. None if the rule compares values without a test.
+        improved: whether this evaluation counts as an improvement. The first one does.
+        waited: how many evaluations passed without an improvement, this one included. The warm-up does not count.
+        forgotten: language pair -> how far it fell below its start, if that is too far and more than noise.
+        reason: why training stops now. None if it goes on.
+    """
+
+    rule: str | None = None
+    best: float | None
+    best_step: int | None
+    gain: float | None
+    p_value: float | None
+    improved: bool
+    waited: int
+    forgotten: dict[str, float]
+    reason: str | None
+
+
+class Evaluation(Record):
+    """A line of a run's scores.jsonl.
+
+    Attributes:
         step: the Trainer's global step.
-        epoch: the Trainer's epoch.
-        runtime: seconds that the evaluation took.
+        epoch: the Trainer's epoch, None if it is not known.
+        runtime: how many seconds the alignment took, None if it failed.
+        score: method -> alignment score over all language pairs. It is empty if the alignment failed.
+        languages: name of a language pair, such as "eng_Latn-isl_Latn" -> its numbers.
+        per_pair: method -> each sentence pair's part over several language pairs. It is empty if there is only one.
+        quality_score: quality metric -> mean over directions. It has the metrics that scored every direction.
+        quality: name of a direction -> its translations and scores. It is empty if nothing was translated.
+        pearson: "nasca_comet" and the like -> the correlation over the run up to this step.
+        stopping: the stopping rule's verdict, None if there is none.
     """
-    record: dict[str, Any] = {
-        "step": step,
-        "epoch": epoch,
-        "runtime": runtime,
-        "score": report.score,
-        "languages": {name: _numbers(language) for name, language in report.by_language.items()},
-    }
-    if len(report.by_language) > 1:
-        record["per_pair"] = _per_pair(report)
-    return record
 
+    step: int
+    epoch: float | None = None
+    runtime: float | None = None
+    score: dict[Method, float]
+    languages: dict[str, PairScores]
+    per_pair: dict[Method, list[float]] = Field(default_factory=dict)
+    quality_score: dict[str, float] = Field(default_factory=dict)
+    quality: dict[str, DirectionQuality] = Field(default_factory=dict)
+    pearson: dict[str, RunCorrelation] = Field(default_factory=dict)
+    stopping: Verdict | None = None
 
-def _per_pair(report: AlignmentReport) -> dict[str, list[float]]:
-    return {method: _rounded(shares.tolist()) for method, shares in report.per_pair.items()}
+    @model_serializer(mode="wrap")
+    def _without_absent_parts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the parts that an evaluation was not given, as every version has done."""
+        absent = _OPTIONAL_PARTS - self.model_fields_set
+        return {name: value for name, value in serialise(self).items() if name not in absent}
 
+    @classmethod
+    def of_report(cls, report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> Evaluation:
+        """Return the line of an alignment report.
 
-def _numbers(report: AlignmentReport) -> dict[str, Any]:
-    return {
-        "signature": report.signature,
-        "score": report.score,
-        "ci": report.ci,
-        "p_value": report.p_value,
-        "per_layer": {method: _rounded(shares.tolist()) for method, shares in report.per_layer.items()},
-        "per_pair": _per_pair(report),
-    }
+        Args:
+            report: the report, with its language pairs in `by_language`.
+            step: the Trainer's global step.
+            epoch: the Trainer's epoch.
+            runtime: how many seconds the evaluation took.
+        """
+        languages = {name: pair_scores.of_report(language, DIGITS) for name, language in report.by_language.items()}
+        evaluation = cls(step=step, epoch=epoch, runtime=runtime, score=report.score, languages=languages)
+        if len(languages) == 1:
+            return evaluation
+        return evaluation.model_copy(update={"per_pair": pair_scores.numbers_of(report.per_pair, DIGITS)})
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every score of this evaluation, alignment first."""
+        return {name: value for part in (self.score, self.quality_score) for name, value in part.items()}
 
-def quality_of(report: QualityReport) -> dict[str, Any]:
-    """What is known by now of an evaluation's translations, for its line of scores.jsonl.
+    @property
+    def scored_metrics(self) -> list[str]:
+        """The quality metrics that have scored every direction."""
+        scored = [set(direction.scores) for direction in self.quality.values()]
+        return sorted(set.intersection(*scored)) if scored else []
 
-    Returns:
-        "quality_score", the finished metrics' means over directions, and "quality", each direction's translations
-        and scores; a metric that gives none has the reason under "missing".
-    """
-    means = {metric: report.mean(metric) for metric in report.metrics if report.done(metric)}
-    return {
-        "quality_score": {metric: mean for metric, mean in means.items() if mean is not None},
-        "quality": {name: _direction(direction) for name, direction in report.by_direction.items()},
-    }
+    @property
+    def awaited_metrics(self) -> list[str]:
+        """The quality metrics that were still at work when the run ended."""
+        missing = [item for direction in self.quality.values() for item in direction.missing.items()]
+        return list(dict.fromkeys(name for name, reason in missing if reason == NOT_YET))
 
+    @property
+    def translated(self) -> dict[str, tuple[Translations, Signature]]:
+        """The translations and their signatures, as `QualityEvaluator.translate` returns them."""
+        return {
+            name: (Translations(tuple(made.translations), made.empty, made.truncated), made.signature)
+            for name, made in self.quality.items()
+        }
 
-def _direction(direction: DirectionScores) -> dict[str, Any]:
-    made, finished = direction.translations, direction.finished()
-    return {
-        "signature": str(direction.signature),
-        "empty": made.empty,
-        "truncated": made.truncated,
-        "translations": list(made.texts),
-        "metrics": {metric: _outcome_of(finished.get(metric)) for metric in direction.scores},
-    }
+    def pair_shares(self, method: Method, language_pair: str | None = None) -> list[float]:
+        """Return each held-out pair's share of aligned layers, in one language pair or over all of them."""
+        if language_pair is not None:
+            return self.languages[language_pair].per_pair[method]
+        one, *_ = self.languages.values()
+        return (self.per_pair or one.per_pair)[method]
 
-
-def _outcome_of(outcome: Any) -> dict[str, Any]:
-    if isinstance(outcome, QualityScore):
-        segments = None if outcome.segments is None else _rounded(outcome.segments)
-        return {"score": outcome.system, "segments": segments, "signature": str(outcome.signature)}
-    return {"missing": NOT_YET if outcome is None else str(outcome)}
-
-
-def _rounded(shares: Sequence[float]) -> list[float]:
-    """Seven digits hold shares of a few thousand and float32 scores exactly enough, and keep the file small."""
-    return [round(share, 7) for share in shares]
-
-
-# --------------------------------------------------------------------------------------- what a line has already
-
-
-def other_choices(
-    record: Mapping[str, Any],
-    wanted: Mapping[str, Signature],
-    translated: Mapping[str, Signature],
-    models: Mapping[str, str],
-) -> dict[str, tuple[str, str]]:
-    """The choices in which a line is not as wanted: curves over lines that differ in them would mix two things.
-
-    Args:
-        record: the line.
-        wanted: language pair -> the signature that its scores should have.
-        translated: direction -> the signature that its translations should have; none where nothing is translated.
-        models: COMET metric -> the model that should have scored them.
-
-    Returns:
-        the choice -> what the line has, and what is wanted.
-    """
-    differ = _differences("languages", record["languages"], wanted)
-    if translated and record.get("quality"):
-        differ |= _differences("directions", record["quality"], translated) | _other_models(record, models)
-    return differ
-
-
-def _other_models(record: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The COMET metrics whose scores are other models'."""
-    differ = {}
-    for direction in record["quality"].values():
-        for metric, ours in models.items():
-            theirs = Signature.parse(direction["metrics"].get(metric, {}).get("signature", "")).get("model")
-            if theirs is not None and theirs != ours:
-                differ[metric] = (theirs, ours)
-    return differ
-
-
-def _differences(
-    what: str, written: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Signature]
-) -> dict[str, tuple[str, str]]:
-    """The fields of signatures in which a line's part is not as wanted, or the names where these differ."""
-    if written.keys() != wanted.keys():
-        return {what: (" ".join(written), " ".join(wanted))}
-    differ: dict[str, tuple[str, str]] = {}
-    for name, signature in wanted.items():
-        differ |= Signature.parse(written[name]["signature"]).differences(signature)
-    return differ
-
-
-def scored_metrics(record: Mapping[str, Any]) -> list[str]:
-    """The metrics that a line has the score of, in every direction."""
-    directions = list(record.get("quality", {}).values())
-    done = [{name for name, outcome in direction["metrics"].items() if "score" in outcome} for direction in directions]
-    return sorted(set.intersection(*done)) if done else []
-
-
-def awaited(record: Mapping[str, Any]) -> list[str]:
-    """The metrics whose scores were still to come when a run ended."""
-    directions = record.get("quality", {}).values()
-    missing = [
-        name
-        for direction in directions
-        for name, outcome in direction["metrics"].items()
-        if outcome == {"missing": NOT_YET}
-    ]
-    return list(dict.fromkeys(missing))
-
-
-def translations_in(record: Mapping[str, Any] | None) -> dict[str, tuple[Translations, Signature]]:
-    """A line's translations and their signatures, as `QualityEvaluator.translate` returns them; {} without any."""
-    return {
-        name: (
-            Translations(tuple(direction["translations"]), direction["empty"], direction["truncated"]),
-            Signature.parse(direction["signature"]),
+    def with_quality(self, report: QualityReport) -> Evaluation:
+        """Return this evaluation with what is known by now of its translations."""
+        means = {metric: report.mean(metric) for metric in report.metrics if report.done(metric)}
+        return self.model_copy(
+            update={
+                "quality_score": {metric: mean for metric, mean in means.items() if mean is not None},
+                "quality": {name: _direction(scores) for name, scores in report.by_direction.items()},
+            }
         )
-        for name, direction in (record or {}).get("quality", {}).items()
-    }
+
+    def with_correlations(self, found: Mapping[str, Correlation]) -> Evaluation:
+        """Return this evaluation with the correlations over the run up to its step."""
+        pearson = {name: RunCorrelation(**asdict(correlation)) for name, correlation in found.items()}
+        return self.model_copy(update={"pearson": pearson})
+
+    def with_verdict(self, verdict: Verdict) -> Evaluation:
+        """Return this evaluation with what the stopping rule says about it."""
+        return self.model_copy(update={"stopping": verdict})
 
 
-def scored_again(
-    quality: QualityEvaluator,
-    metrics: Sequence[str],
-    translated: Mapping[str, tuple[Translations, Signature]],
-    step: int,
-    record: Mapping[str, Any] | None,
-) -> PendingScores:
-    """Have translations scored by some metrics, beside what their line has of the others.
-
-    Args:
-        quality: what scores them.
-        metrics: names of its metrics.
-        translated: the translations; see `translations_in`.
-        step: theirs.
-        record: their line of scores.jsonl, if there is one.
-
-    Returns:
-        the evaluation; the metrics that the line had count as passed on.
-    """
-    report = _with_scores_of(record, quality.score(translated, metrics))
-    epoch = record["epoch"] if record else None
-    return PendingScores(step, epoch, report, set(report.metrics) - set(metrics))
+_OPTIONAL_PARTS = {"per_pair", "quality_score", "quality", "pearson", "stopping"}
 
 
-def _with_scores_of(record: Mapping[str, Any] | None, report: QualityReport) -> QualityReport:
-    """The report with what a line has of other metrics, which the report's writing would replace."""
-    if record is None:
-        return report
-    directions = {}
-    for name, direction in report.by_direction.items():
-        written = record.get("quality", {}).get(name, {"metrics": {}})["metrics"]
-        kept = {metric: _future_of(outcome) for metric, outcome in written.items() if metric not in report.metrics}
-        directions[name] = replace(direction, scores=kept | direction.scores)
-    return QualityReport(directions)
+def methods_of(evaluations: Sequence[Evaluation]) -> list[Method]:
+    """Return the alignment methods of a run in the order of the vocabulary."""
+    return [method for method in get_args(Method) if any(method in evaluation.score for evaluation in evaluations)]
 
 
-def _future_of(outcome: Mapping[str, Any]) -> Future[QualityScore]:
-    future: Future[QualityScore] = Future()
-    if "missing" in outcome:
-        future.set_exception(QualityError(outcome["missing"]))
-        return future
-    segments = outcome["segments"]
-    score = outcome["score"], None if segments is None else tuple(segments), Signature.parse(outcome["signature"])
-    future.set_result(QualityScore(*score))
-    return future
+def pair_counts(evaluations: Collection[Evaluation], method: Method) -> dict[str, int]:
+    """Return how many sentence pairs each language pair of a run has that a method scored."""
+    languages = (item for evaluation in evaluations for item in evaluation.languages.items())
+    return {name: language.n for name, language in languages if method in language.score}
+
+
+def _direction(direction: DirectionScores) -> DirectionQuality:
+    made, finished = direction.translations, direction.finished()
+    return DirectionQuality(
+        signature=direction.signature,
+        empty=made.empty,
+        truncated=made.truncated,
+        translations=list(made.texts),
+        metrics={metric: _outcome(finished.get(metric)) for metric in direction.scores},
+    )
+
+
+def _outcome(outcome: QualityScore | QualityError | None) -> MetricScore | NoScore:
+    if not isinstance(outcome, QualityScore):
+        return NoScore(missing=NOT_YET if outcome is None else str(outcome))
+    segments = None if outcome.segments is None else [round(segment, DIGITS) for segment in outcome.segments]
+    return MetricScore(score=outcome.system, segments=segments, signature=outcome.signature)

@@ -1,17 +1,17 @@
-"""Where a run's series of scores begins: anew, or where an earlier run of its output_dir left it."""
+"""Where a run's series of scores begins: anew, or where the earlier run in its output_dir ended."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.queue import PendingScores
+from neuronxa_callback.training.continuation import Differences, other_choices, scored_again
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import quality_metrics_in
-from neuronxa_callback.training.records import awaited, other_choices, scored_again, translations_in
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.schedule import Schedule
 from neuronxa_callback.training.stopping import still_stops
 from neuronxa_callback.training.trainer import Moment
@@ -25,9 +25,9 @@ class LateScores:
     """Quality scores that came too late for the checkpoint that a run is resumed from.
 
     Attributes:
-        step: of their evaluation.
-        epoch: of their evaluation.
-        metrics: as the Trainer's log has them.
+        step: the step of their evaluation.
+        epoch: the epoch of their evaluation.
+        metrics: the scores with their names in the Trainer's log.
     """
 
     step: int
@@ -42,8 +42,8 @@ class Series:
     Attributes:
         history: the evaluations so far.
         schedule: which steps are due.
-        pending: evaluations that COMET had not scored when the run before ended, handed to it again.
-        late: scores that are in scores.jsonl and not in the Trainer's log.
+        pending: evaluations that COMET had not scored when the last run ended. COMET gets them again.
+        late: scores that scores.jsonl has and the Trainer's log lacks.
     """
 
     history: History
@@ -53,52 +53,52 @@ class Series:
 
 
 def find_series(watch: Watch, moment: Moment) -> Series:
-    """Begin a series of scores, or go on with the one that the run is resumed in.
+    """Begin a series of scores, or go on with the series of the run that is resumed.
 
-    Scores that this run's own would not be comparable with are put aside, so that no curve mixes two things.
+    Earlier scores that cannot be compared with this run's are put aside, so that no curve mixes two things.
     """
     step, history = moment.state.global_step, History(str(moment.args.output_dir))
     if step == 0:
         history.begin()
         return Series(history, Schedule())
-    records = [record for record in history.read() if record["step"] <= step]
-    differ = _differences(records, watch, moment)
+    evaluations = [evaluation for evaluation in history.read() if evaluation.step <= step]
+    differ = _differences(evaluations, watch, moment)
     if differ:
-        told = "; ".join(f"{name} {theirs} before, {ours} now" for name, (theirs, ours) in differ.items())
+        choices = "; ".join(f"{name} {theirs} before, {ours} now" for name, (theirs, ours) in differ.items())
         kept = history.begin()
         logger.warning(
             "NeuronXA: the run is resumed at step %d with other pairs or options (%s), whose scores cannot be "
             "compared. A new series begins; the earlier scores are in %s.",
             step,
-            told,
+            choices,
             kept,
         )
         return Series(history, Schedule())
     history.rewind(step)
-    if not records:
+    if not evaluations:
         return Series(history, Schedule())
-    pending = [awaiting for record in records if (awaiting := _awaited(record, watch))]
-    late = [found for record in records if (found := _late(record, moment))]
-    return Series(history, _schedule(step, records[-1], watch), pending, late)
+    pending = [awaiting for evaluation in evaluations if (awaiting := _awaited(evaluation, watch))]
+    late = [found for evaluation in evaluations if (found := _late(evaluation, moment))]
+    return Series(history, _schedule(step, evaluations[-1], watch), pending, late)
 
 
-def _schedule(step: int, last: Mapping[str, Any], watch: Watch) -> Schedule:
-    """What the last line says that the resumed run has behind it."""
-    verdict = last.get("stopping")
-    if verdict and verdict.get("rule") != watch.rule.criterion:
+def _schedule(step: int, last: Evaluation, watch: Watch) -> Schedule:
+    """Return the schedule of a resumed run whose last evaluation this is."""
+    verdict = last.stopping
+    if verdict and verdict.rule != watch.rule.criterion:
         logger.warning(
             "NeuronXA: the run was judged by another rule before it was resumed (%s before, %s now); patience and "
             "best value begin anew.",
-            verdict.get("rule"),
+            verdict.rule,
             watch.rule.criterion,
         )
     stopped = still_stops(watch.rule, verdict) if verdict else None
-    scored = step if last["step"] == step and last["score"] else None
+    scored = step if last.step == step and last.score else None
     return Schedule(first=False, resumed_at=step, stopped=stopped, scored=scored)
 
 
-def _differences(records: Sequence[Mapping[str, Any]], watch: Watch, moment: Moment) -> dict[str, tuple[str, str]]:
-    """What this run measures otherwise than the earlier one did."""
+def _differences(evaluations: Sequence[Evaluation], watch: Watch, moment: Moment) -> Differences:
+    """Return the choices in which this run differs from the earlier one."""
     evaluator, quality = watch.evaluator, watch.quality
     with moment.trainer.accelerator.autocast():  # it is part of the signatures
         decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))
@@ -106,22 +106,24 @@ def _differences(records: Sequence[Mapping[str, Any]], watch: Watch, moment: Mom
         jobs = quality.jobs if watch.metrics else {}
         translated = {name: quality.signature(name, decoder) for name in jobs}
     models = {name: quality.models[name] for name in watch.slow}
-    differ: dict[str, tuple[str, str]] = {}
-    for record in records:
-        if record["languages"]:  # none where the evaluation failed
-            differ |= other_choices(record, wanted, translated, models)
+    differ: Differences = {}
+    for evaluation in evaluations:
+        if evaluation.languages:  # there are none if the evaluation failed
+            differ |= other_choices(evaluation, wanted, translated, models)
     return differ
 
 
-def _awaited(record: Mapping[str, Any], watch: Watch) -> PendingScores | None:
-    """What COMET had not scored of an evaluation when the run before ended, handed to it again."""
-    names = [name for name in awaited(record) if name in watch.metrics]
-    return scored_again(watch.quality, names, translations_in(record), record["step"], record) if names else None
+def _awaited(evaluation: Evaluation, watch: Watch) -> PendingScores | None:
+    """Have COMET score again what it had not scored when the last run ended."""
+    names = [name for name in evaluation.awaited_metrics if name in watch.metrics]
+    if not names:
+        return None
+    return scored_again(watch.quality, names, evaluation.translated, evaluation.step, evaluation)
 
 
-def _late(record: Mapping[str, Any], moment: Moment) -> LateScores | None:
-    """A line's quality scores that are not in the Trainer's log."""
-    step = record["step"]
+def _late(evaluation: Evaluation, moment: Moment) -> LateScores | None:
+    """Return an evaluation's quality scores that the Trainer's log lacks."""
+    step = evaluation.step
     logged = {name for entry in moment.state.log_history if entry["step"] == step for name in entry}
-    metrics = {name: value for name, value in quality_metrics_in(record).items() if name not in logged}
-    return LateScores(step, record["epoch"], metrics) if metrics else None
+    metrics = {name: value for name, value in quality_metrics_in(evaluation).items() if name not in logged}
+    return LateScores(step, evaluation.epoch, metrics) if metrics else None

@@ -1,11 +1,11 @@
-"""One run of a Trainer: its evaluations, what they give to log and to keep, and what they mean for stopping."""
+"""One run of a Trainer: it makes the evaluations, logs them, keeps them and has them judged."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from tqdm.auto import tqdm
@@ -17,19 +17,13 @@ from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.training import checks
 from neuronxa_callback.training.faults import Faults
 from neuronxa_callback.training.history import History
-from neuronxa_callback.training.metric_names import (
-    metrics_of,
-    pearson_metrics,
-    quality_metrics,
-    translation_metrics,
-    verdict_metrics,
-)
+from neuronxa_callback.training.judge import Judge
+from neuronxa_callback.training.metric_names import metrics_of, pearson_metrics, quality_metrics, translation_metrics
 from neuronxa_callback.training.overhead import Overhead
-from neuronxa_callback.training.records import record_of
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.resume import Series, find_series
 from neuronxa_callback.training.schedule import Schedule
-from neuronxa_callback.training.stopping import Verdict
-from neuronxa_callback.training.summary import summarise, tell_stop
+from neuronxa_callback.training.summary import print_stop, summarise
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
 
@@ -61,7 +55,7 @@ class Run:
         # Halved where memory runs out, for the evaluations that follow.
         self._budget = TokenBudget(watch.evaluator.token_budget)
         self._translation_budget = TokenBudget()
-        self._without_value = 0  # evaluations on end that lack the metric to stop by
+        self._judge = Judge(watch.rule, self.history, self._faults)
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -111,8 +105,8 @@ class Run:
         if moment.is_first_process:
             with self._faults.guarded("the scores could not be summed up"):
                 if self.watch.metrics:
-                    summarise(self.history.records)
-                tell_stop(self.history.records)
+                    summarise(self.history.evaluations)
+                print_stop(self.history.evaluations)
 
     def close(self) -> None:
         """Give up what COMET has not scored, and end its process."""
@@ -140,7 +134,7 @@ class Run:
         metrics = self._score_alignment(moment, decoder)
         metrics |= self._score_quality(moment, decoder, is_aligned=bool(metrics))
         if moment.is_training:
-            metrics |= self._judge(moment, {**others, **metrics})
+            metrics |= self._judge.judge(moment, {**others, **metrics})
             too_much = self._overhead.add(step, start, time.perf_counter())
             if too_much and moment.is_first_process:
                 logger.warning("NeuronXA: %s", too_much)
@@ -161,7 +155,9 @@ class Run:
         if report is not None and moment.is_first_process:
             if moment.is_training:
                 with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
-                    self.history.append(record_of(report, moment.state.global_step, moment.state.epoch, runtime))
+                    self.history.put(
+                        Evaluation.of_report(report, moment.state.global_step, moment.state.epoch, runtime)
+                    )
             with self._faults.guarded("the scores were logged but not drawn"):
                 moment.show_layers(report, min(map(len, self.watch.evaluator.pairs)))
         return metrics
@@ -183,9 +179,9 @@ class Run:
             report = quality.score(translated, self.watch.metrics)
             if not is_aligned and moment.is_training:
                 # A line of its own: an earlier attempt at this step may have left another.
-                nothing = {"step": state.global_step, "epoch": state.epoch, "runtime": None, "score": {}}
+                unaligned = Evaluation(step=state.global_step, epoch=state.epoch, score={}, languages={})
                 with self._faults.guarded("the quality scores will be logged but not written to scores.jsonl"):
-                    self.history.append(nothing | {"languages": {}})
+                    self.history.put(unaligned)
             pending = PendingScores(state.global_step, state.epoch, report)
             if self.watch.waits(moment):
                 report.wait()
@@ -232,47 +228,3 @@ class Run:
         moment.control.should_evaluate = moment.control.should_save = False
         if moment.is_first_process:
             logger.warning("NeuronXA: training stops, as it had before it was resumed: %s.", self.schedule.stopped)
-
-    def _judge(self, moment: Moment, values: Mapping[str, float]) -> dict[str, float]:
-        """Log how this evaluation stands against the best so far, and stop where the rule says so."""
-        rule, state, verdict = self.watch.rule, moment.state, None
-        if moment.is_first_process:
-            self._tell_missing_value(values)
-            verdict = self._verdict(moment, values)
-        verdict = moment.first_process_value(verdict)
-        if verdict is None:
-            return {}
-        metrics = verdict_metrics(verdict, rule.key)
-        moment.log(metrics)
-        for name, fall in verdict.forgotten.items():
-            if not rule.stop_at_floor and moment.is_first_process:
-                self._faults.warn_once(f"{name} fell {fall:.4f} below its start, by more than noise.", f"floor {name}")
-        if verdict.reason:
-            moment.control.should_training_stop = True
-            if moment.is_first_process:
-                logger.warning("NeuronXA: training stops at step %d: %s.", state.global_step, verdict.reason)
-        return metrics
-
-    def _verdict(self, moment: Moment, values: Mapping[str, float]) -> Verdict | None:
-        step, verdict = moment.state.global_step, None
-        with self._faults.guarded("the evaluation could not be compared with the best so far"):
-            verdict = self.history.judge(self.watch.rule, step, values)
-        if verdict is None:
-            return None
-        if step >= moment.state.max_steps:
-            verdict = replace(verdict, reason=None)  # it ends of itself
-        with self._faults.guarded("what an evaluation means for stopping was not written to scores.jsonl"):
-            self.history.update(step, {"stopping": asdict(verdict)})
-        return verdict
-
-    def _tell_missing_value(self, values: Mapping[str, float]) -> None:
-        """Say that nothing stops the run where what it should be stopped by does not come."""
-        metric = self.watch.rule.key
-        self._without_value = 0 if f"eval_{metric}" in values else self._without_value + 1
-        if self.watch.rule.patience is not None and self._without_value == 2:
-            there = ", ".join(sorted(name.removeprefix("eval_") for name in values)) or "none"
-            self._faults.warn_once(
-                f"two evaluations have no {metric!r}, by which training should stop (StoppingRule's metric); their "
-                f"metrics are {there}.",
-                "no value to stop by",
-            )

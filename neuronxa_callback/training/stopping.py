@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from neuronxa_callback.significance import paired_p_value
-from neuronxa_callback.vocabulary import OVER_PAIRS
-
-Record = Mapping[str, Any]
+from neuronxa_callback.training.records import Evaluation, Verdict
+from neuronxa_callback.vocabulary import OVER_PAIRS, Method
 
 # Apart from the rule's own: to go on a little too long costs time, to call a language forgotten may end the run.
 FORGOTTEN = 0.05
@@ -74,95 +73,100 @@ class StoppingRule:
         return self.min_delta is None and self.key.split("_")[0] in OVER_PAIRS
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What an evaluation means for stopping.
-
-    Attributes:
-        rule: what was judged by, as `StoppingRule.criterion` has it.
-        best: the value of the last evaluation that improved, this one where it did; None before any had a value.
-        best_step: its step.
-        gain: this evaluation's value minus that of the last one that had improved before it; 0 at the first, None
-            where it has no value.
-        p_value: of this gain, by the paired test; None where a difference decides.
-        improved: whether it counts as an improvement. The first evaluation does.
-        waited: evaluations without an improvement up to this one, those of the warm-up left out.
-        forgotten: language pair -> its fall below its start, where that is too far and more than noise.
-        reason: why to stop now; None to go on.
-    """
-
-    rule: str
-    best: float | None
-    best_step: int | None
-    gain: float | None
-    p_value: float | None
-    improved: bool
-    waited: int
-    forgotten: dict[str, float]
-    reason: str | None
-
-
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def judge(rule: StoppingRule, record: Record, earlier: Sequence[Record], values: Mapping[str, float]) -> Verdict | None:
-    """What this evaluation means, given those before it.
+def judge(
+    rule: StoppingRule, evaluation: Evaluation, earlier: Sequence[Evaluation], values: Mapping[str, float]
+) -> Verdict | None:
+    """Return what the rule says about an evaluation, given those before it.
 
-    Everything is in the records: a resumed run goes on from the same verdict.
+    The evaluations hold all that counts, so a resumed run goes on from the same verdict.
 
     Args:
-        rule: what counts.
-        record: this evaluation's line of scores.jsonl.
-        earlier: the lines before it, in step order; their verdicts are under "stopping".
-        values: this evaluation's metrics, with "eval_" in front.
+        rule: the stopping rule.
+        evaluation: the evaluation.
+        earlier: the evaluations before it in step order, with their verdicts.
+        values: the metrics of the evaluation, with "eval_" in front.
 
     Returns:
-        the verdict; None where the metric has no value and no language is forgotten.
+        the verdict. It is None if the metric has no value and no language is forgotten.
     """
-    forgotten = _forgotten(rule, record, earlier)
-    judged = [line for line in earlier if _best_step(rule, line) is not None]
-    last: Mapping[str, Any] = judged[-1]["stopping"] if judged else {"best": None, "best_step": None, "waited": 0}
+    forgotten = _forgotten(rule, evaluation, earlier)
+    judged = [(line, verdict) for line in earlier if (verdict := _verdict_by(rule, line)) is not None]
+    last = judged[-1][1] if judged else None
     value = values.get(f"eval_{rule.key}")
     if value is None or not isfinite(value):
-        if not forgotten:
-            return None
-        waited, reason = last["waited"], _reason(rule, last["waited"], forgotten)
-        return Verdict(rule.criterion, last["best"], last["best_step"], None, None, False, waited, forgotten, reason)
-    reference = next((line for line in judged if line["step"] == last["best_step"]), None)
-    if reference is None:
+        return _without_value(rule, last, forgotten) if forgotten else None
+    reference = next((line for line, _ in judged if last is not None and line.step == last.best_step), None)
+    if last is None or last.best is None or reference is None:
         return Verdict(
-            rule.criterion, value, record["step"], 0.0, None, True, 0, forgotten, _reason(rule, 0, forgotten)
+            rule=rule.criterion,
+            best=value,
+            best_step=evaluation.step,
+            gain=0.0,
+            p_value=None,
+            improved=True,
+            waited=0,
+            forgotten=forgotten,
+            reason=_reason(rule, 0, forgotten),
         )
-    gain = value - last["best"]
-    p_value = paired_p_value(_shares(rule, record), _shares(rule, reference)) if rule.by_test else None
+    gain = value - last.best
+    p_value = paired_p_value(_shares(rule, evaluation), _shares(rule, reference)) if rule.by_test else None
     improved = p_value < rule.significance if p_value is not None else _rise(rule, gain) > (rule.min_delta or 0.0)
-    waited = 0 if improved else last["waited"] + (len(judged) > rule.warmup)
-    best, best_step = (value, record["step"]) if improved else (last["best"], last["best_step"])
-    reason = _reason(rule, waited, forgotten)
-    return Verdict(rule.criterion, best, best_step, gain, p_value, improved, waited, forgotten, reason)
+    waited = 0 if improved else last.waited + (len(judged) > rule.warmup)
+    return Verdict(
+        rule=rule.criterion,
+        best=value if improved else last.best,
+        best_step=evaluation.step if improved else last.best_step,
+        gain=gain,
+        p_value=p_value,
+        improved=improved,
+        waited=waited,
+        forgotten=forgotten,
+        reason=_reason(rule, waited, forgotten),
+    )
 
 
-def still_stops(rule: StoppingRule, verdict: Mapping[str, Any]) -> str | None:
-    """Why a run whose last verdict this was should not go on by this rule, which may be another; None where it should.
+def _without_value(rule: StoppingRule, last: Verdict | None, forgotten: dict[str, float]) -> Verdict:
+    """Return the verdict on an evaluation in which a language is forgotten and the rule's metric has no value."""
+    waited = 0 if last is None else last.waited
+    return Verdict(
+        rule=rule.criterion,
+        best=None if last is None else last.best,
+        best_step=None if last is None else last.best_step,
+        gain=None,
+        p_value=None,
+        improved=False,
+        waited=waited,
+        forgotten=forgotten,
+        reason=_reason(rule, waited, forgotten),
+    )
+
+
+def still_stops(rule: StoppingRule, verdict: Verdict) -> str | None:
+    """Return why a run should not go on by this rule, which may be another one than before. None if it should.
 
     Args:
-        rule: what counts now.
-        verdict: a line's "stopping".
+        rule: the rule that counts now.
+        verdict: the run's last verdict.
     """
-    waited = verdict["waited"] if verdict.get("rule") == rule.criterion else 0
+    waited = verdict.waited if verdict.rule == rule.criterion else 0
     forgotten = {
         name: fall
-        for name, fall in verdict["forgotten"].items()
+        for name, fall in verdict.forgotten.items()
         if any(fall > allowed for code, allowed in (rule.floor or {}).items() if code in name.split("-"))
     }
     return _reason(rule, waited, forgotten)
 
 
-def _best_step(rule: StoppingRule, line: Record) -> int | None:
-    """Of a line that was judged by this rule."""
-    verdict = line.get("stopping") or {}
-    return verdict["best_step"] if verdict.get("rule") == rule.criterion else None
+def _verdict_by(rule: StoppingRule, evaluation: Evaluation) -> Verdict | None:
+    """Return an evaluation's verdict if this rule made it and a best step was known."""
+    verdict = evaluation.stopping
+    if verdict is None or verdict.rule != rule.criterion or verdict.best_step is None:
+        return None
+    return verdict
 
 
 def _rise(rule: StoppingRule, gain: float) -> float:
@@ -179,25 +183,23 @@ def _reason(rule: StoppingRule, waited: int, forgotten: Mapping[str, float]) -> 
     return f"{rule.key} did not improve {by} in {waited} evaluations"
 
 
-def _forgotten(rule: StoppingRule, record: Record, earlier: Sequence[Record]) -> dict[str, float]:
-    """The watched languages that fell too far below the run's first evaluation."""
-    start = next((line for line in earlier if line["languages"]), None)
+def _forgotten(rule: StoppingRule, evaluation: Evaluation, earlier: Sequence[Evaluation]) -> dict[str, float]:
+    """Return how far each forgotten language fell below the run's first evaluation."""
+    start = next((line for line in earlier if line.languages), None)
     if start is None or not rule.floor:
         return {}
-    method = next(method for method in record["score"] if method in OVER_PAIRS)
+    method = next(method for method in evaluation.score if method in OVER_PAIRS)
     found = {}
     for code, allowed in rule.floor.items():
-        for name in record["languages"]:
+        for name in evaluation.languages:
             if code in name.split("-"):
-                before, now = (np.array(line["languages"][name]["per_pair"][method]) for line in (start, record))
+                before, now = (np.array(line.pair_shares(method, name)) for line in (start, evaluation))
                 if paired_p_value(before - allowed, now) < FORGOTTEN:
                     found[name] = float(np.mean(before - now))
     return found
 
 
-def _shares(rule: StoppingRule, record: Record) -> list[float]:
-    """Each held-out pair's share of aligned layers, over all watched languages or in the one that the metric names."""
+def _shares(rule: StoppingRule, evaluation: Evaluation) -> list[float]:
+    """Return each held-out pair's share of aligned layers, in the language pair that the metric names or over all."""
     method, _, name = rule.key.partition("_")
-    several = record.get("per_pair") if not name else None
-    of_language = several or record["languages"][name or next(iter(record["languages"]))]["per_pair"]
-    return of_language[method]  # type: ignore[no-any-return]
+    return evaluation.pair_shares(cast("Method", method), name or None)

@@ -1,82 +1,99 @@
-"""What a run's evaluations say at its end: a table of first, last and best values, and why the run stopped."""
+"""What a run's evaluations say at its end: first, last and best values, and why the run stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from neuronxa_callback.vocabulary import score_name
+from neuronxa_callback.plots import CurvePoint
+from neuronxa_callback.training.records import Evaluation, RunCorrelation
+from neuronxa_callback.vocabulary import Method, score_name
 
 
-def summarise(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+def summarise(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
     """Print the first, the last and the best value of each score, and how alignment and quality go together.
 
     Args:
-        records: the lines of scores.jsonl in step order.
-        console: where to; the terminal by default.
+        evaluations: the lines of scores.jsonl in step order.
+        console: where to print; the terminal by default.
     """
-    if not records:
+    if not evaluations:
         return
     console = console or Console()
     table = Table(title="Alignment and translation quality", title_justify="left")
     for column in ("", "first", "last", "best", "at step"):
         table.add_column(column, justify="right" if column else "left")
-    for name, points in curves(records).items():
+    for name, points in curves(evaluations).items():
         best_step, best = best_of(points)
         numbers = (f"{value:.4f}" for value in (points[0][1], points[-1][1], best))
         table.add_row(escape(score_name(name)), *numbers, str(best_step))
     console.print(table)
-    for name, correlation in last_correlations(records).items():
-        low, high = correlation["ci"]
+    for name, found in last_correlations(evaluations).items():
+        low, high = found.ci
         method, _, metric = name.partition("_")
         names = f"{score_name(method)} and {escape(score_name(metric))}"
         console.print(
-            f"Pearson's r of {names}: {correlation['r']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
-            f"p = {correlation['p_value']:.2g}, {correlation['n']} evaluations)",
-            soft_wrap=True,  # a log may be narrow, and is searched by line
+            f"Pearson's r of {names}: {found.r:.3f} (95 % interval {low:.3f} to {high:.3f}, "
+            f"p = {found.p_value:.2g}, {found.n} evaluations)",
+            soft_wrap=True,  # a log may be narrow, and people search it by line
         )
 
 
-def tell_stop(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print why the run was stopped, if this package stopped it, and which step was the best."""
-    told = stop_reason(records)
-    if told:
-        (console or Console()).print(escape(told), soft_wrap=True)
+def print_stop(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
+    """Print why the stopping rule ended the run, if it did, and which step was the best."""
+    reason = stop_reason(evaluations)
+    if reason:
+        (console or Console()).print(escape(reason), soft_wrap=True)
 
 
-def stop_reason(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the run was stopped and which step was the best, as sentences; None where no rule stopped it."""
-    verdict = records[-1].get("stopping") if records else None
-    if not verdict or not verdict["reason"]:
+def stop_reason(evaluations: Sequence[Evaluation]) -> str | None:
+    """Return why the stopping rule ended the run and which step was the best. None if the rule did not end it."""
+    if not evaluations:
         return None
-    told = f"Stopped at step {records[-1]['step']}: {verdict['reason']}."
-    if verdict["best"] is None:
-        return told
-    return f"{told} The best step was {verdict['best_step']}, with {verdict['best']:.4f}."
+    last = evaluations[-1]
+    verdict = last.stopping
+    if verdict is None or verdict.reason is None:
+        return None
+    stopped = f"Stopped at step {last.step}: {verdict.reason}."
+    if verdict.best is None:
+        return stopped
+    return f"{stopped} The best step was {verdict.best_step}, with {verdict.best:.4f}."
 
 
-def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Each score's (step, value) over the run, alignment first."""
+def curves(evaluations: Sequence[Evaluation]) -> dict[str, list[tuple[int, float]]]:
+    """Return each score's (step, value) over the run, alignment first."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for part in ("score", "quality_score"):
-        for record in records:
-            for name, value in record.get(part, {}).items():
-                found.setdefault(name, []).append((record["step"], value))
+    for evaluation in evaluations:
+        for method, score in evaluation.score.items():
+            found.setdefault(method, []).append((evaluation.step, score))
+    for evaluation in evaluations:
+        for metric, score in evaluation.quality_score.items():
+            found.setdefault(metric, []).append((evaluation.step, score))
     return found
 
 
-def last_correlations(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The last correlation that was written of each alignment score and quality metric."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for record in records:
-        found |= record.get("pearson", {})
+def language_curves(evaluations: Sequence[Evaluation], method: Method) -> dict[str, list[CurvePoint]]:
+    """Return each language pair's alignment score over the run, with its interval if the score is a mean over pairs."""
+    found: dict[str, list[CurvePoint]] = {}
+    for evaluation in evaluations:
+        for name, language in evaluation.languages.items():
+            if method in language.score:
+                point = CurvePoint(evaluation.step, language.score[method], language.ci.get(method))
+                found.setdefault(name, []).append(point)
+    return found
+
+
+def last_correlations(evaluations: Sequence[Evaluation]) -> dict[str, RunCorrelation]:
+    """Return the last correlation of each alignment score and quality metric in the file."""
+    found: dict[str, RunCorrelation] = {}
+    for evaluation in evaluations:
+        found |= evaluation.pearson
     return found
 
 
 def best_of(points: Sequence[tuple[int, float]]) -> tuple[int, float]:
-    """The step and the value of the highest point."""
+    """Return the step and the value of the highest point."""
     return max(points, key=lambda point: point[1])

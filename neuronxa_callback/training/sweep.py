@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.training.continuation import other_choices, scored_again
 from neuronxa_callback.training.history import History, correlations
 from neuronxa_callback.training.metric_names import metrics_of, pearson_metrics, quality_metrics, translation_metrics
-from neuronxa_callback.training.records import other_choices, record_of, scored_again, scored_metrics, translations_in
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.vocabulary import Dtype
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def run(
     load_in_4bit: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Evaluation]:
     """Score the checkpoints of a finished run that have no scores yet.
 
     Each checkpoint's line is on disk as soon as it is scored, so that a sweep that was stopped goes on where it was.
@@ -77,7 +77,7 @@ def run(
 
     Usage:
         ```python
-        records = sweep.run("runs/mine", NeuronXAEvaluator("eng_Latn-isl_Latn"), dtype="bfloat16")
+        evaluations = sweep.run("runs/mine", NeuronXAEvaluator("eng_Latn-isl_Latn"), dtype="bfloat16")
         ```
 
     Args:
@@ -177,10 +177,10 @@ def _base_of(adapters: Sequence[Checkpoint]) -> str:
 # --------------------------------------------------------------------------------------------- what is there already
 
 
-def _unscored(record: Mapping[str, Any] | None, quality: QualityEvaluator) -> list[str]:
-    """The metrics that are asked for and have no score; one that was missing is tried again by a new sweep."""
-    done = scored_metrics(record or {})
-    return [metric for metric in quality.metrics if metric not in done]
+def _unscored(evaluation: Evaluation | None, quality: QualityEvaluator) -> list[str]:
+    """Return the wanted metrics that have no score. A new sweep tries again what gave none before."""
+    scored = evaluation.scored_metrics if evaluation else []
+    return [metric for metric in quality.metrics if metric not in scored]
 
 
 def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, decoder: Decoder) -> None:
@@ -189,15 +189,15 @@ def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: Quali
     jobs = quality.jobs if quality.metrics else {}
     translated = {name: quality.signature(name, decoder) for name in jobs}
     models = {name: quality.models[name] for name in quality.slow}
-    for record in history.read():
-        differ = other_choices(record, wanted, translated, models)
+    for evaluation in history.read():
+        differ = other_choices(evaluation, wanted, translated, models)
         if differ:
-            told = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
+            choices = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
             # Autocast is the Trainer's; no option of ours brings it about.
             fitting = [OPTION_OF.get(name) for name, (theirs, _) in differ.items() if "autocast" not in theirs]
             hint = f", or give the same choices ({', '.join(dict.fromkeys(map(str, fitting)))})" if all(fitting) else ""
             raise SweepError(
-                f"{history.path} was made with other choices than this sweep ({told}), and its curves would mix; "
+                f"{history.path} was made with other choices than this sweep ({choices}), and its curves would mix; "
                 f"move it away{hint if fitting else ''}."
             )
 
@@ -222,14 +222,14 @@ class _Scoring:
 
     def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
         """Check, score what has no scores yet, and wait for COMET."""
-        records = {record["step"]: record for record in self.history.read()}
-        todo = [c for c in checkpoints if c.step not in records or _unscored(records[c.step], self.quality)]
+        written = {evaluation.step: evaluation for evaluation in self.history.read()}
+        todo = [c for c in checkpoints if c.step not in written or _unscored(written[c.step], self.quality)]
         # Not the base, which does not show whether the adapters fit it.
         self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
         task = progress.add_task("", total=len(todo))
         for checkpoint in todo:
             progress.update(task, description=checkpoint.name)
-            self._score(checkpoint, records.get(checkpoint.step))
+            self._score(checkpoint, written.get(checkpoint.step))
             progress.advance(task)
         if len(self.queue):
             progress.update(task, description="waiting for COMET")
@@ -243,21 +243,21 @@ class _Scoring:
             self.quality.check(decoder)
             _check_series(self.history, self.evaluator, self.quality, decoder)
 
-    def _score(self, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> None:
-        """Score a checkpoint and write it, COMET's part later; `record` is what its line has already."""
-        translated = translations_in(record)
-        if record is None or not translated:
+    def _score(self, checkpoint: Checkpoint, written: Evaluation | None) -> None:
+        """Score what a checkpoint's line does not have yet, and write it; COMET's part comes later."""
+        translated = written.translated if written else {}
+        if not translated:
             try:
                 with self.loader.model(checkpoint) as model:
                     decoder = Decoder.find(model, self.tokenizer)
-                    if record is None:
+                    if written is None:
                         self._score_alignment(checkpoint, decoder)
                     if self.quality.metrics:
                         translated = self._translate(checkpoint.step, decoder)
             except NonFiniteActivationError as error:
                 logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
         if translated:
-            self._score_translations(checkpoint.step, record, translated)
+            self._score_translations(checkpoint.step, written, translated)
         for pending, names in self.queue.finished():
             self._write_quality(pending, names)
 
@@ -266,17 +266,17 @@ class _Scoring:
         for pending in self.queue:
             pending.report.wait()
             self._write_quality(pending, self.queue.take(pending))
-        records = self.history.read()
-        for number, record in enumerate(records, start=1):
-            found = {name: asdict(correlation) for name, correlation in correlations(records[:number]).items()}
-            if "quality" in record and json.dumps(found) != json.dumps(record.get("pearson")):
-                self.history.update(record["step"], {"pearson": found})
+        evaluations = self.history.read()
+        for number, evaluation in enumerate(evaluations, start=1):
+            now = evaluation.with_correlations(correlations(evaluations[:number]))
+            if evaluation.quality and now.pearson != evaluation.pearson:
+                self.history.put(now)
 
     def _score_alignment(self, checkpoint: Checkpoint, decoder: Decoder) -> None:
         start = time.perf_counter()
         report = self.evaluator.score(decoder, self.budget)
         runtime = time.perf_counter() - start
-        self.history.append(record_of(report, checkpoint.step, checkpoint.epoch, runtime))
+        self.history.put(Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime))
         self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
 
     def _translate(self, step: int, decoder: Decoder) -> dict[str, tuple[Translations, Signature]]:
@@ -286,10 +286,10 @@ class _Scoring:
         return translated
 
     def _score_translations(
-        self, step: int, record: Mapping[str, Any] | None, translated: Mapping[str, tuple[Translations, Signature]]
+        self, step: int, written: Evaluation | None, translated: Mapping[str, tuple[Translations, Signature]]
     ) -> None:
-        pending = scored_again(self.quality, _unscored(record, self.quality), translated, step, record)
-        if not translations_in(record):
+        pending = scored_again(self.quality, _unscored(written, self.quality), translated, step, written)
+        if written is None or not written.quality:
             self.curves.add(step, translation_metrics(pending.report))
         self.queue.put(pending)
         # The translations at once, so that a sweep that goes on has them.

@@ -15,8 +15,7 @@ from transformers import TrainerCallback
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
-from neuronxa_callback.training.history import History
-from tests.support import ICELANDIC, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
+from tests.support import ICELANDIC, hooks_of, make_tokenizer, score_lines, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
 
@@ -63,7 +62,7 @@ class TestOutOfMemory:
         assert caplog.text.count("out of memory; going on with batches of 256 tokens") == 1
         assert caplog.text.count("out of memory; going on with batches of 128 tokens") == 1
         assert len(tried) == 2
-        roomy, tight = ([line["score"] for line in History(tmp_path / name).read()] for name in ("roomy", "tight"))
+        roomy, tight = ([line["score"] for line in score_lines(tmp_path / name)] for name in ("roomy", "tight"))
         assert roomy == tight
         assert len(tight) == 4
 
@@ -75,7 +74,7 @@ class TestOutOfMemory:
             run(tmp_path / "tight", model, token_budget=256, quality="chrf")
         assert caplog.text.count("going on with batches of 512 tokens") == 1
         assert caplog.text.count("going on with batches of 256 tokens") == 1
-        scores = [[line["quality_score"] for line in History(tmp_path / n).read()] for n in ("roomy", "tight")]
+        scores = [[line["quality_score"] for line in score_lines(tmp_path / n)] for n in ("roomy", "tight")]
         assert scores[0] == scores[1]
 
     def test_a_sentence_that_does_not_fit_alone_is_a_warning(
@@ -168,7 +167,7 @@ def test_a_model_that_is_another_in_the_middle_is_scored_as_it_is(
     trainer = run(tmp_path, tiny_llama(), change)
     assert scored_steps(trainer) == [0, 2, 4, 6]
     report = NeuronXAEvaluator(ICELANDIC)(trainer.model, trainer.processing_class)
-    assert History(tmp_path).read()[-1]["score"] == report.score
+    assert score_lines(tmp_path)[-1]["score"] == report.score
     if change is freeze:
         assert not any(weight.requires_grad for weight in trainer.model.model.layers.parameters())
 
@@ -194,7 +193,7 @@ def test_a_tokenizer_without_a_pad_token(tmp_path: Path) -> None:
     trainer.train()
     assert scored_steps(trainer) == [0, 3, 6]
     padded = NeuronXAEvaluator(ICELANDIC)(trainer.model, tokenizer)
-    assert History(tmp_path).read()[-1]["score"] == padded.score
+    assert score_lines(tmp_path)[-1]["score"] == padded.score
 
 
 def without_pad() -> Any:

@@ -32,8 +32,7 @@ from neuronxa_callback.quality.evaluator import QualityReport
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
 from neuronxa_callback.quality.translation import translate
 from neuronxa_callback.significance import pearson
-from neuronxa_callback.training.history import History
-from tests.support import Interrupt, make_tokenizer, scored_steps, sft, tiny_llama
+from tests.support import Interrupt, make_tokenizer, score_lines, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
 
@@ -129,7 +128,7 @@ class TestA4bitRun:
         assert tuple(last) == translate(decoder, FRENCH.source, "eng_Latn", "fra_Latn").texts
 
     def test_r_from_three_evaluations_on(self, run: SFTTrainer) -> None:
-        records = History(run.args.output_dir).read()
+        records = score_lines(run.args.output_dir)
         nasca = [record["score"]["nasca"] for record in records]
         for name in ("comet", "cometkiwi", "chrf"):
             scores = [record["quality_score"][name] for record in records]
@@ -301,7 +300,7 @@ class TestFaults:
         assert scored_steps(trainer) == [0, 3, 6]
         assert list(entries(trainer, "eval_chrf")) == [0, 3, 6]
         assert not entries(trainer, "eval_comet")
-        for record in History(folder).read():
+        for record in score_lines(folder):
             metrics = record["quality"]["eng_Latn-fra_Latn"]["metrics"]
             assert reason in metrics["comet"]["missing"]
             assert metrics["chrf"]["score"] == record["quality_score"]["chrf"]
@@ -347,7 +346,7 @@ class TestFaults:
         monkeypatch.setattr(callback.evaluator, "representations", {"nasca": "broken"})
         trainer = sft(tmp_path, [callback])
         trainer.train()
-        records = History(tmp_path).read()
+        records = score_lines(tmp_path)
         assert [record["step"] for record in records] == [0, 3, 6]
         assert all(record["score"] == {} and record["quality_score"].keys() == {"chrf"} for record in records)
         assert list(entries(trainer, "eval_chrf")) == [0, 3, 6]

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.training.history import History
-from neuronxa_callback.training.records import NOT_YET
-from tests.support import ICELANDIC, Interrupt, StopAt, scored_steps, sft, tiny_llama
+from neuronxa_callback.training.records import NOT_YET, Evaluation
+from tests.support import ICELANDIC, Interrupt, StopAt, change_line, score_lines, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
 
@@ -107,7 +107,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same_run(broken: Path, unbroken: Path) -> None:
     assert lines(broken) == lines(unbroken) == list(range(0, 21, 2))
-    assert without_times(History(broken).read()) == without_times(History(unbroken).read())
+    assert without_times(score_lines(broken)) == without_times(score_lines(unbroken))
     weights = [torch.load(folder / "trained.pt", weights_only=True) for folder in (broken, unbroken)]
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
@@ -177,7 +177,7 @@ def test_a_kill_at_a_bad_moment_changes_nothing(die: Callable[[], None], unbroke
     process = start(tmp_path, die)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert 0 < len(History(tmp_path).read()) < 11
+    assert 0 < len(score_lines(tmp_path)) < 11
     is_torn = not History(tmp_path).path.read_bytes().endswith(b"\n")
     assert is_torn == (die is die_in_a_write)
     process = start(tmp_path)
@@ -198,7 +198,7 @@ def test_a_checkpoint_older_than_the_last_evaluations(tmp_path: Path) -> None:
     assert lines(tmp_path / "broken") == list(range(8))
     run(tmp_path / "broken", resume=True)
     assert lines(tmp_path / "broken") == list(range(9))
-    broken, whole = (without_times(History(tmp_path / name).read()) for name in ("broken", "whole"))
+    broken, whole = (without_times(score_lines(tmp_path / name)) for name in ("broken", "whole"))
     assert broken == whole
 
 
@@ -224,17 +224,17 @@ def test_other_choices_begin_a_new_series(
     assert told in caplog.text
     assert (tmp_path / "neuronxa" / "scores.1.jsonl").read_bytes() == earlier
     assert lines(tmp_path) == [4, 6]
-    assert len({record["languages"].keys().__str__() for record in History(tmp_path).read()}) == 1
+    assert len({record["languages"].keys().__str__() for record in score_lines(tmp_path)}) == 1
 
 
 def test_another_comet_model_begins_a_new_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its scores are another model's, though alignment and translations are made as before."""
     sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf"), StopAt(4)], **SAVING).train()
-    for record in History(tmp_path).read():
+    for record in score_lines(tmp_path):
         (direction,) = record["quality"].values()
         judged = {"score": 0.5, "segments": None, "signature": "metric:comet|model:old"}
         quality = {ICELANDIC.name: direction | {"metrics": direction["metrics"] | {"comet": judged}}}
-        History(tmp_path).update(record["step"], {"quality": quality})
+        change_line(tmp_path, record["step"], quality=quality)
     callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality=Quality(("chrf", "comet"), comet_model="new"))
     with caplog.at_level(logging.WARNING):
         sft(tmp_path, [callback], **SAVING).train(resume_from_checkpoint=True)
@@ -254,14 +254,14 @@ def test_scores_that_had_not_come_when_the_run_ended_come_now(tmp_path: Path) ->
         return NeuronXACallback(ICELANDIC, eval_steps=2, quality=("chrf", "bleu"))
 
     sft(tmp_path, [callback(), StopAt(4)], **SAVING).train()
-    before = History(tmp_path).read()
+    before = score_lines(tmp_path)
     (direction,) = before[1]["quality"].values()
     waiting = {**direction, "metrics": direction["metrics"] | {"chrf": {"missing": NOT_YET}}}
-    changes = {"quality": {ICELANDIC.name: waiting}, "quality_score": {"bleu": before[1]["quality_score"]["bleu"]}}
-    History(tmp_path).update(2, changes)
+    bleu = before[1]["quality_score"]["bleu"]
+    change_line(tmp_path, 2, quality={ICELANDIC.name: waiting}, quality_score={"bleu": bleu})
     trainer = sft(tmp_path, [callback()], **SAVING)
     trainer.train(resume_from_checkpoint=True)
-    assert without_times(History(tmp_path).read())[:3] == without_times(before)
+    assert without_times(score_lines(tmp_path))[:3] == without_times(before)
     late = [entry for entry in trainer.state.log_history if entry["step"] == 2 and "eval_chrf" in entry]
     assert [entry["eval_chrf"] for entry in late] == [before[1]["quality_score"]["chrf"]] * 2
 
@@ -280,7 +280,7 @@ def test_scores_that_came_after_the_checkpoint_are_logged_once(tmp_path: Path) -
     trainer = sft(tmp_path, [callback()], **SAVING)
     trainer.train(resume_from_checkpoint=True)
     logged = [(e["step"], e["eval_chrf"]) for e in trainer.state.log_history if "eval_chrf" in e]
-    assert sorted(logged) == [(r["step"], r["quality_score"]["chrf"]) for r in History(tmp_path).read()]
+    assert sorted(logged) == [(r["step"], r["quality_score"]["chrf"]) for r in score_lines(tmp_path)]
     named = f"eval_chrf_{ICELANDIC.name}"
     assert sorted(e["step"] for e in trainer.state.log_history if named in e) == [0, 2, 4, 6]
 
@@ -342,7 +342,7 @@ class Filling(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
-            History(args.output_dir).update(0, {"large": "x" * 10_000_000})  # what pytest captures needs room, too
+            change_line(args.output_dir, 0, large="x" * 10_000_000)  # what pytest captures needs room, too
             size = History(args.output_dir).path.stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
 
@@ -358,8 +358,8 @@ def test_a_disk_that_fills_up_is_a_warning(tmp_path: Path, caplog: pytest.LogCap
     assert trainer.state.global_step == 6
     assert scored_steps(trainer) == [0, 2, 4, 6]
     assert caplog.text.count("logged but not written to scores.jsonl. OSError: [Errno 27]") == 2
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 2]
-    History(tmp_path).append({"step": 6})
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 2]
+    History(tmp_path).put(Evaluation(step=6, score={}, languages={}))
     assert lines(tmp_path) == [0, 2, 6]
 
 
@@ -384,7 +384,7 @@ def test_a_4bit_run_in_mixed_precision_goes_on_in_its_series(tmp_path: Path) -> 
     run(StopAt(4))
     run(resume=True)
     assert lines(tmp_path) == [0, 2, 4, 6]
-    records = History(tmp_path).read()
+    records = score_lines(tmp_path)
     (signature,) = {record["languages"][ICELANDIC.name]["signature"] for record in records}
     assert "autocast-bfloat16" in signature
     assert not (tmp_path / "neuronxa" / "scores.1.jsonl").exists()

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from neuronxa_callback import NeuronXACallback, ParallelPairs, StoppingRule
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
-from tests.support import make_tokenizer, sft, tiny_llama
+from tests.support import make_tokenizer, score_lines, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
 
@@ -31,7 +31,7 @@ def test_a_run_that_does_not_improve_stops_and_says_why(
     assert trainer.state.global_step == 6
     reason = "nasca did not improve significantly (p < 0.2, paired test) in 3 evaluations"
     assert f"training stops at step 6: {reason}" in caplog.text
-    records = History(tmp_path).read()
+    records = score_lines(tmp_path)
     assert [record["stopping"]["waited"] for record in records] == [0, 1, 2, 3]
     assert records[-1]["stopping"]["reason"] == reason
     score = records[0]["score"]["nasca"]
@@ -45,7 +45,7 @@ def test_a_run_that_does_not_improve_stops_and_says_why(
 def test_the_verdicts_of_a_run_that_learns_are_those_of_its_pairs(tmp_path: Path) -> None:
     trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=2)], max_steps=12, learning_rate=3e-2)
     trainer.train()
-    reference, *rest = History(tmp_path).read()
+    reference, *rest = score_lines(tmp_path)
     for record in rest:
         now, before = (r["languages"]["eng_Latn-fra_Latn"]["per_pair"]["nasca"] for r in (record, reference))
         verdict = record["stopping"]
@@ -83,7 +83,7 @@ def test_a_loss_that_does_not_fall_stops_a_run(tmp_path: Path) -> None:
     trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0, **EVALUATING)
     trainer.train()
     assert trainer.state.global_step == 6
-    assert History(tmp_path).read()[-1]["stopping"]["reason"] == "loss did not improve enough in 2 evaluations"
+    assert score_lines(tmp_path)[-1]["stopping"]["reason"] == "loss did not improve enough in 2 evaluations"
 
 
 def test_a_quality_metric_stops_a_run(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_language_that_is_forgotten_is_seen(
         trainer.train()
     assert trainer.state.global_step == steps
     assert caplog.text.count("eng_Latn-fra_Latn fell ") == 1
-    first, second, *_ = History(tmp_path).read()
+    first, second, *_ = score_lines(tmp_path)
     assert second["stopping"]["forgotten"] == {"eng_Latn-fra_Latn": pytest.approx(first["score"]["nasca"])}
 
 
@@ -129,7 +129,7 @@ def test_a_resumed_run_stops_where_an_unbroken_one_does(tmp_path: Path) -> None:
     assert run(tmp_path / "whole", 20) == 8
     assert run(tmp_path / "broken", 4) == 4
     assert run(tmp_path / "broken", 20, resume=True) == 8
-    whole, broken = ([record["stopping"] for record in History(tmp_path / name).read()] for name in ("whole", "broken"))
+    whole, broken = ([record["stopping"] for record in score_lines(tmp_path / name)] for name in ("whole", "broken"))
     assert whole == broken
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_had_stopped_goes_on_where_the_rule_now_says_so(rule: Stoppin
     sft(
         tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=2)], max_steps=20, **settings
     ).train()
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4]
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 2, 4]
     trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, stopping=rule)], max_steps=20, **settings)
     trainer.train(resume_from_checkpoint=True)
     # Two evaluations more; to the end; or anew, with a first one that counts as a rise and two that do not.
@@ -191,7 +191,7 @@ def test_another_rule_is_told_when_a_run_is_resumed(tmp_path: Path, caplog: pyte
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 10
     assert "judged by another rule before it was resumed (nasca, significance 0.2, min_delta None" in caplog.text
-    assert [record["stopping"]["waited"] for record in History(tmp_path).read()] == [0, 1, 2, 3, 0, 1]
+    assert [record["stopping"]["waited"] for record in score_lines(tmp_path)] == [0, 1, 2, 3, 0, 1]
 
 
 def test_a_run_whose_history_cannot_be_written_stops_all_the_same(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_run_whose_history_cannot_be_written_stops_all_the_same(tmp_path: Path
 def test_patience_that_ends_with_the_run_has_not_stopped_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callback = NeuronXACallback(ICELANDIC, eval_steps=2, early_stopping_patience=3)
     sft(tmp_path, [callback], max_steps=6, learning_rate=0.0).train()
-    last = History(tmp_path).read()[-1]["stopping"]
+    last = score_lines(tmp_path)[-1]["stopping"]
     assert (last["waited"], last["reason"]) == (3, None)
     assert "Stopped" not in capsys.readouterr().out
 
@@ -268,7 +268,7 @@ def test_each_trial_of_a_hyperparameter_search_has_a_patience_of_its_own(tmp_pat
         direction="maximize",
     )
     assert steps == [2, 4, 2, 4]  # the Trainer asks at every evaluation of both trials
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4]
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,18 @@ from trl import SFTTrainer
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, StoppingRule
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.training import page as report
-from neuronxa_callback.training.history import History
 from neuronxa_callback.vocabulary import Method
-from tests.support import ICELANDIC, Interrupt, StopAt, hooks_of, make_tokenizer, scored_steps, sft, tiny_llama
+from tests.support import (
+    ICELANDIC,
+    Interrupt,
+    StopAt,
+    hooks_of,
+    make_tokenizer,
+    score_lines,
+    scored_steps,
+    sft,
+    tiny_llama,
+)
 
 pytestmark = pytest.mark.trainer
 
@@ -47,7 +56,7 @@ class TestWhenItScores:
         trainer = sft(tmp_path, [NeuronXACallback()], max_steps=20, logging_steps=20)
         trainer.train()
         assert scored_steps(trainer) == list(range(0, 21, 2))
-        record = History(tmp_path).read()[0]["languages"]["eng_Latn-isl_Latn"]
+        record = score_lines(tmp_path)[0]["languages"]["eng_Latn-isl_Latn"]
         assert len(record["per_pair"]["nasca"]) == 100
         assert "|n:100|pair:eng_Latn-isl_Latn|" in record["signature"]
 
@@ -95,7 +104,7 @@ class TestWhenItScores:
         sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2), StopAt(4)], **settings).train()
         trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2)], **settings)
         trainer.train(resume_from_checkpoint=True)
-        assert [record["step"] for record in History(tmp_path).read()] == [0, 2, 4, 6]
+        assert [record["step"] for record in score_lines(tmp_path)] == [0, 2, 4, 6]
         assert scored_steps(trainer) == [0, 2, 4, 6]
 
     def test_added_after_the_trainer_was_made(self, tmp_path: Path) -> None:
@@ -113,13 +122,13 @@ class TestWhenItScores:
     def test_evaluate_after_training_scores_the_model_as_it_is(self, tmp_path: Path) -> None:
         trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=6)])
         trainer.train()
-        history = History(tmp_path).read()
+        history = score_lines(tmp_path)
         for weight in trainer.model.parameters():
             torch.nn.init.normal_(weight.data, std=0.2)
         metrics = trainer.evaluate()
         expected = NeuronXAEvaluator(FRENCH)(trainer.model, trainer.processing_class)
         assert metrics["eval_nasca"] == expected.score["nasca"] != scores(trainer)[-2]
-        assert History(tmp_path).read() == history
+        assert score_lines(tmp_path) == history
 
     def test_evaluate_after_an_interrupted_run_too(self, tmp_path: Path) -> None:
         trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=2), Interrupt(2)])
@@ -237,7 +246,7 @@ def test_an_earlier_run_in_the_same_folder_is_kept_apart(tmp_path: Path) -> None
         sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=6)]).train()
     names = sorted(path.name for path in (tmp_path / "neuronxa").iterdir())
     assert names == ["scores.1.jsonl", "scores.2.jsonl", "scores.jsonl"]
-    assert [record["step"] for record in History(tmp_path).read()] == [0, 6]
+    assert [record["step"] for record in score_lines(tmp_path)] == [0, 6]
 
 
 class Reader(TrainerCallback):
@@ -319,7 +328,7 @@ def test_a_model_that_needs_autocast_is_scored_in_it(tmp_path: Path) -> None:
     trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=3)], model, bf16=True, use_cpu=True)
     trainer.train()
     assert scored_steps(trainer) == [0, 3, 6]
-    signature = History(tmp_path).read()[0]["languages"]["eng_Latn-isl_Latn"]["signature"]
+    signature = score_lines(tmp_path)[0]["languages"]["eng_Latn-isl_Latn"]["signature"]
     assert "autocast-bfloat16" in signature
 
 

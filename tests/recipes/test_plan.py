@@ -12,8 +12,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
-from neuronxa_callback.training.history import History
-from tests.support import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, score_lines, tiny_llama
 
 pytestmark = pytest.mark.recipe
 
@@ -71,4 +70,4 @@ def test_steps_and_evaluations_are_what_the_trainer_makes(
     trainer.train()
     found = plan.estimate(tokenizer, args, texts, len(texts), pairs, 0.5)
     assert found.steps == trainer.state.global_step
-    assert found.evaluations == len(History(tmp_path).read())
+    assert found.evaluations == len(score_lines(tmp_path))

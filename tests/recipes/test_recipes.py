@@ -26,8 +26,7 @@ from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.embedded import embedded
-from neuronxa_callback.training.history import History
-from tests.support import make_tokenizer, tiny_llama
+from tests.support import change_line, make_tokenizer, score_lines, tiny_llama
 
 pytestmark = pytest.mark.recipe
 
@@ -90,7 +89,7 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
     recipe: tuple[str, str], model: Path, tmp_path: Path, run: Callable[..., None]
 ) -> None:
     run(recipe, model, tmp_path / "a-run")
-    records = History(tmp_path / "a-run").read()
+    records = score_lines(tmp_path / "a-run")
     assert [record["step"] for record in records] == [0, 3, 6]
     card = ModelCard.load(tmp_path / "a-run" / "README.md")
     results = {(result.dataset_name, result.metric_type): result.metric_value for result in card.data.eval_results}
@@ -140,9 +139,9 @@ def test_the_configuration_of_a_large_model_works_on_a_tiny_one(
     smaller = ["--max_steps", "4", "--eval_steps", "2", "--save_steps", "2", "--gradient_accumulation_steps", "1"]
     held = ["--flores", str(flores(tmp_path / "flores")), "--held_out_pairs", "8"]
     run(recipe, model, tmp_path / "a-run", *local, *fitted, *smaller, *held)
-    assert [record["step"] for record in History(tmp_path / "a-run").read()] == [0, 2, 4]
+    assert [record["step"] for record in score_lines(tmp_path / "a-run")] == [0, 2, 4]
     state = json.loads((tmp_path / "a-run" / "checkpoint-4" / "trainer_state.json").read_text())
-    scores = {r["step"]: r["score"]["nasca"] for r in History(tmp_path / "a-run").read()}
+    scores = {r["step"]: r["score"]["nasca"] for r in score_lines(tmp_path / "a-run")}
     assert state["best_metric"] == max(scores[2], scores[4])
     card = ModelCard.load(tmp_path / "a-run" / "README.md")
     assert f"weights are those of step {state['best_global_step']}" in card.text
@@ -174,7 +173,7 @@ def test_a_killed_run_goes_on_by_the_same_command_to_the_same_weights(
     weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("killed", "whole")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert [record["step"] for record in History(tmp_path / "killed").read()] == [0, 3, 6]
+    assert [record["step"] for record in score_lines(tmp_path / "killed")] == [0, 3, 6]
 
 
 def test_a_run_that_had_come_to_its_end_makes_no_step_more(
@@ -196,7 +195,7 @@ def test_a_run_that_had_ended_goes_on_when_more_epochs_are_asked_for(
     def steps(epochs: float) -> list[int]:
         epochs_alone = ("--load_in_4bit", "false", "--max_steps", "-1", "--num_train_epochs", str(epochs))
         run(SFT, model, tmp_path / "run", *epochs_alone)
-        return [record["step"] for record in History(tmp_path / "run").read()]
+        return [record["step"] for record in score_lines(tmp_path / "run")]
 
     # 400 examples are 100 steps.
     assert steps(0.03) == [0, 3]
@@ -238,7 +237,7 @@ def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Cal
     left = (out / "settings.json").read_bytes()
     longer = ("--max_steps", "2", "--score_every", "1", "--logging_steps", "2", "--run_name", "again")
     run(SFT, model, out, *given, *longer, "--learning_rate", "0.1", "--comet_device", "cuda")
-    assert [record["step"] for record in History(out).read()] == [0, 1, 2]
+    assert [record["step"] for record in score_lines(out)] == [0, 1, 2]
     assert (out / "settings.json").read_bytes() == left
     # What left no checkpoint has nothing to go on from, and is begun anew.
     for checkpoint in out.glob("checkpoint-*"):
@@ -276,7 +275,7 @@ def test_it_stops_when_alignment_does_not_rise(model: Path, tmp_path: Path, run:
         in card
     )
     assert "The weights are those of step 1." in card
-    assert [record["step"] for record in History(tmp_path / "run").read()] == [0, 1]
+    assert [record["step"] for record in score_lines(tmp_path / "run")] == [0, 1]
     before = load_file(tmp_path / "run" / "adapter_model.safetensors")
     run(SFT, model, tmp_path / "run", *settings)
     assert ModelCard.load(tmp_path / "run" / "README.md").text == card
@@ -292,10 +291,10 @@ def test_a_patience_met_at_the_last_step_has_cut_nothing_short(
     given = ("--load_in_4bit", "false", "--learning_rate", "0", "--early_stopping_patience", "1")
     last = ("--max_steps", "1", "--score_every", "1", "--save_steps", "1")
     run(SFT, model, tmp_path / "run", *given, *last)
-    verdict = History(tmp_path / "run").read()[-1]["stopping"]
+    verdict = score_lines(tmp_path / "run")[-1]["stopping"]
     assert verdict["waited"] == 1
     # Whatever the verdict says of it.
-    History(tmp_path / "run").update(1, {"stopping": verdict | {"reason": "nasca did not improve"}})
+    change_line(tmp_path / "run", 1, stopping=verdict | {"reason": "nasca did not improve"})
     run(SFT, model, tmp_path / "run", *given, *last)
     card = ModelCard.load(tmp_path / "run" / "README.md").text
     assert "The weights are those of step 1." in card

@@ -16,9 +16,9 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training.history import History
-from neuronxa_callback.training.page import ReportError
-from neuronxa_callback.training.records import record_of
-from tests.support import make_tokenizer, tiny_llama
+from neuronxa_callback.training.page import RunPageError
+from neuronxa_callback.training.records import Evaluation
+from tests.support import make_tokenizer, score_lines, tiny_llama
 
 pytestmark = pytest.mark.recipe
 
@@ -45,7 +45,7 @@ def run_dir(tmp_path: Path, comet_models: Path, with_comet: None) -> Path:
     with QualityEvaluator(("comet", "chrf"), pairs, comet_model=comet) as quality:
         for seed, step in enumerate((0, 5, 10, 15)):
             model = tiny_llama(seed).eval()
-            history.append(record_of(evaluator(model, tokenizer), step, step / 10, 1.0))
+            history.put(Evaluation.of_report(evaluator(model, tokenizer), step, step / 10, 1.0))
             report = quality.score(quality.translate(Decoder.find(model, tokenizer)))
             report.wait()
             history.add_quality(step, report)
@@ -61,7 +61,8 @@ def scored(tmp_path: Path) -> Callable[..., str]:
     def scored(scores: Mapping[int, float], step: int) -> str:
         history = History(tmp_path / "run")
         for at, nasca in scores.items():
-            history.append(record_of(report, at, at / 10, 1.0) | {"score": {"nasca": nasca}})
+            evaluation = Evaluation.of_report(report, at, at / 10, 1.0)
+            history.put(evaluation.model_copy(update={"score": {"nasca": nasca}}))
         return str(ModelCard.load(run_report.write(tmp_path / "run", replace(RUN, step=step))).text)
 
     return scored
@@ -74,7 +75,7 @@ def rows(card: str, title: str) -> list[list[str]]:
 
 def test_the_card_says_what_scores_jsonl_says(run_dir: Path) -> None:
     card = ModelCard.load(run_report.write(run_dir, RUN))
-    records = History(run_dir).read()
+    records = score_lines(run_dir)
     best = max(records, key=lambda record: record["score"]["nasca"])
     low, high = best["languages"]["eng_Latn-isl_Latn"]["ci"]["nasca"]
     table = rows(card.text, f"Best step: {best['step']}")
@@ -106,7 +107,7 @@ def test_the_card_says_what_scores_jsonl_says(run_dir: Path) -> None:
 
 def test_the_model_index_holds_the_saved_weights_and_the_test(run_dir: Path) -> None:
     card = ModelCard.load(run_report.write(run_dir, RUN))
-    of_step = History(run_dir).read()[2]
+    of_step = score_lines(run_dir)[2]
     found = {(r.dataset_split, r.metric_type): (r.dataset_name, r.metric_value) for r in card.data.eval_results}
     assert found == {
         ("validation", "nasca"): (RUN.watched, round(of_step["score"]["nasca"], 4)),
@@ -146,5 +147,5 @@ def test_without_a_test_it_says_so(run_dir: Path) -> None:
 
 def test_a_run_without_scores_has_no_card(tmp_path: Path) -> None:
     tmp_path.joinpath("run").mkdir()
-    with pytest.raises(ReportError, match=r"scores\.jsonl is missing"):
+    with pytest.raises(RunPageError, match=r"scores\.jsonl is missing"):
         run_report.write(tmp_path / "run", RUN)

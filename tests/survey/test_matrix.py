@@ -15,11 +15,10 @@ from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
-from neuronxa_callback.files import read_lines
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.matrix import square_tables
 from neuronxa_callback.survey.records import ScoreLine
-from tests.support import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, raw_lines, tiny_llama
 
 RUNNER = CliRunner()
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn")
@@ -61,7 +60,7 @@ def test_each_language_is_encoded_once_and_a_stopped_matrix_goes_on(
     encode = NeuronXAEvaluator.encode
 
     def counted(self: Any, decoder: Any, sentences: tuple[str, ...], *more: Any) -> Any:
-        if len(encoded) == 2 and len(list(read_lines(tmp_path / "matrix.jsonl"))) == 1:
+        if len(encoded) == 2 and len(raw_lines(tmp_path / "matrix.jsonl")) == 1:
             encoded.append(())
             raise KeyboardInterrupt
         encoded.append(sentences)
@@ -69,12 +68,12 @@ def test_each_language_is_encoded_once_and_a_stopped_matrix_goes_on(
 
     monkeypatch.setattr(NeuronXAEvaluator, "encode", counted)
     assert RUNNER.invoke(app, command(model, tmp_path)).exit_code != 0
-    assert len(list(read_lines(tmp_path / "matrix.jsonl"))) == 1
+    assert len(raw_lines(tmp_path / "matrix.jsonl")) == 1
     assert len(list((tmp_path / "encoded").rglob("*.safetensors"))) == 2
     done = RUNNER.invoke(app, command(model, tmp_path, "--format", "json"))
     assert done.exit_code == 0, done.output
     assert len([sentences for sentences in encoded if sentences]) == len(set(encoded) - {()}) == 3
-    keys = [record["key"] for record in read_lines(tmp_path / "matrix.jsonl")]
+    keys = [record["key"] for record in raw_lines(tmp_path / "matrix.jsonl")]
     assert len(keys) == len(set(keys)) == 3
     fresh = RUNNER.invoke(app, command(model, tmp_path / "unbroken", "--format", "json"))
     assert json.loads(done.stdout) == json.loads(fresh.stdout)

@@ -20,12 +20,11 @@ from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, significance
 from neuronxa_callback.cli import app
-from neuronxa_callback.files import read_lines
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import head_languages, language_codes
 from tests import reference
 from tests.architectures import MULTIMODAL, tiny_multimodal
-from tests.support import ROOT, make_tokenizer, tiny_llama
+from tests.support import ROOT, make_tokenizer, raw_lines, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
@@ -101,7 +100,7 @@ def test_score_says_what_the_evaluator_says(models: Path, tmp_path: Path) -> Non
     assert "Signature: method:nasca+sads+cka|n:20|pair:(in the file)|data:(in the file)|tokens:weighted|" in printed
     assert r"\begin{tabular}" in run(*command, "--format", "latex")
     assert len(json.loads(run(*command, "--format", "json"))["rows"]) == 6
-    assert len(list(read_lines(tmp_path / "scores.jsonl"))) == 2
+    assert len(raw_lines(tmp_path / "scores.jsonl")) == 2
 
 
 def test_what_is_measured_otherwise_is_measured_anew(models: Path, tmp_path: Path) -> None:
@@ -110,9 +109,9 @@ def test_what_is_measured_otherwise_is_measured_anew(models: Path, tmp_path: Pat
     for options in (("--n", 12), ("--layer-pooling", "max"), ("--token-pooling", "last"), ("--pivot", "deu_Latn")):
         run(*command, *options)
     run("score", models / "other", *command[2:])
-    assert len(list(read_lines(tmp_path / "scores.jsonl"))) == 6
+    assert len(raw_lines(tmp_path / "scores.jsonl")) == 6
     assert run(*command) == first
-    assert len(list(read_lines(tmp_path / "scores.jsonl"))) == 6
+    assert len(raw_lines(tmp_path / "scores.jsonl")) == 6
 
 
 def test_new_weights_in_the_same_folder_are_measured_anew(models: Path, tmp_path: Path) -> None:
@@ -123,7 +122,7 @@ def test_new_weights_in_the_same_folder_are_measured_anew(models: Path, tmp_path
         tiny_llama(seed).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
         found.append(run(*command))
-    assert len(list(read_lines(tmp_path / "out" / "scores.jsonl"))) == 2
+    assert len(raw_lines(tmp_path / "out" / "scores.jsonl")) == 2
     assert rows(found[0])[0]["score"] != rows(found[1])[0]["score"]
 
 
@@ -218,12 +217,12 @@ def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> N
         with path.open("ab") as file:
             file.write(b'{"model": "one", "la')  # as a kill within a write leaves it
     assert kills == 3
-    before = list(read_lines(path))
+    before = raw_lines(path)
     assert 25 <= len(before) < 59
     again, unbroken = run(*survey, path.parent), run(*survey, tmp_path / "unbroken")
     assert again == unbroken
     assert len(rows(again)) == 2 * 59
-    after = list(read_lines(path))
+    after = raw_lines(path)
     assert after[: len(before)] == before
     assert sorted(record["lang"] for record in after) == sorted({row["language"] for row in rows(again)})
 
@@ -231,7 +230,7 @@ def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> N
 def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Path) -> None:
     options = ("--langs", "fra_Latn,deu_Latn", "--methods", "nasca,cka", "--n", 30, "--output", tmp_path)
     found = rows(run("compare", models / "one", models / "other", *options, "--format", "csv"))
-    lines = {(record["model"], record["lang"]): record for record in read_lines(tmp_path / "scores.jsonl")}
+    lines = {(record["model"], record["lang"]): record for record in raw_lines(tmp_path / "scores.jsonl")}
     assert [row["language"] for row in found] == ["fra_Latn", "deu_Latn"]  # CKA has no value a pair
     for row in found:
         one, other = (lines[name, row["language"]] for name in ("one", "other"))
@@ -317,9 +316,9 @@ def test_tatoeba_has_head_languages_of_its_own(models: Path, tmp_path: Path) -> 
 def test_layers_prints_and_draws_what_score_has_measured(models: Path, tmp_path: Path) -> None:
     options = ("--langs", "isl_Latn,fra_Latn", "--methods", "nasca,mexa", "--n", 20, "--output", tmp_path)
     run("score", models / "one", *options)
-    records = list(read_lines(tmp_path / "scores.jsonl"))
+    records = raw_lines(tmp_path / "scores.jsonl")
     found = rows(run("layers", models / "one", *options, "--format", "csv"))
-    assert list(read_lines(tmp_path / "scores.jsonl")) == records
+    assert raw_lines(tmp_path / "scores.jsonl") == records
     lines = {record["lang"]: record for record in records}
     assert [(row["language"], row["method"], row["layer"]) for row in found] == [
         (code, method, str(layer))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronxa_callback.files import FORMAT, OtherRecordError, append_record, read_lines, read_records
+from neuronxa_callback.files import FORMAT, OtherRecordError, append_record, read_records
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.downstream import read_scores
 from neuronxa_callback.survey.measure import ModelChoice
@@ -21,6 +21,7 @@ from neuronxa_callback.survey.records import (
     ScoreLine,
     key_of_version_0_1,
 )
+from tests.support import raw_lines
 
 pytestmark = pytest.mark.unit
 
@@ -66,7 +67,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for line in lines:
         append_record(path, line)
     assert list(read_records(path, ScoreLine)) == lines
-    raw = list(read_lines(path))
+    raw = raw_lines(path)
     assert [line["format"] for line in raw] == [FORMAT] * 2
     assert raw[0]["score"] == {"nasca": 0.25, "cka": 0.1}
     assert raw[0]["signature"] == SIGNATURE
@@ -89,7 +90,7 @@ def test_a_key_that_is_not_known_is_kept(tmp_path: Path) -> None:
     (read,) = read_records(tmp_path / "one.jsonl", ScoreLine)
     append_record(tmp_path / "two.jsonl", read)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
-    assert next(read_lines(tmp_path / "two.jsonl"))["families"] == {"isl_Latn": "Germanic"}
+    assert raw_lines(tmp_path / "two.jsonl")[0]["families"] == {"isl_Latn": "Germanic"}
 
 
 def test_a_line_of_version_0_1_is_read(tmp_path: Path) -> None:

@@ -9,27 +9,41 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.files import FORMAT, OtherRecordError
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import pearson
 from neuronxa_callback.training.history import History, correlations
-from neuronxa_callback.training.records import record_of
+from neuronxa_callback.training.records import Evaluation
+from tests.support import raw_lines
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=9)
+
+
+def line(step: int, **others: Any) -> Evaluation:
+    """An evaluation, with keys that this version knows or not."""
+    return Evaluation.model_validate({"step": step, "score": {}, "languages": {}} | others)
+
+
+def marks(evaluations: list[Evaluation]) -> list[tuple[int, Any]]:
+    """The step of each, and the key that this version does not know."""
+    return [(evaluation.step, (evaluation.model_extra or {}).get("mark")) for evaluation in evaluations]
 
 
 def test_a_record_is_self_contained(llama: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     report = NeuronXAEvaluator(PAIRS)(llama, tokenizer)
     history = History(tmp_path)
-    history.append(record_of(report, 5, 0.5, 1.25))
-    (line,) = (tmp_path / "neuronxa" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
-    record = json.loads(line)
-    assert record == history.read()[0]
+    history.put(Evaluation.of_report(report, 5, 0.5, 1.25))
+    (record,) = raw_lines(tmp_path / "neuronxa" / "scores.jsonl")
+    assert record["format"] == FORMAT
+    assert Evaluation.model_validate({key: value for key, value in record.items() if key != "format"}) == history.at(5)
+    assert history.read() == [history.at(5)]
     assert (record["step"], record["epoch"], record["runtime"]) == (5, 0.5, 1.25)
     language = record["languages"]["eng_Latn-isl_Latn"]
     assert language["score"] == report.score == record["score"]
@@ -37,6 +51,8 @@ def test_a_record_is_self_contained(llama: Any, tokenizer: PreTrainedTokenizerFa
     assert language["signature"] == report.signature
     assert len(language["per_layer"]["nasca"]) == 3
     assert len(language["per_pair"]["nasca"]) == 9
+    absent = {"per_pair", "quality_score", "quality", "pearson", "stopping"}
+    assert not absent & record.keys()
 
 
 @pytest.mark.unit
@@ -44,22 +60,23 @@ def test_it_is_read_in_step_order_and_the_last_of_a_step_counts(tmp_path: Path) 
     history = History(tmp_path)
     assert history.read() == []
     for step, mark in [(0, "a"), (20, "b"), (10, "c"), (20, "d")]:
-        history.append({"step": step, "mark": mark})
-    assert [(record["step"], record["mark"]) for record in history.read()] == [(0, "a"), (10, "c"), (20, "d")]
+        history.put(line(step, mark=mark))
+    assert marks(history.read()) == [(0, "a"), (10, "c"), (20, "d")]
 
 
 @pytest.mark.unit
-@given(st.integers(0, 60))
+@given(st.integers(0, 200))
 def test_a_line_that_a_crash_cut_short_costs_that_line_alone(cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         history = History(folder)
         for step in (0, 10, 20):
-            history.append({"step": step, "text": "þæð"})
+            history.put(line(step, text="þæð"))
         content = history.path.read_bytes()
         history.path.write_bytes(content[: len(content) - cut])
-        whole = [record["step"] for record in history.read()]
-        history.append({"step": 30})
-        assert [record["step"] for record in history.read()] == [*whole, 30]
+        history = History(folder)
+        whole = [evaluation.step for evaluation in history.read()]
+        history.put(line(30))
+        assert [evaluation.step for evaluation in history.read()] == [*whole, 30]
         assert whole == [0, 10, 20][: len(whole)]
 
 
@@ -75,27 +92,27 @@ def test_after_any_cut_a_resumed_run_has_the_whole_lines_up_to_its_step(
     with tempfile.TemporaryDirectory() as folder:
         history = History(folder)
         for place, text in written:
-            history.append({"step": place, "text": text})
+            history.put(line(place, text=text))
         content = history.path.read_bytes()[:cut]
         history.path.write_bytes(content + garbage)
         ended = (content + garbage).split(b"\n")
-        whole = [json.loads(line) for line in ended if is_record(line)]
+        whole = [json.loads(text) for text in ended if is_record(text)]
         expected = {record["step"]: record for record in whole if record["step"] <= step}
         history.rewind(step)
-        assert history.read() == [expected[place] for place in sorted(expected)]
+        assert raw_lines(history.path) == [expected[place] for place in sorted(expected)]
         kept = history.path.read_bytes()
         history.rewind(step)
         assert history.path.read_bytes() == kept
-        history.append({"step": step + 1})
-        assert [json.loads(line)["step"] for line in history.path.read_bytes().splitlines()] == [
+        history.put(line(step + 1))
+        assert [record["step"] for record in raw_lines(history.path)] == [
             *sorted(expected),
             step + 1,
         ]
 
 
-def is_record(line: bytes) -> bool:
+def is_record(text: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json.loads(text), dict)
     except ValueError:
         return False
 
@@ -105,7 +122,7 @@ def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.begin()
     for mark in "ab":
-        history.append({"step": 0, "mark": mark})
+        history.put(line(0, mark=mark))
         history.begin()
     assert history.read() == []
     assert '"a"' in (tmp_path / "neuronxa" / "scores.1.jsonl").read_text()
@@ -115,11 +132,11 @@ def test_beginning_anew_keeps_what_was_there(tmp_path: Path) -> None:
 @pytest.mark.unit
 def test_beginning_anew_overwrites_nothing(tmp_path: Path) -> None:
     history = History(tmp_path)
-    history.append({"step": 0, "mark": "new"})
+    history.put(line(0, mark="new"))
     for number in (2, 3):
         history.path.with_name(f"scores.{number}.jsonl").write_text("old")
     history.begin()
-    history.append({"step": 0, "mark": "newer"})
+    history.put(line(0, mark="newer"))
     history.begin()
     texts = {path.name: path.read_text() for path in history.path.parent.iterdir()}
     assert texts["scores.2.jsonl"] == texts["scores.3.jsonl"] == "old"
@@ -146,11 +163,11 @@ class TestQuality:
     def test_it_joins_the_line_of_its_step(self, tmp_path: Path) -> None:
         history = History(tmp_path)
         for step in (0, 10, 20):
-            history.append({"step": step, "score": {"nasca": step / 100}, "text": "þæð"})
+            history.put(line(step, score={"nasca": step / 100}, text="þæð"))
+        before = raw_lines(history.path)
         history.add_quality(10, quality_report(0.5))
-        lines = history.path.read_text(encoding="utf-8").splitlines()
-        assert len(lines) == 3
-        record = json.loads(lines[1])
+        assert len(raw_lines(history.path)) == 3
+        record = raw_lines(history.path)[1]
         assert record["text"] == "þæð"
         assert record["quality_score"] == {"comet": 0.5}
         assert record["quality"]["eng_Latn-isl_Latn"] == {
@@ -163,18 +180,18 @@ class TestQuality:
                 "cometkiwi": {"missing": "gone"},
             },
         }
-        assert [json.loads(lines[i]) for i in (0, 2)] == [r for r in history.read() if r["step"] != 10]
+        assert raw_lines(history.path)[::2] == before[::2]
         assert [path.name for path in history.path.parent.iterdir()] == ["scores.jsonl"]
 
     def test_what_is_not_there_yet_says_so_until_it_is(self, tmp_path: Path) -> None:
         history = History(tmp_path)
-        history.append({"step": 0, "score": {"nasca": 0.1}})
+        history.put(line(0, score={"nasca": 0.1}))
         history.add_quality(0, quality_report(None))
-        (record,) = history.read()
+        (record,) = raw_lines(history.path)
         assert record["quality"]["eng_Latn-isl_Latn"]["metrics"]["comet"] == {"missing": "not scored yet"}
         assert record["quality_score"] == {}
         history.add_quality(0, quality_report(0.7))
-        (record,) = history.read()
+        (record,) = raw_lines(history.path)
         assert record["quality_score"] == {"comet": 0.7}
 
     def test_the_mean_needs_every_direction(self, tmp_path: Path) -> None:
@@ -189,17 +206,19 @@ class TestQuality:
     def test_of_two_lines_of_a_step_the_later_gets_it_and_a_torn_one_goes(self, tmp_path: Path) -> None:
         path = History(tmp_path).path
         path.parent.mkdir()
-        whole = "".join(f'{{"step": 0, "score": {{"nasca": 0.1}}, "mark": "{mark}"}}\n' for mark in "ab")
+        whole = "".join(
+            f'{{"step": 0, "score": {{"nasca": 0.1}}, "languages": {{}}, "mark": "{mark}"}}\n' for mark in "ab"
+        )
         path.write_text(whole + '{"step": 10, "sco')
         history = History(tmp_path)
         history.add_quality(0, quality_report(0.5))
-        (line,) = path.read_text().splitlines()
-        assert json.loads(line)["mark"] == "b"
-        assert json.loads(line)["quality_score"] == {"comet": 0.5}
+        (record,) = raw_lines(path)
+        assert record["mark"] == "b"
+        assert record["quality_score"] == {"comet": 0.5}
 
     def test_a_step_without_a_line(self, tmp_path: Path) -> None:
         history = History(tmp_path)
-        history.append({"step": 0, "score": {"nasca": 0.1}})
+        history.put(line(0, score={"nasca": 0.1}))
         with pytest.raises(KeyError, match="has no line of step 5"):
             history.add_quality(5, quality_report(0.5))
 
@@ -207,25 +226,24 @@ class TestQuality:
         history = History(tmp_path)
         nasca, comet = [0.1, 0.2, 0.4, 0.3], [0.5, 0.7, 0.6, 0.9]
         for step, score in enumerate(nasca):
-            history.append({"step": step, "score": {"nasca": score}})
+            history.put(line(step, score={"nasca": score}))
         found = [history.add_quality(step, quality_report(score)) for step, score in enumerate(comet)]
         assert found[0] == found[1] == {}
         for step in (2, 3):
             expected = pearson(nasca[: step + 1], comet[: step + 1])
             assert expected is not None
             assert found[step] == {"nasca_comet": expected}
-            kept = history.read()[step]["pearson"]["nasca_comet"]
+            kept = raw_lines(history.path)[step]["pearson"]["nasca_comet"]
             assert kept == {"r": expected.r, "p_value": expected.p_value, "ci": list(expected.ci), "n": step + 1}
 
     def test_an_evaluation_without_a_score_is_left_out_of_the_correlation(self) -> None:
-        records: list[dict[str, Any]] = [
-            {"step": step, "score": {"nasca": step / 10}, "quality_score": {"chrf": float(step**2)}}
+        evaluations = [
+            line(step, score={"nasca": step / 10}, quality_score={} if step == 2 else {"chrf": float(step**2)})
             for step in range(5)
         ]
-        records[2]["quality_score"] = {}
-        records.append({"step": 5, "score": {"nasca": 0.9}})
+        evaluations.append(line(5, score={"nasca": 0.9}))
         expected = pearson([0, 0.1, 0.3, 0.4], [0, 1, 9, 16])
-        assert correlations(records) == {"nasca_chrf": expected}
+        assert correlations(evaluations) == {"nasca_chrf": expected}
 
 
 class TestTheMemoryCounts:
@@ -236,38 +254,93 @@ class TestTheMemoryCounts:
             raise OSError(28, "No space left on device")
 
         history = History(tmp_path)
-        history.append({"step": 0})
-        for name in ("append_line", "replace_lines"):
+        history.put(line(0))
+        for name in ("append_record", "replace_records"):
             monkeypatch.setattr(f"neuronxa_callback.training.history.{name}", full)
         with pytest.raises(OSError, match="No space"):
-            history.append({"step": 10})
+            history.put(line(10))
         with pytest.raises(OSError, match="No space"):
-            history.update(0, {"mark": "a"})
-        assert history.records == [{"step": 0, "mark": "a"}, {"step": 10}]
-        assert history.read() == [{"step": 0}]
+            history.put(line(0, mark="a"))
+        assert marks(history.evaluations) == [(0, "a"), (10, None)]
+        assert marks(history.read()) == [(0, None)]
         monkeypatch.undo()
-        history.append({"step": 20})
-        assert history.read() == history.records == [{"step": 0, "mark": "a"}, {"step": 10}, {"step": 20}]
+        history.put(line(20))
+        assert history.read() == history.evaluations
+        assert marks(history.read()) == [(0, "a"), (10, None), (20, None)]
 
     def test_a_file_that_was_taken_away_comes_back_whole(self, tmp_path: Path) -> None:
         history = History(tmp_path)
-        history.append({"step": 0})
+        history.put(line(0))
         history.path.unlink()
-        history.append({"step": 10})
-        assert [record["step"] for record in history.read()] == [0, 10]
+        history.put(line(10))
+        assert [evaluation.step for evaluation in history.read()] == [0, 10]
 
     def test_a_new_line_is_written_behind_the_others_and_a_changed_one_replaces_the_file(self, tmp_path: Path) -> None:
         history = History(tmp_path)
-        history.append({"step": 0})
+        history.put(line(0))
         node = history.path.stat().st_ino
-        history.append({"step": 10})
+        history.put(line(10))
         assert history.path.stat().st_ino == node
-        history.update(0, {"mark": "a"})
+        history.put(line(0, mark="a"))
         assert history.path.stat().st_ino != node
         assert [path.name for path in history.path.parent.iterdir()] == ["scores.jsonl"]
 
     def test_where_nothing_goes_to_the_disk_it_is_in_memory(self, tmp_path: Path) -> None:
         history = History(tmp_path, on_disk=False)
-        history.append({"step": 0})
-        assert history.records == [{"step": 0}]
+        history.put(line(0))
+        assert history.evaluations == [line(0)]
         assert not history.path.parent.exists()
+
+
+@pytest.mark.unit
+class TestTheLines:
+    def test_a_key_that_this_version_does_not_know_is_kept_wherever_it_stands(self, tmp_path: Path) -> None:
+        """A run that was begun with a newer version and is resumed with this one loses nothing."""
+        path = History(tmp_path).path
+        path.parent.mkdir()
+        language = {"signature": "n:9", "score": {"nasca": 0.1}, "new": 1}
+        direction = {"signature": "n:9", "empty": 0, "truncated": 0, "translations": ["ja"], "new": 2}
+        metrics = {"chrf": {"score": 1.0, "segments": None, "signature": "m:x", "new": 3}, "comet": {"missing": "a"}}
+        verdict = {"rule": "r", "best": 0.1, "best_step": 0, "gain": 0.0, "p_value": None, "improved": True}
+        record = {
+            "format": FORMAT,
+            "step": 0,
+            "score": {"nasca": 0.1},
+            "languages": {"eng_Latn-isl_Latn": language},
+            "quality": {"eng_Latn-isl_Latn": direction | {"metrics": metrics}},
+            "pearson": {"nasca_chrf": {"r": 0.5, "p_value": 0.1, "ci": [0.1, 0.9], "n": 3, "new": 4}},
+            "stopping": verdict | {"waited": 0, "forgotten": {}, "reason": None, "new": 5},
+            "new": 6,
+        }
+        path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"step": 9}) + "\n")
+        History(tmp_path).rewind(5)
+        (kept,) = raw_lines(path)
+        assert_holds(kept, record)
+
+    def test_a_newer_format_is_refused_with_the_remedy(self, tmp_path: Path) -> None:
+        path = History(tmp_path).path
+        path.parent.mkdir()
+        path.write_text(json.dumps({"format": FORMAT + 1, "step": 0, "score": {}, "languages": {}}) + "\n")
+        with pytest.raises(ValueError, match=r"scores\.jsonl, line 1, has format 3.*install the newer version"):
+            History(tmp_path).read()
+
+    def test_another_kind_of_line_is_named_with_its_number(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.put(line(0))
+        with history.path.open("a") as file:
+            file.write('{"step": 5}\n')
+        with pytest.raises(OtherRecordError, match=r"line 2, is no Evaluation \(score: Field required\)"):
+            history.read()
+
+    def test_a_line_cannot_be_changed(self) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            line(0).step = 1
+
+
+def assert_holds(kept: Any, record: Any) -> None:
+    """Every key of the record is there with its value, in every part of it."""
+    if isinstance(record, dict):
+        for key, value in record.items():
+            assert_holds(kept[key], value)
+    else:
+        assert kept == record

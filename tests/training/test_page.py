@@ -22,10 +22,10 @@ from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History
-from neuronxa_callback.training.records import record_of
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.summary import summarise
 from neuronxa_callback.vocabulary import Method
-from tests.support import make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, score_lines, tiny_llama
 
 PAIRS = [ParallelPairs.load("eng_Latn-isl_Latn", n=8), ParallelPairs.load("eng_Latn-fra_Latn", n=6)]
 STEPS = (0, 5, 10, 15)
@@ -51,7 +51,7 @@ def record_run(run_dir: Path, steps: Sequence[int], methods: Sequence[Method], m
     quality = QualityEvaluator(metrics, PAIRS)
     for seed, step in enumerate(steps):
         model = tiny_llama(seed).eval()
-        history.append(record_of(evaluator(model, tokenizer), step, step / 10, 1.0))
+        history.put(Evaluation.of_report(evaluator(model, tokenizer), step, step / 10, 1.0))
         if metrics:
             history.add_quality(step, quality.score(quality.translate(Decoder.find(model, tokenizer))))
 
@@ -65,7 +65,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(recorded: Path) -> Records:
-    return History(recorded).read()
+    return score_lines(recorded)
 
 
 def command(*arguments: Path | str) -> Result:
@@ -73,10 +73,15 @@ def command(*arguments: Path | str) -> Result:
 
 
 def written(run_dir: Path, records: Records) -> str:
-    """The page of these records."""
-    for record in records:
-        History(run_dir).append(record)
+    """The page of a run whose file holds these lines."""
+    path = History(run_dir).path
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return report.write(run_dir).read_text(encoding="utf-8")
+
+
+def typed(records: Records) -> list[Evaluation]:
+    return [Evaluation.model_validate(record) for record in records]
 
 
 def section(page: str, title: str) -> str:
@@ -182,7 +187,7 @@ def test_missing_scores_are_listed_with_their_steps_and_the_reason(records: Reco
 
 def test_every_signature_stands_there_once(records: Records, tmp_path: Path) -> None:
     resumed = copy.deepcopy(records)
-    resumed[-1]["quality"]["eng_Latn-fra_Latn"]["metrics"]["chrf"]["signature"] = "another sacrebleu"
+    resumed[-1]["quality"]["eng_Latn-fra_Latn"]["metrics"]["chrf"]["signature"] = "sacrebleu:another"
     page = section(written(tmp_path, resumed), "Signatures")
     found = [line.strip() for line in page.splitlines() if line.startswith("    ")]
     last = records[-1]
@@ -192,7 +197,7 @@ def test_every_signature_stands_there_once(records: Records, tmp_path: Path) -> 
         *(direction["signature"] for direction in last["quality"].values()),
         chrf,
         "metric:judge_1",
-        "another sacrebleu",
+        "sacrebleu:another",
     ]
 
 
@@ -244,8 +249,8 @@ def test_an_alignment_score_of_an_unknown_name_names_no_file(records: Records, t
     foreign = copy.deepcopy(records)
     for record in foreign:
         record["score"]["../../elsewhere"] = 0.5
-    page = written(tmp_path / "run", foreign)
-    assert "quality.png" in images(page)
+    with pytest.raises(report.RunPageError, match=r"line 1, is no evaluation"):
+        written(tmp_path / "run", foreign)
     assert [path.name for path in tmp_path.rglob("*elsewhere*")] == []
 
 
@@ -286,10 +291,10 @@ def test_the_page_of_a_folder_with_a_strange_name_is_still_one_page(records: Rec
         (None, "scores.jsonl is missing; give the output_dir of a run"),
         ("", "scores.jsonl holds no evaluation"),
         ('{"step": 0, "sco', "scores.jsonl holds no evaluation"),
-        ('{"loss": 1.5}\n', "scores.jsonl holds lines that are no evaluations"),
-        ('{"step": 3}\n', "scores.jsonl holds lines that are no evaluations"),
-        ("[1, 2]\n", "scores.jsonl holds lines that are no evaluations"),
-        ("7\n", "scores.jsonl holds lines that are no evaluations"),
+        ('{"loss": 1.5}\n', "scores.jsonl, line 1, is no evaluation"),
+        ('{"step": 3}\n', "scores.jsonl, line 1, is no evaluation"),
+        ("[1, 2]\n", "scores.jsonl, line 1, is no evaluation"),
+        ("7\n", "scores.jsonl, line 1, is no evaluation"),
     ],
 )
 def test_a_run_without_scores_is_explained(content: str | None, said: str, tmp_path: Path) -> None:
@@ -323,7 +328,7 @@ def test_the_table_at_the_end_of_a_run_survives_any_name(records: Records) -> No
     named = json.loads(json.dumps(records).replace("judge_1", "[/red]"))
     named[-1]["pearson"]["nasca_[/red]_2"] = named[-1]["pearson"]["nasca_chrf"]
     console = Console(file=StringIO(), width=200)
-    summarise(named, console)
+    summarise(typed(named), console)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[/red]" in output
     assert "r of NASCA and [/red]_2: " in output
@@ -333,10 +338,10 @@ def test_layers_are_shown_of_the_first_the_best_and_the_last_evaluation(records:
     risen = copy.deepcopy(records)
     for record, score in zip(risen, (0.1, 0.3, 0.2, 0.2), strict=True):
         record["score"]["nasca"] = score
-    shown = report._layers_at(risen, "nasca")
+    shown = report._layers_at(typed(risen), "nasca")
     assert list(shown) == ["first, step 0", "best, step 5", "last, step 15"]
     assert shown["best, step 5"] == {
         name: language["per_layer"]["nasca"] for name, language in records[1]["languages"].items()
     }
-    assert list(report._layers_at(risen[:2], "nasca")) == ["first, step 0", "best and last, step 5"]
-    assert list(report._layers_at(risen[:1], "nasca")) == ["step 0"]
+    assert list(report._layers_at(typed(risen[:2]), "nasca")) == ["first, step 0", "best and last, step 5"]
+    assert list(report._layers_at(typed(risen[:1]), "nasca")) == ["step 0"]

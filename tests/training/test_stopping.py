@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,42 @@ from hypothesis import strategies as st
 
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
-from neuronxa_callback.training.stopping import StoppingRule, Verdict, judge
+from neuronxa_callback.training.records import Evaluation, Verdict
+from neuronxa_callback.training.stopping import StoppingRule, judge
 
 pytestmark = pytest.mark.unit
 
 NAME = "eng_Latn-isl_Latn"
 
 
-def record(step: int, shares: Any, name: str = NAME, **others: Any) -> dict[str, Any]:
+def record(step: int, shares: Any, **others: Any) -> Evaluation:
+    """An evaluation in which the held-out pairs have these shares of aligned layers."""
+    language = language_of(shares)
+    line = {"step": step, "score": language["score"], "languages": {NAME: language}}
+    return Evaluation.model_validate(line | others)
+
+
+def language_of(shares: Any) -> dict[str, Any]:
     shares = [float(share) for share in shares]
-    language = {"per_pair": {"nasca": shares}, "score": {"nasca": float(np.mean(shares))}}
-    return {"step": step, "score": {"nasca": float(np.mean(shares))}, "languages": {name: language}, **others}
+    return {"signature": "", "per_pair": {"nasca": shares}, "score": {"nasca": float(np.mean(shares))}}
+
+
+def reread(evaluation: Evaluation) -> Evaluation:
+    """The evaluation as a resumed run finds it on the disk."""
+    return Evaluation.model_validate(json.loads(json.dumps(evaluation.model_dump())))
 
 
 def judged(rule: StoppingRule, curve: list[Any], values: list[float] | None = None) -> list[Verdict]:
     """The verdicts on a run, each made from the records before it, as after a resume."""
-    records: list[dict[str, Any]] = []
+    evaluations: list[Evaluation] = []
     verdicts = []
     for step, shares in enumerate(curve):
         line = record(step, shares)
-        value = values[step] if values else line["score"]["nasca"]
-        verdict = judge(rule, line, records, {f"eval_{rule.key}": value})
+        value = values[step] if values else line.score["nasca"]
+        verdict = judge(rule, line, evaluations, {f"eval_{rule.key}": value})
         assert verdict is not None
         verdicts.append(verdict)
-        records.append(json.loads(json.dumps(line | {"stopping": asdict(verdict)})))
+        evaluations.append(reread(line.with_verdict(verdict)))
     return verdicts
 
 
@@ -131,19 +142,19 @@ def test_another_metric_improves_by_any_rise_and_a_loss_by_a_fall(metric: str, s
 
 
 def test_one_language_of_several_can_decide() -> None:
-    records = [record(step, rising(10)) for step in (0, 1)]
-    for line, k in zip(records, (5, 40), strict=True):
-        line["languages"]["eng_Latn-deu_Latn"] = {"per_pair": {"nasca": rising(k)}}
-        line["per_pair"] = {"nasca": rising(10)}
+    records = []
+    for step, k in enumerate((5, 40)):
+        languages = {NAME: language_of(rising(10)), "eng_Latn-deu_Latn": language_of(rising(k))}
+        records.append(record(step, rising(10), languages=languages, per_pair={"nasca": rising(10)}))
     rule = StoppingRule(metric="nasca_eng_Latn-deu_Latn")
     first = judge(rule, records[0], [], {"eval_nasca_eng_Latn-deu_Latn": 0.05})
     assert first is not None
-    second = judge(rule, records[1], [records[0] | {"stopping": asdict(first)}], {"eval_nasca_eng_Latn-deu_Latn": 0.4})
+    second = judge(rule, records[1], [records[0].with_verdict(first)], {"eval_nasca_eng_Latn-deu_Latn": 0.4})
     assert second is not None
     assert second.improved
     first = judge(StoppingRule(), records[0], [], {"eval_nasca": 0.1})
     assert first is not None
-    together = judge(StoppingRule(), records[1], [records[0] | {"stopping": asdict(first)}], {"eval_nasca": 0.1})
+    together = judge(StoppingRule(), records[1], [records[0].with_verdict(first)], {"eval_nasca": 0.1})
     assert together is not None
     assert not together.improved
 
@@ -152,11 +163,11 @@ def test_another_metric_than_before_begins_anew() -> None:
     """A resumed run may be judged by another metric, with whose values the best so far has nothing to do."""
     first = judge(StoppingRule(patience=1, metric="loss"), record(0, rising(10)), [], {"eval_loss": 3.0})
     assert first is not None
-    line = record(0, rising(10)) | {"stopping": asdict(first)}
+    line = record(0, rising(10)).with_verdict(first)
     now = judge(StoppingRule(patience=1), record(1, rising(10)), [line], {"eval_nasca": 0.1})
     assert now is not None
     assert (now.best, now.best_step, now.reason) == (0.1, 1, None)
-    assert now.rule.startswith("nasca, significance 0.2")
+    assert str(now.rule).startswith("nasca, significance 0.2")
 
 
 def test_no_value_gives_no_verdict() -> None:
@@ -211,17 +222,20 @@ def test_rules_that_make_no_sense_are_refused(settings_: dict[str, Any], sentenc
 def keep_verdict(history: History, step: int, value: float) -> None:
     verdict = history.judge(StoppingRule(), step, {"eval_nasca": value})
     assert verdict is not None
-    history.update(step, {"stopping": asdict(verdict)})
+    history.put(history.at(step).with_verdict(verdict))
+
+
+def best_steps(history: History) -> list[int | None]:
+    return [line.stopping.best_step if line.stopping else None for line in history.evaluations]
 
 
 def test_the_verdict_on_the_lines_is_gone_on_from(tmp_path: Path) -> None:
     for step, k in enumerate((10, 40, 41)):
         history = History(tmp_path)  # as after a resume
-        history.append(record(step, rising(k)))
+        history.put(record(step, rising(k)))
         keep_verdict(history, step, k / 100)
-    verdicts = [line["stopping"] for line in History(tmp_path).read()]
-    expected = judged(StoppingRule(), [rising(k) for k in (10, 40, 41)])
-    assert verdicts == [asdict(verdict) for verdict in expected]
+    verdicts = [line.stopping for line in History(tmp_path).read()]
+    assert verdicts == judged(StoppingRule(), [rising(k) for k in (10, 40, 41)])
 
 
 def test_a_history_that_cannot_be_written_is_judged_from_memory(tmp_path: Path) -> None:
@@ -229,10 +243,10 @@ def test_a_history_that_cannot_be_written_is_judged_from_memory(tmp_path: Path) 
     history = History(tmp_path)
     for step, k in enumerate((10, 40, 41)):
         with pytest.raises(OSError, match="neuronxa"):
-            history.append(record(step, rising(k)))
+            history.put(record(step, rising(k)))
         with pytest.raises(OSError, match="neuronxa"):
             keep_verdict(history, step, k / 100)
-    assert [line["stopping"]["best_step"] for line in history.records] == [0, 1, 1]
+    assert best_steps(history) == [0, 1, 1]
 
 
 def test_what_a_full_disk_refused_is_written_when_there_is_room(tmp_path: Path) -> None:
@@ -240,40 +254,40 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room(tmp_path: Path) 
     blocked = tmp_path / "neuronxa"
     blocked.write_text("in the way")
     with pytest.raises(OSError, match="neuronxa"):
-        history.append(record(0, rising(10)))
+        history.put(record(0, rising(10)))
     with pytest.raises(OSError, match="neuronxa"):
         keep_verdict(history, 0, 0.1)
     blocked.unlink()
-    history.append(record(1, rising(40)))
+    history.put(record(1, rising(40)))
     keep_verdict(history, 1, 0.4)
-    assert History(tmp_path).read() == history.records
-    assert [line["stopping"]["best_step"] for line in history.records] == [0, 1]
+    assert History(tmp_path).read() == history.evaluations
+    assert best_steps(history) == [0, 1]
 
 
 def test_a_change_that_did_not_reach_the_disk_comes_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = History(tmp_path)
-    history.append(record(0, rising(10)))
+    history.put(record(0, rising(10)))
     with monkeypatch.context() as full:
-        place = "neuronxa_callback.training.history.replace_lines"
+        place = "neuronxa_callback.training.history.replace_records"
         full.setattr(place, lambda path, records: (_ for _ in ()).throw(OSError("full")))
         with pytest.raises(OSError, match="full"):
             keep_verdict(history, 0, 0.1)
-    history.update(0, {"quality_score": {"chrf": 1.0}})
-    assert History(tmp_path).read() == history.records
-    assert history.records[0]["stopping"]["best_step"] == 0
+    history.put(history.at(0).model_copy(update={"quality_score": {"chrf": 1.0}}))
+    assert History(tmp_path).read() == history.evaluations
+    assert best_steps(history) == [0]
 
 
 def test_another_rule_than_before_begins_anew() -> None:
     """Patience that was used up by one rule says nothing about another."""
-    lines: list[dict[str, Any]] = []
+    lines: list[Evaluation] = []
     for step, k in enumerate((10, 10, 10)):
         line = record(step, rising(k))
         verdict = judge(StoppingRule(patience=9), line, lines, {"eval_nasca": k / 100})
         assert verdict is not None
-        lines.append(line | {"stopping": asdict(verdict)})
-    assert lines[-1]["stopping"]["waited"] == 2
+        lines.append(line.with_verdict(verdict))
+    assert [line.stopping.waited for line in lines if line.stopping] == [0, 1, 2]
     now = judge(StoppingRule(patience=3, min_delta=0.5), record(3, rising(10)), lines, {"eval_nasca": 0.1})
     assert now is not None
     assert (now.best_step, now.waited, now.reason) == (3, 0, None)
@@ -298,12 +312,12 @@ def test_lines_after_the_step_do_not_count(tmp_path: Path) -> None:
     """A run that was resumed from an older checkpoint judges as it would have then."""
     history = History(tmp_path)
     for step, k in enumerate((10, 40, 80)):
-        history.append(record(step, rising(k)))
+        history.put(record(step, rising(k)))
         keep_verdict(history, step, k / 100)
-    before = history.read()[1]["stopping"]
-    history.append(record(1, rising(40)))
+    before = history.read()[1].stopping
+    history.put(record(1, rising(40)))
     keep_verdict(history, 1, 0.4)
-    assert history.read()[1]["stopping"] == before
+    assert history.read()[1].stopping == before
 
 
 def test_a_step_without_a_score_has_no_verdict(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.training import sweep
 from neuronxa_callback.training.history import History
-from tests.support import make_tokenizer, sft, tiny_llama
+from tests.support import as_lines, change_line, make_tokenizer, score_lines, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
 
@@ -146,22 +146,27 @@ def without_runtime(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in left_out} for record in records]
 
 
+def swept(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    """What `sweep.run` returns, with the keys of scores.jsonl."""
+    return as_lines(sweep.run(*arguments, **options))
+
+
 def steps(output_dir: Path) -> list[int]:
-    return [record["step"] for record in History(output_dir).read()]
+    return [record["step"] for record in score_lines(output_dir)]
 
 
 class TestTheScoresAreTheCallbacks:
     def test_of_adapters_in_4bit(self, adapters: Path, adapter_run: Path) -> None:
-        made = sweep.run(adapters, evaluator(ICELANDIC, FRENCH), load_in_4bit=True)
-        logged = History(adapter_run).read()
+        made = swept(adapters, evaluator(ICELANDIC, FRENCH), load_in_4bit=True)
+        logged = score_lines(adapter_run)
         assert [record["step"] for record in logged] == [0, 2, 4, 6]
         assert without_runtime(made) == without_runtime(logged)
-        assert made == History(adapters).read()
+        assert made == score_lines(adapters)
         assert len({record["score"]["nasca"] for record in made}) >= 3  # or equal scores would show nothing
 
     def test_of_full_models_with_their_base_and_translations(self, full: Path, full_run: Path, base: Path) -> None:
-        made = sweep.run(full, evaluator(), QualityEvaluator("chrf", [ICELANDIC]), base=base)
-        logged = History(full_run).read()
+        made = swept(full, evaluator(), QualityEvaluator("chrf", [ICELANDIC]), base=base)
+        logged = score_lines(full_run)
         assert [record["step"] for record in made] == [0, 2, 4, 6]
         assert without_runtime(made) == without_runtime(logged)
         assert len({record["score"]["nasca"] for record in made}) > 1
@@ -169,14 +174,14 @@ class TestTheScoresAreTheCallbacks:
         assert made[-1]["pearson"].keys() == {"nasca_chrf"}
 
     def test_of_full_models_without_a_base(self, full: Path, full_run: Path) -> None:
-        made = sweep.run(full, evaluator())
+        made = swept(full, evaluator())
         assert [record["step"] for record in made] == [2, 4, 6]
-        for record, logged in zip(made, History(full_run).read()[1:], strict=True):
+        for record, logged in zip(made, score_lines(full_run)[1:], strict=True):
             assert record["languages"] == logged["languages"]
 
     def test_the_epoch_is_unknown_without_a_trainer_state(self, full: Path) -> None:
         (full / "checkpoint-4" / "trainer_state.json").unlink()
-        epochs = [record["epoch"] for record in sweep.run(full, evaluator())]
+        epochs = [record["epoch"] for record in swept(full, evaluator())]
         assert epochs[1] is None
         assert None not in (epochs[0], epochs[2])
 
@@ -210,7 +215,7 @@ def test_an_adapter_leaves_nothing_behind(settings: dict[str, Any], base: Path, 
     random_adapter(base, tmp_path / "checkpoint-2", 2, **settings)
     random_adapter(base, tmp_path / "checkpoint-4", 4)
     random_adapter(base, tmp_path / "checkpoint-10", 10, **settings)
-    made = {record["step"]: record for record in sweep.run(tmp_path, evaluator())}
+    made = {record["step"]: record for record in swept(tmp_path, evaluator())}
     assert list(made) == [0, 2, 4, 10]
     for step, record in made.items():
         fresh = AutoModelForCausalLM.from_pretrained(base, dtype=FLOAT32)
@@ -230,7 +235,7 @@ def test_trained_biases_are_not_handed_on(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(base)
     random_adapter(base, tmp_path / "run" / "checkpoint-2", 2, bias="all")
     random_adapter(base, tmp_path / "run" / "checkpoint-4", 4)
-    last = sweep.run(tmp_path / "run", evaluator())[-1]
+    last = swept(tmp_path / "run", evaluator())[-1]
     fresh = AutoModelForCausalLM.from_pretrained(base, dtype=FLOAT32)
     report = evaluator()(PeftModel.from_pretrained(fresh, tmp_path / "run" / "checkpoint-4"), make_tokenizer())
     assert last["score"] == report.score
@@ -273,14 +278,14 @@ class InterruptedAt:
 @pytest.fixture(scope="module")
 def unbroken(adapter_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     place = copy_of(adapter_run, tmp_path_factory.mktemp("unbroken") / "run")
-    return sweep.run(place, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
+    return swept(place, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
 
 
 class TestGoingOn:
     @staticmethod
     def run(output_dir: Path, *metrics: Any) -> list[dict[str, Any]]:
         quality = QualityEvaluator(metrics or ("chrf",), [ICELANDIC])
-        return sweep.run(output_dir, evaluator(), quality)
+        return swept(output_dir, evaluator(), quality)
 
     @pytest.mark.parametrize(
         ("target", "method"),
@@ -299,7 +304,7 @@ class TestGoingOn:
             InterruptedAt(patched, target, method, call=2)
             with pytest.raises(KeyboardInterrupt):
                 self.run(adapters)
-        done = History(adapters).read()
+        done = score_lines(adapters)
         assert len(done) == (1 if method == "score" else 2)
         with monkeypatch.context() as patched:
             scored = InterruptedAt(patched, NeuronXAEvaluator, "score", call=99)
@@ -331,8 +336,8 @@ class TestGoingOn:
         assert [record["pearson"] != {} for record in made] == [False, False, True, True]
 
     def test_translations_come_to_lines_without(self, adapters: Path, unbroken: list[dict[str, Any]]) -> None:
-        sweep.run(adapters, evaluator())
-        assert all("quality" not in record for record in History(adapters).read())
+        swept(adapters, evaluator())
+        assert all("quality" not in record for record in score_lines(adapters))
         assert without_runtime(self.run(adapters)) == without_runtime(unbroken)
 
     def test_metrics_join_those_that_are_there_without_translating_anew(
@@ -351,9 +356,9 @@ class TestGoingOn:
 
     def test_what_was_not_scored_yet_is_scored(self, adapters: Path, unbroken: list[dict[str, Any]]) -> None:
         self.run(adapters)
-        entry = History(adapters).read()[1]["quality"]
+        entry = score_lines(adapters)[1]["quality"]
         entry["eng_Latn-isl_Latn"]["metrics"]["chrf"] = {"missing": "not scored yet"}
-        History(adapters).update(2, {"quality": entry, "quality_score": {}})
+        change_line(adapters, 2, quality=entry, quality_score={})
         assert without_runtime(self.run(adapters)) == without_runtime(unbroken)
 
     def test_a_metric_that_fails_is_reported_missing_and_tried_again_by_the_next_sweep(
@@ -411,7 +416,7 @@ class SlowComet:
 class TestComet:
     @staticmethod
     def run(output_dir: Path, **options: Any) -> list[dict[str, Any]]:
-        return sweep.run(output_dir, evaluator(), QualityEvaluator("comet", [ICELANDIC], **options))
+        return swept(output_dir, evaluator(), QualityEvaluator("comet", [ICELANDIC], **options))
 
     def test_scores_while_the_next_checkpoint_is_at_work(self, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         comet = SlowComet(monkeypatch)
@@ -419,7 +424,7 @@ class TestComet:
         encode = NeuronXAEvaluator.score
 
         def watched(self: NeuronXAEvaluator, *args: Any) -> Any:
-            on_disk.append(["comet" in record.get("quality_score", {}) for record in History(adapters).read()])
+            on_disk.append(["comet" in record.get("quality_score", {}) for record in score_lines(adapters)])
             return encode(self, *args)
 
         monkeypatch.setattr(NeuronXAEvaluator, "score", watched)
@@ -437,7 +442,7 @@ class TestComet:
             with pytest.raises(KeyboardInterrupt):
                 self.run(adapters)
             assert comet.closed
-        metrics = [r["quality"]["eng_Latn-isl_Latn"]["metrics"]["comet"] for r in History(adapters).read()]
+        metrics = [r["quality"]["eng_Latn-isl_Latn"]["metrics"]["comet"] for r in score_lines(adapters)]
         assert ["missing" in metric for metric in metrics] == [False, True]
         comet = SlowComet(monkeypatch)
         translated = InterruptedAt(monkeypatch, QualityEvaluator, "translate", call=99)
@@ -475,21 +480,21 @@ class TestSeriesAreNotMixed:
     def test_of_alignment(
         self, pairs: list[ParallelPairs], options: dict[str, Any], message: str, adapters: Path
     ) -> None:
-        sweep.run(adapters, evaluator(), load_in_4bit=True)
+        swept(adapters, evaluator(), load_in_4bit=True)
         path = adapters / "neuronxa" / "scores.jsonl"
         before = path.read_bytes().splitlines(keepends=True)[:2]  # two steps are still to be scored
         path.write_bytes(b"".join(before))
         ours = {name: options.pop(name) for name in ("methods", "token_pooling") if name in options}
         with pytest.raises(ModelError, match=message) as refused:
-            sweep.run(adapters, evaluator(*pairs, **ours), **{"load_in_4bit": True} | options)
+            swept(adapters, evaluator(*pairs, **ours), **{"load_in_4bit": True} | options)
         assert str(path) in str(refused.value)
         assert path.read_bytes() == b"".join(before)
         assert sorted(path.parent.iterdir()) == [path]
 
     def test_not_when_every_line_is_there_either(self, adapters: Path) -> None:
-        sweep.run(adapters, evaluator(), load_in_4bit=True)
+        swept(adapters, evaluator(), load_in_4bit=True)
         with pytest.raises(ModelError, match="dtype"):
-            sweep.run(adapters, evaluator())
+            swept(adapters, evaluator())
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -499,19 +504,19 @@ class TestSeriesAreNotMixed:
         ],
     )
     def test_of_translations(self, options: dict[str, Any], message: str, adapters: Path) -> None:
-        sweep.run(adapters, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
+        swept(adapters, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
         before = (adapters / "neuronxa" / "scores.jsonl").read_bytes()
         with pytest.raises(ModelError, match=message):
-            sweep.run(adapters, evaluator(), QualityEvaluator("bleu", [ICELANDIC], **options))
+            swept(adapters, evaluator(), QualityEvaluator("bleu", [ICELANDIC], **options))
         assert (adapters / "neuronxa" / "scores.jsonl").read_bytes() == before
 
     def test_autocast_has_no_option(self, adapters: Path) -> None:
-        record = sweep.run(adapters, evaluator(), load_in_4bit=True)[-1]
+        record = swept(adapters, evaluator(), load_in_4bit=True)[-1]
         signature = record["languages"]["eng_Latn-isl_Latn"]["signature"]
         record["languages"]["eng_Latn-isl_Latn"]["signature"] = signature.replace("nf4", "nf4/autocast-bfloat16")
-        History(adapters).update(6, {"languages": record["languages"]})
+        change_line(adapters, 6, languages=record["languages"])
         with pytest.raises(ModelError, match=r"dtype float32/nf4/autocast-bfloat16 there.*; move it away\.$"):
-            sweep.run(adapters, evaluator(), load_in_4bit=True)
+            swept(adapters, evaluator(), load_in_4bit=True)
 
 
 def float32(value: float) -> float:
@@ -527,7 +532,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 class TestTensorBoard:
     def test_without_events_of_the_run(self, full: Path) -> None:
         quality = QualityEvaluator("chrf", [ICELANDIC])
-        made = sweep.run(full, evaluator(), quality)
+        made = swept(full, evaluator(), quality)
         curves = scalars(full / "runs" / "neuronxa")
         assert curves.keys() == {
             "eval/nasca",
@@ -553,20 +558,20 @@ class TestTensorBoard:
         assert [step for step, _ in logged] == [0, 2, 4, 6]
         aside = (adapters / "checkpoint-4").rename(adapters / "aside")
         pairs = [ICELANDIC, FRENCH]
-        sweep.run(adapters, evaluator(*pairs), load_in_4bit=True)
+        swept(adapters, evaluator(*pairs), load_in_4bit=True)
         aside.rename(adapters / "checkpoint-4")
         before = len(list(own.iterdir()))
-        sweep.run(adapters, evaluator(*pairs), load_in_4bit=True)
+        swept(adapters, evaluator(*pairs), load_in_4bit=True)
         assert {path.parent for path in adapters.rglob("events.out.tfevents.*")} == {own}
         assert len(list(own.iterdir())) == before + 1
         newest = max(own.iterdir(), key=lambda path: path.stat().st_mtime)
         assert scalars(newest)["eval/nasca"] == [logged[2]]
-        sweep.run(adapters, evaluator(*pairs), load_in_4bit=True)
+        swept(adapters, evaluator(*pairs), load_in_4bit=True)
         assert len(list(own.iterdir())) == before + 1  # nothing scored, no file
 
     def test_is_left_out_where_it_is_not_installed(self, full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sweep, "find_spec", lambda name: None if name == "tensorboard" else object())
-        sweep.run(full, evaluator())
+        swept(full, evaluator())
         assert steps(full) == [2, 4, 6]
         assert not list(full.rglob("events.out.tfevents.*"))
 
@@ -575,7 +580,7 @@ def test_a_diverged_checkpoint_is_left_out_with_a_warning(full: Path, caplog: py
     weights = full / "checkpoint-4" / "model.safetensors"
     save_file({name: tensor * torch.nan for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     with caplog.at_level(logging.WARNING):
-        sweep.run(full, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
+        swept(full, evaluator(), QualityEvaluator("chrf", [ICELANDIC]))
     assert steps(full) == [2, 6]
     assert "checkpoint-4 gets no scores: the model's activations are NaN" in caplog.text
 
@@ -591,16 +596,16 @@ def test_one_full_model_is_in_memory_at_a_time(full: Path, base: Path, monkeypat
         return model
 
     monkeypatch.setattr(Loader, "_from_pretrained", watched)
-    sweep.run(full, evaluator(), base=base)
+    swept(full, evaluator(), base=base)
     assert len(loaded) == 5  # the check before step 0 needs one of them too
 
 
 def test_the_bar_counts_what_is_left(full: Path) -> None:
     (full / "checkpoint-4").rename(full / "aside")
-    sweep.run(full, evaluator())
+    swept(full, evaluator())
     (full / "aside").rename(full / "checkpoint-4")
     with Progress(disable=True) as progress:
-        sweep.run(full, evaluator(), progress=progress)
+        swept(full, evaluator(), progress=progress)
     (task,) = progress.tasks
     assert (task.description, task.completed, task.total) == ("checkpoint-4", 1, 1)
 
@@ -617,7 +622,7 @@ class TestTheCommand:
         options = ["--pairs", table, "--methods", "nasca,mexa", "--methods", "navca", "--quality", "chrf", "--device"]
         result = command(adapters, *options, "cpu", "--load-in-4bit", "--dtype", "float32", "--prompt", "{source} =")
         assert result.exit_code == 0, result.output
-        records = History(adapters).read()
+        records = score_lines(adapters)
         assert [record["step"] for record in records] == [0, 2, 4, 6]
         assert all(record["score"].keys() == {"nasca", "mexa", "navca"} for record in records)
         assert all(record["quality_score"].keys() == {"chrf"} for record in records)
@@ -728,7 +733,7 @@ class TestTheCommand:
         self.refused(adapters, f"cannot be loaded without {package}; install the training extra", "--load-in-4bit")
 
     def test_a_history_made_with_other_choices(self, adapters: Path) -> None:
-        sweep.run(adapters, evaluator(), load_in_4bit=True)
+        swept(adapters, evaluator(), load_in_4bit=True)
         self.refused(adapters, "scores.jsonl was made with other choices than this sweep (n 10 there, 100 here")
 
     def test_an_unreadable_model(self, full: Path) -> None:

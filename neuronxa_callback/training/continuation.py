@@ -1,0 +1,109 @@
+"""What a series of evaluations needs to go on: whether its lines fit, and the scores that its lines lack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+from neuronxa_callback.quality.comet.process import QualityError, QualityScore
+from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
+from neuronxa_callback.quality.queue import PendingScores
+from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.signature import Signature
+from neuronxa_callback.training.records import DirectionQuality, Evaluation, MetricScore, NoScore
+
+# A choice -> what a line has, and what is wanted.
+Differences = dict[str, tuple[str, str]]
+
+
+def other_choices(
+    evaluation: Evaluation,
+    wanted: Mapping[str, Signature],
+    translated: Mapping[str, Signature],
+    models: Mapping[str, str],
+) -> Differences:
+    """Return the choices in which a line differs from what is wanted. A curve over both would mix two things.
+
+    Args:
+        evaluation: the line.
+        wanted: language pair -> the signature that its scores should have.
+        translated: direction -> the signature that its translations should have; empty if nothing is translated.
+        models: COMET metric -> the model that should have scored the translations.
+    """
+    written = {name: language.signature for name, language in evaluation.languages.items()}
+    differ = _differences("languages", written, wanted)
+    if translated and evaluation.quality:
+        made = {name: direction.signature for name, direction in evaluation.quality.items()}
+        differ |= _differences("directions", made, translated) | _other_models(evaluation, models)
+    return differ
+
+
+def _differences(what: str, written: Mapping[str, Signature], wanted: Mapping[str, Signature]) -> Differences:
+    """Return the fields in which signatures differ, or the names if these differ."""
+    if written.keys() != wanted.keys():
+        return {what: (" ".join(written), " ".join(wanted))}
+    differ: Differences = {}
+    for name, signature in wanted.items():
+        differ |= written[name].differences(signature)
+    return differ
+
+
+def _other_models(evaluation: Evaluation, models: Mapping[str, str]) -> Differences:
+    """Return the COMET metrics that another model scored."""
+    differ: Differences = {}
+    for direction in evaluation.quality.values():
+        for metric, score in direction.scores.items():
+            ours, theirs = models.get(metric), score.signature.get("model")
+            if ours is not None and theirs is not None and theirs != ours:
+                differ[metric] = (theirs, ours)
+    return differ
+
+
+def scored_again(
+    quality: QualityEvaluator,
+    metrics: Sequence[str],
+    translated: Mapping[str, tuple[Translations, Signature]],
+    step: int,
+    evaluation: Evaluation | None,
+) -> PendingScores:
+    """Have translations scored by some metrics, and keep the scores that their line has of the other metrics.
+
+    Args:
+        quality: the evaluator that scores them.
+        metrics: names of its metrics.
+        translated: the translations; see `Evaluation.translated`.
+        step: the step of the translations.
+        evaluation: their line of scores.jsonl, if there is one.
+
+    Returns:
+        the scores. The metrics that the line had count as passed on.
+    """
+    report = quality.score(translated, metrics)
+    if evaluation is None:
+        return PendingScores(step, None, report)
+    report = QualityReport(
+        {
+            name: replace(made, scores=_kept(evaluation.quality.get(name), made.scores))
+            for name, made in report.by_direction.items()
+        }
+    )
+    return PendingScores(step, evaluation.epoch, report, set(report.metrics) - set(metrics))
+
+
+def _kept(
+    written: DirectionQuality | None, scores: Mapping[str, Future[QualityScore]]
+) -> dict[str, Future[QualityScore]]:
+    """Return the new scores behind those that the line has of other metrics, which the new ones would replace."""
+    outcomes = {} if written is None else written.metrics
+    return {name: _done(outcome) for name, outcome in outcomes.items() if name not in scores} | dict(scores)
+
+
+def _done(outcome: MetricScore | NoScore) -> Future[QualityScore]:
+    future: Future[QualityScore] = Future()
+    if isinstance(outcome, NoScore):
+        future.set_exception(QualityError(outcome.missing))
+    else:
+        segments = None if outcome.segments is None else tuple(outcome.segments)
+        future.set_result(QualityScore(outcome.score, segments, outcome.signature))
+    return future
