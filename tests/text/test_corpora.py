@@ -102,7 +102,7 @@ def test_two_files_of_one_language(tmp_path: Path) -> None:
 def test_a_file_without_languages(tmp_path: Path) -> None:
     path = tmp_path / "text.tsv"
     path.write_text("source\ttarget\na\tb\n")
-    with pytest.raises(PairsError, match=r"has the columns source, target; name two at least by FLORES-200 codes"):
+    with pytest.raises(PairsError, match=r"has the columns source, target; name at least two by FLORES-200 codes"):
         open_corpus(path)
 
 
@@ -206,10 +206,10 @@ def test_rows_that_do_not_correspond(tmp_path: Path) -> None:
 
 def test_a_data_set_that_cannot_be_used(tmp_path: Path) -> None:
     folder = flores_plus(tmp_path / "flores_plus")
-    with pytest.raises(PairsError, match=r"has no split test; choose of devtest, as .*flores_plus:devtest"):
+    with pytest.raises(PairsError, match=r"has no split test; choose one of devtest, as in .*flores_plus:devtest"):
         open_corpus(f"{folder}:test")
     other = write_data_set(tmp_path / "other", {"a": {"text": ["x"]}, "b": {"text": ["y"]}}, "train")
-    with pytest.raises(PairsError, match="has the configurations a, b; two languages at least must be among them"):
+    with pytest.raises(PairsError, match="has the configurations a, b; at least two of them must be languages"):
         open_corpus(other)
     columns = write_data_set(tmp_path / "columns", {c: {"src": ["x", "y"]} for c in ("isl_Latn", "eng_Latn")}, "train")
     with pytest.raises(PairsError, match="has the columns src in eng_Latn, none of which is text or sentence"):
@@ -236,5 +236,5 @@ def test_a_data_set_that_cannot_be_had(hub_says: Callable[[str], None]) -> None:
 
 @pytest.mark.parametrize("spec", ["nothing", "text.txt"])
 def test_what_is_no_text(spec: str) -> None:
-    with pytest.raises(PairsError, match=f"{spec} is no parallel text; name a .tsv"):
+    with pytest.raises(PairsError, match=f"{spec} is not parallel text; give a .tsv"):
         open_corpus(spec)
