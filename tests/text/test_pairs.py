@@ -66,7 +66,7 @@ class TestLoad:
 
 
 class TestBadInput:
-    """One sentence that names the file, the line and the remedy."""
+    """An error is one sentence that names the file, the line and the remedy."""
 
     def test_a_single_pair(self, tmp_path: Path) -> None:
         path = write(tmp_path / "one.tsv", delimited("\t", CODES, ROWS[0]))
