@@ -26,7 +26,7 @@ __all__ = [
     "encode",
 ]
 
-# Each is imported when it is asked for: `encode` needs neither the Trainer nor matplotlib.
+# A name is imported at its first use, so that `encode` loads neither the Trainer nor matplotlib.
 _PLACES = {
     "AlignmentReport": "alignment.report",
     "NeuronXACallback": "training.callback",

@@ -1,4 +1,4 @@
-"""The choices behind a number, as sacreBLEU signs its scores: fields first, text last, read back here alone."""
+"""Signatures: the choices behind a score, as sacreBLEU has them. Only this module writes and reads their text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, PlainSerializer
 
-# What would be taken for the end of a field. A path may hold either.
+# Characters with a meaning in the text. A value such as a path may hold either.
 _ESCAPED = (("%", "%25"), ("|", "%7C"))
-# What stands for a value that signatures do not share.
+# Stands for a value that differs between signatures.
 DIFFERENT = "(in the file)"
 _ABSENT = "none"
 
@@ -34,14 +34,14 @@ class Signature:
 
     @classmethod
     def of(cls, choices: Mapping[str, Any] | None = None, **more: Any) -> Signature:
-        """The signature of choices by name, in their order."""
+        """Build a signature from named choices, in their order."""
         return cls(tuple((name, str(value)) for name, value in {**(choices or {}), **more}.items()))
 
     @classmethod
     def parse(cls, text: str) -> Signature:
-        """The signature that `str` made into this text.
+        """Read a signature from the text that `str` made of it.
 
-        A part without a colon belongs to the value before it: version 0.1 did not escape what stood in a value.
+        A part without a colon belongs to the value before it, because version 0.1 did not escape values.
         """
         fields: list[tuple[str, str]] = []
         for part in text.split("|") if text else ():
@@ -56,7 +56,7 @@ class Signature:
         return "|".join(f"{name}:{_escaped(value)}" for name, value in self.fields)
 
     def __getitem__(self, name: str) -> str:
-        """The value of a field.
+        """Return the value of a field.
 
         Raises:
             KeyError: the signature has no such field.
@@ -70,33 +70,33 @@ class Signature:
         return (name for name, _ in self.fields)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The value of a field, or the default where there is no such field."""
+        """Return the value of a field, or the default if there is no such field."""
         return dict(self.fields).get(name, default)
 
     def joined(self, other: Signature) -> Signature:
-        """These fields, with the other's behind them; where both have a field, the other's value."""
+        """Return these fields followed by the other's. A field in both keeps its place and has the other's value."""
         return Signature.of(dict(self.fields) | dict(other.fields))
 
     def with_fields(self, **choices: Any) -> Signature:
-        """The signature with some fields set anew, or added at its end."""
+        """Return the signature with some fields replaced, or added at its end."""
         return self.joined(Signature.of(choices))
 
     def without(self, names: Iterable[str]) -> Signature:
-        """The signature without some fields."""
+        """Return the signature without some fields."""
         left_out = set(names)
         return Signature(tuple(field for field in self.fields if field[0] not in left_out))
 
     def only(self, names: Iterable[str]) -> Signature:
-        """The named fields alone, in the order of the names; those that are not there are left out."""
+        """Return only the named fields, in the order of the names. Names that the signature lacks are left out."""
         return Signature.of({name: self[name] for name in names if name in self})
 
     def differences(self, wanted: Signature) -> dict[str, tuple[str, str]]:
-        """The fields in which this is not as wanted: the field -> what is here, and what is wanted."""
+        """Return the wanted fields that differ here: field -> (value here or "none", value wanted)."""
         return {name: (self.get(name) or _ABSENT, value) for name, value in wanted.fields if self.get(name) != value}
 
     @staticmethod
     def common(signatures: Iterable[Signature]) -> Signature:
-        """What signatures agree in; a field in which they differ has `DIFFERENT` as its value."""
+        """Return the fields of the first signature. A field that is not the same in all has the value `DIFFERENT`."""
         first, *others = dict.fromkeys(signatures)
         return Signature.of(
             {
@@ -110,7 +110,7 @@ def _parsed(value: Any) -> Any:
     return Signature.parse(value) if isinstance(value, str) else value
 
 
-# A signature as a field of a typed line: text in the file alone.
+# A signature as a field of a typed line. It is text only in the file.
 SignatureText: TypeAlias = Annotated[Signature, BeforeValidator(_parsed), PlainSerializer(str, return_type=str)]
 
 

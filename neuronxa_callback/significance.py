@@ -1,4 +1,4 @@
-"""How sure a number is: chance level and p-value (paper, Eq. 5), bootstrap interval, paired test, correlations."""
+"""How certain a score is: chance level and p-value (paper, Eq. 5), bootstrap interval, paired test, correlations."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ SEED = 0
 
 
 def chance_level(n: int) -> float:
-    """The score that unrelated sentences reach: one pair is best of its row and column with 1 / (2n - 1)."""
+    """Return the score of unrelated sentences: 1 / (2n - 1), the probability that c_ii is best in row and column."""
     return 1 / (2 * n - 1)
 
 
 def chance_p_value(score: float, n: int, level: float | None = None) -> float:
-    """Probability of at least this share of aligned pairs by chance (Eq. 5).
+    """Return the probability of at least this share of aligned pairs by chance (Eq. 5).
 
-    For a mean over layers this treats the layers as one. It is then conservative: layers that disagree average
-    chance out and make a high mean rarer than Eq. 5 says.
+    For a mean over layers, all layers are treated as one. The p-value is then conservative, because layers that
+    disagree average chance out and make a high mean rarer than Eq. 5 says.
 
     Args:
         score: share of aligned pairs, in [0, 1].
         n: number of pairs.
-        level: what chance gives a pair, where that is not Eq. 5's: 1 / n for retrieval in one direction.
+        level: a pair's probability of alignment by chance, if it is not Eq. 5's: 1 / n for retrieval in one direction.
 
     Returns:
-        P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n), where what float32 rounds
-        off a share does not count.
+        P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n). A share that float32
+        rounded down still gives its own k.
     """
     k = np.floor(score * n * (1 + 1e-6))
     return float(stats.binom.sf(k - 1, n, level or chance_level(n)))
 
 
 def permutation_p_value(score: float, permuted: ArrayLike) -> float:
-    """Probability of at least this score if the pairs did not belong together.
+    """Return the probability of at least this score if the pairs did not belong together.
 
     Args:
-        score: of the pairs.
-        permuted: scores of the same text with the pairs torn apart at random.
+        score: the score of the pairs.
+        permuted: scores of the same text with its pairs torn apart at random.
 
     Returns:
-        (1 + scores at least as high) / (1 + scores), so that it is never 0.
+        (1 + permuted scores at least as high) / (1 + permuted scores), which is never 0.
     """
     permuted = np.asarray(permuted, dtype=float)
     return float((1 + np.sum(permuted >= score - 1e-12)) / (1 + len(permuted)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of the p-values of several tests, such as one a language.
+    """Return the p-values of several tests, such as one per language, after Holm's step-down correction.
 
-    Rejecting what is below a level then makes any wrong rejection at all no likelier than that level, whatever
-    depends on what.
+    If every hypothesis with a corrected p-value below a level is rejected, the probability of even one wrong rejection
+    is at most that level. This holds for any dependence between the tests.
 
     Args:
-        p_values: in any order.
+        p_values: the p-values in any order.
 
     Returns:
-        the corrected ones in the same order.
+        the corrected p-values in the same order.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
@@ -74,14 +74,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of a score over its pairs, with a fixed seed of its own.
+    """Return the percentile bootstrap interval of a score over its pairs, with a fixed seed of its own.
 
-    The pairs are resampled, the sentences that each was compared with are not: the interval says how the score
-    would vary with other pairs of this kind, against these competitors.
+    The pairs are resampled, but not the sentences that each pair was compared with. The interval says how the score
+    would vary with other pairs of this kind against the same competitors.
 
     Args:
         per_pair: each pair's share of aligned layers; their mean is the score.
-        confidence: coverage.
+        confidence: coverage of the interval.
 
     Returns:
         (low, high).
@@ -100,14 +100,14 @@ def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[f
 
 
 def share_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """`bootstrap_interval` of pairs that each hold or do not, without the resampling.
+    """Return `bootstrap_interval` for pairs that each hold or do not hold, without resampling.
 
-    How many of n pairs drawn anew hold is binomial, so that its quantiles are known.
+    The number of pairs that hold in a resample is binomial, so its quantiles are known.
 
     Args:
-        share: of pairs that hold, such as those aligned at one layer.
+        share: share of pairs that hold, such as those aligned at one layer.
         n: number of pairs.
-        confidence: coverage.
+        confidence: coverage of the interval.
 
     Returns:
         (low, high).
@@ -120,21 +120,21 @@ def share_interval(share: float, n: int, confidence: float = 0.95) -> tuple[floa
 def paired_p_value(
     now: ArrayLike, before: ArrayLike, alternative: Literal["greater", "two-sided"] = "greater"
 ) -> float:
-    """Probability of a rise at least this large if the two evaluations differed by chance alone.
+    """Return the probability of a rise at least this large if two evaluations differed only by chance.
 
-    A paired permutation test with a fixed seed of its own: under the null hypothesis a pair's two values could as
-    well be exchanged.
+    This is a paired permutation test with a fixed seed of its own. Under the null hypothesis, the two values of a pair
+    can be exchanged.
 
     Args:
-        now: one value a held-out pair, such as its share of aligned layers.
+        now: one value per held-out pair, such as its share of aligned layers.
         before: the same pairs' values at another evaluation, or with another model.
         alternative: "greater" for a rise, "two-sided" for a difference either way.
 
     Returns:
-        the p-value, 1 / (RESAMPLES + 1) at the least where there are too many exchanges to try them all.
+        the p-value. It is at least 1 / (RESAMPLES + 1) if there are too many exchanges to try them all.
 
     Raises:
-        ValueError: other numbers of pairs.
+        ValueError: the two evaluations have different numbers of pairs.
     """
     now, before = np.asarray(now, dtype=float), np.asarray(before, dtype=float)
     if now.shape != before.shape:
@@ -156,7 +156,7 @@ def paired_p_value(
 
 @dataclass(frozen=True)
 class Correlation:
-    """A correlation of n points, its two-sided p-value and 95 % bootstrap interval."""
+    """A correlation of n points with its two-sided p-value and 95 % bootstrap interval."""
 
     r: float
     p_value: float
@@ -165,31 +165,31 @@ class Correlation:
 
 
 def pearson(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation | None:
-    """Pearson correlation of two scores over the evaluations of a run (paper, appendix B, Fig. 4).
+    """Return the Pearson correlation of two scores over the evaluations of a run (paper, appendix B, Fig. 4).
 
-    The p-value takes the points as independent draws of a normal distribution. Successive evaluations of one run are
-    neither, so that it is optimistic, and the interval too narrow: they tell how tightly the two curves follow each
-    other, not what another run would show.
+    The p-value assumes that the points are independent draws from a normal distribution. Successive evaluations of one
+    run are neither, so the p-value is optimistic and the interval is too narrow. They show how closely the two curves
+    follow each other, not what another run would give.
 
     Args:
-        x: one value an evaluation.
+        x: one value per evaluation.
         y: as many values of the other score.
-        confidence: coverage of the percentile bootstrap interval, which resamples evaluations. Resamples in which a
-            score does not vary have no r and are left out.
+        confidence: coverage of the percentile bootstrap interval, which resamples evaluations. A resample in which a
+            score does not vary has no r and is left out.
 
     Returns:
-        the correlation, or None with fewer than three points or a score that does not vary.
+        the correlation, or None if there are fewer than three points or a score does not vary.
     """
     return _correlation(x, y, stats.pearsonr, confidence)
 
 
 def spearman(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation | None:
-    """Spearman's rank correlation, with p-value and interval as `pearson` has them."""
+    """Return Spearman's rank correlation, with a p-value and an interval as in `pearson`."""
     return _correlation(x, y, _spearmanr, confidence)
 
 
 def _spearmanr(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = 0) -> Any:
-    """Pearson's r of the ranks, along an axis as `scipy.stats.spearmanr` cannot."""
+    """Return Pearson's r of the ranks along an axis, which `scipy.stats.spearmanr` cannot do."""
     return stats.pearsonr(stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis), axis=axis)
 
 
@@ -198,7 +198,7 @@ def _correlation(x: ArrayLike, y: ArrayLike, correlate: Callable[..., Any], conf
     if len(x) < FEWEST_POINTS or _is_constant(x) or _is_constant(y):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy's, about resamples that do not vary
+        warnings.simplefilter("ignore")  # scipy warns about resamples that do not vary
         result = correlate(x, y)
         drawn = stats.bootstrap(
             (x, y),
@@ -216,4 +216,4 @@ def _correlation(x: ArrayLike, y: ArrayLike, correlate: Callable[..., Any], conf
 
 
 def _is_constant(values: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(values) <= 1e-12 * np.max(np.abs(values)))  # what rounding makes of equal values is no variation
+    return bool(np.ptp(values) <= 1e-12 * np.max(np.abs(values)))  # differences from rounding do not count

@@ -1,4 +1,4 @@
-"""Tables of results: on a terminal, and as JSON, CSV, Markdown or LaTeX for files and papers."""
+"""Tables of results for the terminal, and as JSON, CSV, Markdown or LaTeX for files and papers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rich.table import Table as RichTable
 Cell: TypeAlias = str | float | int | None
 TableFormat = Literal["json", "csv", "markdown", "latex"]
 
-# Below this a probability is written with an exponent rather than as 0.0000.
+# A number below this is written with an exponent, because four decimals would show little of it or 0.0000.
 SMALL = 0.001
 
-# What Markdown, or HTML inside it, reads as more than a character; underscores do so at the edge of a word.
+# Characters with a meaning in Markdown or in HTML inside it. An underscore has one at the edge of a word.
 _MARKUP = re.compile(r"[\\`*\[\]<>|&~$]|\b_+|_+\b")
 
 _LATEX = {
@@ -43,13 +43,13 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns, with what a reader must know to trust them.
+    """Rows under named columns, with the notes that a reader needs to trust them.
 
     Attributes:
-        title: what the table shows.
-        columns: their names.
-        rows: as many cells each as there are columns; None where there is no value.
-        notes: signatures, and what was left out and why.
+        title: the title, which says what the table shows.
+        columns: the names of the columns.
+        rows: the rows, with one cell per column. A cell without a value is None.
+        notes: signatures, and the reasons for everything that was left out.
     """
 
     title: str
@@ -59,13 +59,13 @@ class Table:
 
 
 def render(table: Table, table_format: TableFormat) -> str:
-    """The table as text.
+    """Return the table as text.
 
-    JSON and CSV hold numbers in full; CSV holds the rows alone, JSON also title and notes. Markdown and LaTeX (a
-    `tabular` of the package booktabs) round to four decimals.
+    JSON and CSV hold numbers in full. JSON also holds the title and the notes; CSV holds only the rows. Markdown and
+    LaTeX (a `tabular` of the package booktabs) round to four decimals.
 
     Raises:
-        ValueError: an unknown format.
+        ValueError: the format is unknown.
     """
     if table_format not in get_args(TableFormat):
         raise ValueError(f"format {table_format!r} is unknown; choose from {', '.join(get_args(TableFormat))}.")
@@ -74,7 +74,7 @@ def render(table: Table, table_format: TableFormat) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table on a terminal, its notes below."""
+    """Print the table on a terminal, with its notes below it."""
     printed = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
         printed.add_column(escape(column), justify="right" if _is_numeric(table, index) else "left", overflow="fold")
@@ -86,7 +86,7 @@ def show(table: Table, console: Console) -> None:
 
 
 def rounded(cell: Cell) -> str:
-    """A cell for reading: four decimals, an exponent for what these would make 0, nothing for None."""
+    """Return a cell's text: four decimals, an exponent below `SMALL`, nothing for None."""
     if cell is None:
         return ""
     if not isinstance(cell, float):
@@ -95,22 +95,22 @@ def rounded(cell: Cell) -> str:
 
 
 def plain(text: str) -> str:
-    """Text as Markdown that shows it as it is, on one line, in a table too."""
+    """Return Markdown that shows the text as it is, on one line, also inside a table."""
     return _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), one_line(text))
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks and other characters that are not printed."""
+    """Return the text on one line, with a space for line breaks and other unprintable characters."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], escaped: Callable[[str], str] = plain) -> str:
-    """A Markdown table.
+    """Return a Markdown table.
 
     Args:
-        header: the columns' names.
-        rows: as many cells each as there are columns.
-        escaped: turns a cell's text into Markdown that leaves the table whole.
+        header: the names of the columns.
+        rows: the rows, with one cell per column.
+        escaped: turns a cell's text into Markdown that does not break the table.
     """
     lines = [[escaped(cell) for cell in header], ["---"] * len(header)]
     lines += [[escaped(cell) for cell in row] for row in rows]
@@ -138,7 +138,7 @@ def _csv(table: Table) -> str:
 
 def _markdown(table: Table) -> str:
     rows = ([rounded(cell) for cell in row] for row in table.rows)
-    # A command's output is read as it is, too: what would break the table is escaped, and no more.
+    # People also read a command's Markdown unrendered, so only what would break the table is escaped.
     lines = [f"**{table.title}**", "", markdown_table(table.columns, rows, _without_bars)]
     lines += ["", *(f"* {note}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"

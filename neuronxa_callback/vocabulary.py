@@ -1,4 +1,4 @@
-"""The words that this package's arguments, files and figures share: choices, groups of methods, names for people."""
+"""The words that this package's arguments, files and figures share: choices, method groups and display names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MetricName = Literal["comet", "cometkiwi", "chrf", "bleu"]
 Direction = Literal["source->target", "target->source", "both"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-# What each method's source reads: CKA, SVCCA and ANC compare the outputs of layers, SADS values of neurons.
+# The representation that each method reads in its paper: CKA, SVCCA and ANC use layer outputs, SADS neuron values.
 REPRESENTATION_OF: dict[Method, Representation] = {
     "nasca": "nas",
     "navca": "nav",
@@ -23,9 +23,9 @@ REPRESENTATION_OF: dict[Method, Representation] = {
     "sads": "nav",
 }
 
-# Shares of weakly aligned pairs, whose chance level is Eq. 5's.
+# These scores are shares of weakly aligned pairs. Eq. 5 gives their chance level.
 ALIGNMENT: tuple[Method, ...] = ("nasca", "navca", "mexa")
-# Means over the sentence pairs, so that intervals and paired tests over these are defined.
+# These scores are means over the sentence pairs, so intervals and paired tests over the pairs are defined.
 OVER_PAIRS: tuple[Method, ...] = (*ALIGNMENT, "sads")
 
 _NAMES = {"comet": "COMET", "cometkiwi": "CometKiwi", "chrf": "chrF", "bleu": "BLEU"}
@@ -33,11 +33,11 @@ _NAMES |= {method: method.upper() for method in get_args(Method)}
 
 
 def score_name(score: str) -> str:
-    """A method or metric as its authors write it; a metric of the user's own by the name it has."""
+    """Return a method's or metric's name as its authors write it; a user's own metric keeps its name."""
     return _NAMES.get(score, score)
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise ValueError for an argument that is none of its Literal type's choices, listing these."""
+    """Raise ValueError if an argument is not one of its Literal type's choices; the message lists them."""
     if value not in get_args(choices):
         raise ValueError(f"{name} {value!r} is unknown; choose from {', '.join(get_args(choices))}.")

@@ -1,1 +1,1 @@
-"""A decoder as this package reads it: its FFN neurons, its state, how it is loaded."""
+"""A decoder as this package reads it: its FFN neurons, its state, and how it is loaded."""

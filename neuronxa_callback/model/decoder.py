@@ -1,4 +1,4 @@
-"""A model and its tokenizer as everything above sees them: what has to be found out about them is found once."""
+"""A model with its tokenizer, and the facts about them that the rest of the package needs, found once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neuronxa_callback.model.state import evaluation_mode
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """A decoder-only model with its tokenizer, at one evaluation: both may be others at the next one.
+    """A decoder-only model with its tokenizer during one evaluation. The next evaluation may use others.
 
     Usage:
         ```python
@@ -27,18 +27,18 @@ class Decoder:
         ```
 
     Attributes:
-        model: as it was given, with the PEFT wrapper where there is one.
-        tokenizer: its tokenizer.
-        base: the transformers model, inside the PEFT wrapper where there is one.
-        stack: the stack of decoder layers without the LM head, with PEFT adapters in place; a multimodal model's text
-            tower.
-        layer_list: what `stack` calls the list of its layers.
-        layers: in order, without those that only an image brings into use (Llama 3.2 Vision).
-        device: where the model's input goes.
-        context_length: the model's longest input in tokens, None where its configuration does not say.
-        hidden_size: features of a hidden state.
-        dtype: what the arithmetic runs in, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
-            ... It says autocast where autocast was on when the decoder was found.
+        model: the model as the user gave it, with its PEFT wrapper if it has one.
+        tokenizer: the model's tokenizer.
+        base: the transformers model inside the PEFT wrapper, or `model` if there is no wrapper.
+        stack: the stack of decoder layers without the LM head, with PEFT adapters in place. In a multimodal model it is
+            the text tower.
+        layer_list: the name of the list of layers in `stack`.
+        layers: the layers in order, without those that only an image brings into use (Llama 3.2 Vision).
+        device: the device for the model's input.
+        context_length: the model's longest input in tokens; None if its configuration does not say.
+        hidden_size: number of features of a hidden state.
+        dtype: the arithmetic's data type, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
+            ... It names autocast if autocast was on when the decoder was found.
     """
 
     model: nn.Module
@@ -54,10 +54,10 @@ class Decoder:
 
     @classmethod
     def find(cls, model: nn.Module, tokenizer: Any) -> Decoder:
-        """Find out about a model, plain, quantised or under PEFT, on any one device.
+        """Find the parts of a model, which may be plain, quantised or under PEFT, on any one device.
 
         Raises:
-            UnreadableFFNError: it is no decoder whose layers can be read; the message says what to do.
+            UnreadableFFNError: the model is not a decoder whose layers can be read; the message says what to do.
         """
         found = find_stack(model)
         device: torch.device = found.base.get_input_embeddings().weight.device  # type: ignore[operator]
@@ -76,16 +76,16 @@ class Decoder:
 
     @cached_property
     def ffns(self) -> list[tuple[FFN, ...]]:
-        """The FFNs of each layer, as `neurons.find_ffns` finds them, when they are first asked for.
+        """The FFNs of each layer, as `neurons.find_ffns` finds them. They are found at the first use.
 
         Raises:
-            UnreadableFFNError: names the layer or FFN that cannot be read and says what to do.
+            UnreadableFFNError: a layer or FFN cannot be read; the message names it and says what to do.
         """
         return ffns_of(self.model, self.layers)
 
     @property
     def rule(self) -> str:
-        """When neurons count as active, for the signature: "sigma(gate)>0", ..."""
+        """The condition under which neurons are active, for the signature: "sigma(gate)>0", ..."""
         return "+".join(sorted({ffn.rule for layer in self.ffns for ffn in layer}))
 
     @cached_property
@@ -98,17 +98,17 @@ class Decoder:
         return "+".join(names.get(token, str(token)) for token in added) or "none"
 
     def budget(self, cpu: int, accelerator: int) -> int:
-        """Which of two default token budgets is this device's."""
+        """Return the default token budget: `cpu` on a CPU, `accelerator` on any other device."""
         return cpu if self.device.type == "cpu" else accelerator
 
     def tokenize(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Token ids of each sentence with the tokenizer's own special tokens, without padding or truncation.
+        """Return each sentence's token ids with the tokenizer's special tokens, without padding or truncation.
 
-        Sentences are tokenised one by one: the parallel mode of fast tokenizers would make every DataLoader worker
+        Sentences are tokenised one by one. The parallel mode of fast tokenizers would make every DataLoader worker
         that is forked afterwards print a warning.
 
         Raises:
-            ValueError: a sentence gives no token, or more than the model's context holds; the message shows it.
+            ValueError: a sentence has no token, or more tokens than the model's context; the message shows it.
         """
         return [self._tokenize(sentence) for sentence in sentences]
 
@@ -124,12 +124,12 @@ class Decoder:
         return ids
 
     def run(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """One forward pass of the decoder layers, without LM head and KV cache, over right-padded sentences.
+        """Run the decoder layers once over right-padded sentences, without LM head and KV cache.
 
-        No attention mask is needed: in a causal decoder no token sees the padding to its right.
+        No attention mask is needed, because in a causal decoder no token sees the padding to its right.
 
         Returns:
-            last hidden states (batch, tokens, hidden), those of the padding included.
+            last hidden states (batch, tokens, hidden), including those of the padding.
         """
         longest = max(len(ids) for ids in token_ids)
         padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=self.device)
@@ -138,7 +138,7 @@ class Decoder:
 
     @contextmanager
     def first_layers(self, count: int) -> Iterator[None]:
-        """While open, a forward pass ends after the first `count` of the layers."""
+        """While open, end every forward pass after the first `count` layers."""
         if count >= len(self.layers):
             yield
             return
@@ -150,21 +150,21 @@ class Decoder:
             setattr(self.stack, self.layer_list, whole)
 
     def evaluation_mode(self) -> AbstractContextManager[None]:
-        """Evaluation mode without gradients, until the block ends; see `state.evaluation_mode`."""
+        """Switch to evaluation mode without gradients until the block ends; see `state.evaluation_mode`."""
         return evaluation_mode(self.model, self.device)
 
     def check(self, token_ids: Sequence[int]) -> None:
-        """Show on one pass over a sentence that every FFN computes Eq. 1 from the modules that were found.
+        """Check in one pass over a sentence that every FFN computes Eq. 1 from the modules that were found.
 
-        A fused projection with its halves the other way round, or a replaced forward that no longer calls its
-        projections, would otherwise give numbers that look right.
+        Without this check, a fused projection with swapped halves, or a replaced forward that no longer calls its
+        projections, would give numbers that look right.
 
         Raises:
-            UnreadableFFNError: names the first FFN that does not, and says what to do.
+            UnreadableFFNError: an FFN fails; the message names the first one that does and says what to do.
         """
         ffns = [ffn for layer in self.ffns for ffn in layer]
         with self.evaluation_mode(), ExitStack() as checks:
-            # Ended in reverse order: the first FFN's fault is the one to be told.
+            # An ExitStack closes in reverse order, so that the first FFN is checked first and its fault is raised.
             for ffn in reversed(ffns):
                 checks.enter_context(ffn.checked())
             self.run([token_ids])

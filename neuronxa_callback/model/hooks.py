@@ -1,4 +1,4 @@
-"""Hooks that hand over, while they are open, what a decoder's layers and FFNs compute in a forward pass."""
+"""Hooks that hand over, while they are open, the tensors of a decoder's layers and FFNs in a forward pass."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def watch(
     """While open, hand each FFN's states or absolute values to `receive(layer, part, tensor)`.
 
     Args:
-        ffns: as `neurons.find_ffns` returns them, or chosen layers of these.
+        ffns: the FFNs of all layers, as `neurons.find_ffns` returns them, or of some layers.
         representation: "nas" hands over boolean states, "nav" absolute values in the model's dtype.
-        receive: called once per FFN and forward pass, with the layer's place in `ffns`, the FFN's place in its layer
-            and a tensor of (batch * tokens) x neurons elements, which it must not keep.
+        receive: called once per FFN and forward pass with the layer's place in `ffns`, the FFN's place in its layer
+            and a tensor of (batch * tokens) x neurons elements. It must not keep the tensor.
     """
     with ExitStack() as stack:
         for layer, parts in enumerate(ffns):
@@ -35,7 +35,8 @@ def watch(
 def watch_inputs(layers: Sequence[nn.Module], receive: Callable[[int, Tensor], None]) -> Iterator[None]:
     """While open, hand each layer's input hidden states (batch, tokens, hidden) to `receive(place in layers, tensor)`.
 
-    A layer's input is the layer before's output, and the first one's is the embedding layer's.
+    The input of a layer is the output of the layer before it. The first layer's input is the output of the embedding
+    layer.
     """
     with ExitStack() as stack:
         for index, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""Where the decoder layers are inside a model: under PEFT adapters, in a multimodal model, without the LM head."""
+"""Find the decoder layers of a model without its LM head, also under PEFT adapters and in a multimodal model."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Stack:
     """The stack of a model's decoder layers.
 
     Attributes:
-        base: the transformers model, inside a PEFT wrapper where there is one.
-        module: the stack without the LM head, with PEFT adapters in place; a multimodal model's text tower.
-        config: the configuration of the text decoder (the model's own, unless it is multimodal).
-        list_name: what `module` calls the list of its layers.
-        layers: in order, without those that only an image brings into use (Llama 3.2 Vision).
+        base: the transformers model, without the PEFT wrapper.
+        module: the stack without the LM head, with PEFT adapters in place. In a multimodal model it is the text tower.
+        config: the configuration of the text decoder, which is the model's own unless the model is multimodal.
+        list_name: the name of the list of layers in `module`.
+        layers: the layers in order, without those that only an image brings into use (Llama 3.2 Vision).
     """
 
     base: nn.Module
@@ -42,7 +42,7 @@ def find_stack(model: nn.Module) -> Stack:
     """Find the decoder layers of a model.
 
     Raises:
-        UnreadableFFNError: it is no decoder whose layers can be read; the message says what to do.
+        UnreadableFFNError: the model is not a decoder whose layers can be read; the message says what to do.
     """
     base = _base_model(model)
     module = _stack_of(base)
@@ -57,11 +57,11 @@ def find_stack(model: nn.Module) -> Stack:
 
 
 def _base_model(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PEFT wrapper (its adapters stay in place), or `model` itself.
+    """Return the transformers model inside a PEFT wrapper, with its adapters in place, or `model` itself.
 
     Raises:
-        UnreadableFFNError: for adapters that act outside the layers (prompt and prefix tuning), which a pass
-            through the layers alone would not see.
+        UnreadableFFNError: the adapters act outside the layers (prompt and prefix tuning). A pass through the layers
+            alone would not see them.
     """
     if not hasattr(model, "get_base_model"):
         return model
@@ -85,12 +85,12 @@ def _stack_of(base: nn.Module) -> nn.Module:
             "Pass the model that AutoModelForCausalLM.from_pretrained returned, or a PEFT model around it."
         )
     stack: nn.Module = base.get_decoder()  # type: ignore[operator]
-    # transformers 4.57 gives the whole model back where its decoder is not named "model" (GPT-2, ...).
+    # transformers 4.57 returns the whole model if its decoder is not named "model" (GPT-2, ...).
     if stack is base:
         stack = base.base_model  # type: ignore[assignment]
-    # Llama 3.2 Vision's text model, loaded without its vision tower, names it otherwise than its prefix says.
+    # Llama 3.2 Vision's text model, loaded without its vision tower, does not name its decoder by its prefix.
     if stack is base:
         stack = getattr(base, "model", stack)
-    # ... and a whole language model where a multimodal one holds such (Llama 3.2 Vision).
+    # A multimodal model may hold a whole language model (Llama 3.2 Vision); its decoder is inside that one.
     inner = getattr(stack, "get_decoder", lambda: stack)()
     return inner if isinstance(inner, nn.Module) else stack

@@ -1,4 +1,4 @@
-"""Models and adapters, loaded from a folder or the hub as they are asked for."""
+"""Load models and adapters from a folder or the hub when they are needed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ModelError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, or an adapter of one, and where it stands in a run.
+    """A full model or an adapter, and its step in a run.
 
     Attributes:
-        source: its folder, or the hub name of a base model.
-        remedy: what to do where it cannot be loaded, for the error.
+        source: the checkpoint's folder, or the hub name of a base model.
+        remedy: the error's advice if the checkpoint cannot be loaded.
         step: the Trainer's global step; 0 is the base model.
-        epoch: the Trainer's epoch, None where the checkpoint does not say.
-        adapter: the adapter's configuration, None for a full model.
+        epoch: the Trainer's epoch; None if the checkpoint does not say.
+        adapter: the adapter's configuration; None for a full model.
     """
 
     source: str
@@ -43,22 +43,24 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """How the progress bar calls it."""
+        """The checkpoint's name on the progress bar."""
         return Path(self.source).name if self.step else "base model"
 
 
 class Loader:
-    """Models of checkpoints, one at a time; the base of adapters is loaded once where they leave it as it is.
+    """A loader that gives the models of checkpoints, one at a time.
+
+    Adapters share one base. It is loaded only once if they leave its weights alone.
 
     Args:
-        checkpoints: as `find_checkpoints` returns them.
-        dtype: what the weights are loaded in.
-        load_in_4bit: load them in NF4.
-        device: where they go; a GPU, where there is one, for None.
+        checkpoints: the checkpoints as `find_checkpoints` returns them.
+        dtype: data type of the loaded weights.
+        load_in_4bit: whether to load the weights in NF4.
+        device: device of the weights; None takes a GPU if there is one.
 
     Raises:
-        ModelError: the configuration that "auto" asks cannot be loaded.
-        ValueError: an unknown dtype or device.
+        ModelError: dtype is "auto" and the configuration that names it cannot be loaded.
+        ValueError: the dtype or the device is unknown.
     """
 
     def __init__(
@@ -72,16 +74,16 @@ class Loader:
         self.device = _device(device)
         self.load_in_4bit = load_in_4bit
         self.base = checkpoints[0]
-        # "auto" is settled once: a base may be stored in another dtype than the models trained from it.
+        # "auto" is settled once, because a base may be stored in another dtype than the models trained from it.
         self.dtype = _stored_dtype(checkpoints) if dtype == "auto" else getattr(torch, dtype)
         self._loaded: tuple[str, nn.Module] | None = None
 
     @contextmanager
     def model(self, checkpoint: Checkpoint) -> Iterator[nn.Module]:
-        """The checkpoint's model, in evaluation mode, until the block ends.
+        """Yield the checkpoint's model in evaluation mode, for use until the block ends.
 
         Raises:
-            ModelError: it cannot be loaded, or its weights are not all there.
+            ModelError: the model cannot be loaded, or some of its weights are missing.
         """
         if checkpoint.adapter is None:
             yield self._load(checkpoint)
@@ -93,7 +95,7 @@ class Loader:
             yield adapted
         finally:
             adapted.unload()  # type: ignore[operator]
-            # PEFT leaves the trained copies of modules_to_save behind in place of the base's own.
+            # PEFT leaves the trained copies of modules_to_save in place of the base's own modules.
             for name, module in modules.items():
                 parent, _, child = name.rpartition(".")
                 if child:
@@ -104,7 +106,7 @@ class Loader:
     def _load(self, checkpoint: Checkpoint) -> nn.Module:
         if self._loaded is None or self._loaded[0] != checkpoint.source:
             self._loaded = None
-            gc.collect()  # there may be no room for two
+            gc.collect()  # there may be no room for two models
             self._loaded = checkpoint.source, self._from_pretrained(checkpoint)
         return self._loaded[1]
 
@@ -121,24 +123,24 @@ class Loader:
             )
         with _loading(source, checkpoint.remedy):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if getattr(config, "is_encoder_decoder", False):  # of some of these a decoder alone would be loaded
+        if getattr(config, "is_encoder_decoder", False):  # for some, only the decoder would be loaded
             raise ModelError(
                 f"{source} is an encoder-decoder ({config.model_type}); NeuronXA is defined for decoder-only models: "
                 f"{checkpoint.remedy}."
             )
         with _loading(source, checkpoint.remedy):
-            model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
-        lacking = sorted(told["missing_keys"])
+            model, loading_info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        lacking = sorted(loading_info["missing_keys"])
         if lacking:  # they would be random numbers, and so would the scores
             raise ModelError(f"{source} lacks {len(lacking)} weights, such as {lacking[0]}; {checkpoint.remedy}.")
         return model.eval()  # type: ignore[no-any-return]
 
 
 def leaves_base_alone(adapter: Mapping[str, Any]) -> bool:
-    """Whether an adapter puts modules into the base and does nothing else to it.
+    """Return whether an adapter only adds modules to the base and changes nothing else in it.
 
-    Some ways to begin a LoRA (PiSSA, OLoRA, CorDA) take the beginning out of the base's weights, trained biases are
-    the base's own, and other methods do as they like.
+    Some ways to initialise a LoRA (PiSSA, OLoRA, CorDA) subtract the initial adapter from the base's weights. Trained
+    biases are the base's own parameters. Other methods may change anything.
     """
     return (
         adapter.get("peft_type") == "LORA"
@@ -152,15 +154,15 @@ def _put_adapter_on(base: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     from peft import PeftModel  # not needed for full models
 
     with _loading(checkpoint.source, checkpoint.remedy), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would tear the progress bar
-        # Weights that are not there would be those of an untrained adapter.
+        warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would break the progress bar
+        # PEFT only warns of missing weights. They would be those of an untrained adapter.
         warnings.filterwarnings("error", r"(?s).*missing adapter keys")
         return PeftModel.from_pretrained(base, checkpoint.source).eval()  # type: ignore[no-any-return]
 
 
 @contextmanager
 def _loading(source: str, remedy: str) -> Iterator[None]:
-    """Make one sentence of whatever foreign files can do to the libraries that read them."""
+    """Turn any error that foreign files cause in the libraries that read them into a `ModelError` of one sentence."""
     try:
         yield
     except Exception as error:
@@ -169,7 +171,7 @@ def _loading(source: str, remedy: str) -> Iterator[None]:
 
 
 def _stored_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
-    """What the configuration of the adapters' base, or of the last full model, says; else float32."""
+    """Return the dtype in the configuration of the adapters' base, or of the last full model; float32 without one."""
     first, last = checkpoints[0], checkpoints[-1]
     stored = first if last.adapter is not None else last
     with _loading(stored.source, stored.remedy):
@@ -188,7 +190,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
-    """One tokenizer for all steps: the last checkpoint's, or the base model's where none was saved with it."""
+    """Load one tokenizer for all steps: the last checkpoint's, or the base model's if that checkpoint has none."""
     last, first = checkpoints[-1], checkpoints[0]
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     saved = any((Path(last.source) / name).exists() for name in names)
@@ -200,7 +202,7 @@ def load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
 
 
 def check_packages(checkpoints: Sequence[Checkpoint], load_in_4bit: bool) -> None:
-    """Raise ModelError where a package is missing that loading the last of these needs."""
+    """Raise ModelError if a package is missing that loading the last checkpoint needs."""
     needed = ["accelerate"]
     if checkpoints[-1].adapter is not None:
         needed.append("peft")
@@ -215,7 +217,7 @@ def check_packages(checkpoints: Sequence[Checkpoint], load_in_4bit: bool) -> Non
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON file."""
+    """Read a JSON file of a model; raise ModelError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     except ValueError:

@@ -1,15 +1,15 @@
-"""Where a decoder's FFN neurons are, and what hands over their states and values (paper, section 2).
+"""Find a decoder's FFN neurons and hand over their states and values (paper, section 2).
 
-A gated FFN computes FFN^I(x) = sigma(W_G x + b_G) * (W_I x + b_I) (Eq. 1), a plain one sigma(W_I x + b_I). Neurons are
-read at two places that every implementation passes, also one whose forward was replaced:
+A gated FFN computes FFN^I(x) = sigma(W_G x + b_G) * (W_I x + b_I) (Eq. 1). A plain FFN computes sigma(W_I x + b_I).
+Neurons are read at two places. Every implementation passes through both, even if its forward was replaced:
 
-* the output of the projection that the activation function is applied to, from which the activation state (NAS)
-  follows: sigma(W_G x + b_G) > 0, or sigma(W_I x + b_I) > 0 in a plain FFN;
-* the input of the down projection, which is FFN^I(x) and whose absolute value is the activation value (NAV).
+* the output of the projection before the activation function. It gives the activation state (NAS):
+  sigma(W_G x + b_G) > 0, or sigma(W_I x + b_I) > 0 in a plain FFN;
+* the input of the down projection. It is FFN^I(x), and its absolute value is the activation value (NAV).
 
-The experts of a mixture have no such projections of their own: transformers holds all their weights in one tensor. The
-same numbers are computed from that tensor, for the experts that each token was routed to; the neurons of the others are
-not active and their values are 0. The paper has no mixtures of experts: this is our extension.
+The experts of a mixture have no such projections of their own, because transformers holds all their weights in one
+tensor. The same numbers are computed from that tensor for the experts that each token was routed to. The neurons of the
+other experts are not active, and their values are 0. The paper has no mixtures of experts; this is our extension.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError, find_stac
 NeuronRepresentation = Literal["nas", "nav"]
 Layout = Literal["gated", "fused", "plain"]
 
-# First and last projection of the plain FFNs in transformers: GPT-2, GPT-NeoX and BLOOM and Falcon, OPT and Phi,
-# GPT-J, Nemotron.
+# Names of the first and the last projection of plain FFNs in transformers, in this order: GPT-2; GPT-NeoX, BLOOM and
+# Falcon; OPT and Phi; GPT-J; Nemotron.
 PLAIN = (
     ("c_fc", "c_proj"),
     ("dense_h_to_4h", "dense_4h_to_h"),
@@ -40,22 +40,23 @@ PLAIN = (
 )
 ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl")
 
-# Leaves room for kernels that fuse or round differently in bfloat16; swapped halves miss it by far.
+# Leaves room for kernels that fuse or round differently in bfloat16. Swapped halves differ by far more.
 TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class DenseFFN:
-    """An FFN that every token passes: the modules whose output and input its neurons are read from.
+    """An FFN that every token passes through, and the modules at which its neurons are read.
 
     Attributes:
         name: the FFN's module name inside the model, for messages.
-        layout: "gated" (gate and up apart), "fused" (both in one output, the gate first) or "plain" (no gate).
-        gate: module whose output holds what sigma is applied to: W_G x + b_G, in a plain FFN W_I x + b_I.
-        up: module whose output is W_I x + b_I; None where it is `gate`'s.
+        layout: "gated" (gate and up are two modules), "fused" (one output holds both, the gate first) or "plain" (no
+            gate).
+        gate: module whose output holds the input of sigma: W_G x + b_G, or W_I x + b_I in a plain FFN.
+        up: module whose output is W_I x + b_I; None if `gate` computes it.
         down: module whose input is FFN^I(x).
         activation: sigma.
-        sign_preserving: sigma(z) > 0 exactly where z > 0, so that the state can be read without computing sigma.
+        sign_preserving: whether sigma(z) > 0 exactly where z > 0. If so, states are read without computing sigma.
     """
 
     name: str
@@ -68,30 +69,30 @@ class DenseFFN:
 
     @property
     def neurons(self) -> int:
-        """The FFN's width."""
+        """The number of neurons, which is the FFN's width."""
         width = getattr(self.down, "in_features", None) or getattr(self.down, "nx", None)  # Conv1D calls it nx
         if width is None:
-            raise UnreadableFFNError(f"the width of {self.name} is unknown: its last projection says no in_features.")
+            raise UnreadableFFNError(f"the width of {self.name} is unknown: its last projection has no in_features.")
         return int(width)
 
     @property
     def rule(self) -> str:
-        """When a neuron counts as active."""
+        """The condition under which a neuron is active."""
         return "sigma(up)>0" if self.layout == "plain" else "sigma(gate)>0"
 
     def gate_of(self, output: Tensor) -> Tensor:
-        """What sigma is applied to within the output of `gate`: (..., neurons)."""
+        """Return the input of sigma, (..., neurons), from the output of `gate`."""
         return output[..., : output.shape[-1] // 2] if self.layout == "fused" else output
 
     def states_of(self, output: Tensor) -> Tensor:
-        """NAS: boolean (..., neurons), true where sigma of the gate is > 0."""
+        """Return the NAS from the output of `gate`: boolean (..., neurons), true where sigma of the gate is > 0."""
         gate = self.gate_of(output)
         return gate > 0 if self.sign_preserving else self.activation(gate) > 0
 
     def watch(self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]) -> RemovableHandle:
         """Hand over boolean states, or absolute values in the model's dtype, at every forward pass.
 
-        `receive` gets a tensor of (batch * tokens) x neurons elements, which it must not keep.
+        `receive` gets a tensor of (batch * tokens) x neurons elements. It must not keep the tensor.
         """
         if representation == "nas":
             return self.gate.register_forward_hook(lambda module, args, output: receive(self.states_of(output)))
@@ -99,7 +100,7 @@ class DenseFFN:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """Watch one forward pass and raise UnreadableFFNError at its end if it does not compute what is read."""
+        """Watch one forward pass, and raise UnreadableFFNError at its end if the FFN does not compute Eq. 1."""
         gate: list[Tensor] = []
         up: list[Tensor] = []
         down: list[Tensor] = []
@@ -112,7 +113,7 @@ class DenseFFN:
         if (len(gate), len(up), len(down)) != (1, 0 if self.up is None else 1, 1):
             raise UnreadableFFNError(
                 f"{self.name} called its gate projection {len(gate)} times and its down projection {len(down)} times "
-                f"in one forward pass, where once each is needed. {REMEDY}"
+                f"in one forward pass; it must call each exactly once. {REMEDY}"
             )
         expected = self.activation(self.gate_of(gate[0]))
         if self.layout != "plain":
@@ -126,11 +127,12 @@ class DenseFFN:
 
 @dataclass(frozen=True)
 class Experts:
-    """The routed experts of one layer, whose weights transformers 5 holds in one tensor for all of them.
+    """The routed experts of one layer. transformers 5 holds the weights of all of them in one tensor.
 
     Attributes:
         name: the module's name inside the model, for messages.
-        module: is called with hidden states (tokens, hidden), the chosen experts (tokens, k) and their weights.
+        module: the module that is called with hidden states (tokens, hidden), the chosen experts (tokens, k) and their
+            weights.
         sign_preserving: as in `DenseFFN`.
     """
 
@@ -140,21 +142,21 @@ class Experts:
 
     @property
     def neurons(self) -> int:
-        """Those of all experts, one expert's after the other's."""
+        """The number of neurons of all experts. The neurons are ordered by expert."""
         return int(self.module.num_experts) * self.width
 
     @property
     def width(self) -> int:
-        """Neurons of one expert."""
+        """The number of neurons of one expert."""
         return int(self.module.down_proj.shape[1 if self.module.is_transposed else 2])
 
     @property
     def rule(self) -> str:
-        """When a neuron counts as active."""
+        """The condition under which a neuron is active."""
         return "routed&sigma(gate)>0"
 
     def watch(self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]) -> RemovableHandle:
-        """As `DenseFFN.watch`. A value is the expert's FFN^I(x), before the router's weight."""
+        """Hand over states or values as `DenseFFN.watch` does. A value is FFN^I(x) before the router's weight."""
         read = self._states if representation == "nas" else self._values
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -167,7 +169,7 @@ class Experts:
     def _of_routed(
         self, hidden: Tensor, chosen: Tensor, read: Callable[[Tensor], Tensor], dtype: torch.dtype
     ) -> Tensor:
-        """(tokens, neurons): what `read` makes of the projections of the chosen experts, 0 for all others."""
+        """Return (tokens, neurons): `read` of the chosen experts' projections, and 0 for all other experts."""
         experts = int(self.module.num_experts)
         values = torch.zeros(hidden.shape[0], experts, self.width, dtype=dtype, device=hidden.device)
         for expert in range(experts):
@@ -177,7 +179,7 @@ class Experts:
         return values.flatten(1)
 
     def _projected(self, hidden: Tensor, expert: int) -> Tensor:
-        """Gate and input projection of one expert, in the layout of its module."""
+        """Return the gate and the input projection of one expert, in the layout of its module."""
         return self._linear(hidden, "gate_up_proj", expert)
 
     def _linear(self, hidden: Tensor, name: str, expert: int) -> Tensor:
@@ -196,10 +198,10 @@ class Experts:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """As `DenseFFN.checked`."""
+        """Watch one forward pass as `DenseFFN.checked` does."""
         differs: list[bool] = []
 
-        # Compared inside the hook: LoRA on the experts' tensors is in place only while they are called.
+        # The comparison runs inside the hook, because LoRA on the experts' tensors is in place only during their call.
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             hidden, chosen, weights = _routing(args, kwargs)
             differs.append(_differ(output.reshape(hidden.shape), self._output(hidden, chosen, weights)))
@@ -211,7 +213,8 @@ class Experts:
             handle.remove()
         if len(differs) != 1:
             raise UnreadableFFNError(
-                f"{self.name} was called {len(differs)} times in one forward pass, where once is needed. {REMEDY}"
+                f"{self.name} was called {len(differs)} times in one forward pass; it must be called exactly once. "
+                f"{REMEDY}"
             )
         if differs[0]:
             raise UnreadableFFNError(
@@ -220,7 +223,7 @@ class Experts:
             )
 
     def _output(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """What the experts should make of the hidden states, one token and expert after the other."""
+        """Return the output that the experts should give, computed for one token and expert after the other."""
         total = torch.zeros_like(hidden)
         for token, experts in enumerate(chosen.tolist()):
             for place, expert in enumerate(experts):
@@ -233,7 +236,7 @@ FFN: TypeAlias = DenseFFN | Experts
 
 
 def _routing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states (tokens, hidden), chosen experts and their weights (tokens, k) of a call of the experts."""
+    """Return hidden states (tokens, hidden), chosen experts and their weights (tokens, k) from a call's arguments."""
     hidden, chosen, weights = (*args, *kwargs.values())
     return hidden.reshape(-1, hidden.shape[-1]), chosen, weights
 
@@ -249,16 +252,18 @@ def _differ(found: Tensor, expected: Tensor) -> bool:
 
 
 def find_ffns(model: nn.Module) -> list[tuple[FFN, ...]]:
-    """The FFNs of every decoder layer, in layer order: one, or the routed experts and those that all tokens share.
+    """Find the FFNs of every decoder layer, in layer order.
+
+    A layer has one FFN, or routed experts with or without an FFN that all tokens share.
 
     Raises:
-        UnreadableFFNError: names the layer or FFN that cannot be read and says what to do.
+        UnreadableFFNError: a layer or FFN cannot be read; the message names it and says what to do.
     """
     return ffns_of(model, find_stack(model).layers)
 
 
 def ffns_of(model: nn.Module, layers: Sequence[nn.Module]) -> list[tuple[FFN, ...]]:
-    """As `find_ffns`, where the layers are known."""
+    """Find the FFNs of known layers, as `find_ffns` does."""
     names = {module: name for name, module in model.named_modules()}
     return [_ffns_of_layer(layer, names.get(layer, f"layer {i}")) for i, layer in enumerate(layers)]
 
@@ -287,7 +292,7 @@ def _has_module(module: nn.Module, *names: str) -> bool:
 
 
 def _read_dense(ffn: nn.Module, name: str) -> DenseFFN | None:
-    """The FFN that a module is, None where it is something else."""
+    """Return the FFN that a module is, or None if it is something else."""
     layout: Layout
     if _has_module(ffn, "gate_proj", "up_proj", "down_proj"):
         layout, gate, up, down = "gated", ffn.gate_proj, ffn.up_proj, ffn.down_proj
@@ -306,7 +311,7 @@ def _activation_of(ffn: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
     for attribute in ACTIVATIONS:
         if callable(activation := getattr(ffn, attribute, None)):
             return activation  # type: ignore[no-any-return]
-    config = getattr(ffn, "config", None)  # Liger's FFNs name it there alone
+    config = getattr(ffn, "config", None)  # the only place where Liger's FFNs name it
     hidden_act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     if hidden_act in ACT2FN:
         return ACT2FN[hidden_act]  # type: ignore[no-any-return]
@@ -327,7 +332,7 @@ def _read_experts(module: Any, name: str) -> Experts:
 
 
 def _sigma_of_experts(module: Any) -> Callable[[Tensor], Tensor]:
-    """Sigma times a positive number: the experts' own gating of an input projection of 1."""
+    """Return sigma times a positive number: the experts' own gating of an input projection of 1."""
 
     def sigma(gate: Tensor) -> Tensor:
         halves = (gate, torch.ones_like(gate))
@@ -339,6 +344,6 @@ def _sigma_of_experts(module: Any) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def _preserves_sign(activation: Callable[[Tensor], Tensor]) -> bool:
-    """Whether sigma(z) > 0 exactly where z > 0, tried on a grid (true of SiLU, GELU and ReLU)."""
+    """Return whether sigma(z) > 0 exactly where z > 0, tried on a grid (true of SiLU, GELU and ReLU)."""
     grid = torch.linspace(-20, 20, 4001)
     return torch.equal(activation(grid) > 0, grid > 0)

@@ -1,4 +1,4 @@
-"""A model's modes, the random states and the memory: left as they were, or found out about."""
+"""Leave a model's modes and the random states as they were, and fit batches into memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 @contextmanager
 def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's mode and the random state are put back at the end.
+    """Switch to evaluation mode without gradients, and restore the modules' modes and the random state at the end.
 
-    The mode is set module by module, since a module may give `train()` side effects of its own (merging adapters)
-    and a user may keep some modules in evaluation mode while training.
+    The mode is set module by module for two reasons: `train()` may have side effects (merging adapters), and a user
+    may keep some modules in evaluation mode while training.
 
     Args:
-        model: the model, with the PEFT wrapper where there is one.
-        device: where its input goes, whose random state is put back beside the CPU's.
+        model: the model, with its PEFT wrapper if it has one.
+        device: the device for the model's input. Its random state and the CPU's are restored.
     """
     modes = [(module, module.training) for module in model.modules()]
     devices = [device] if device.type not in ("cpu", "mps", "meta") else []
@@ -42,19 +42,20 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _rewrites_its_weights(module: nn.Module) -> bool:
-    """Whether a forward pass in evaluation mode would change the weights for good.
+    """Return whether a forward pass in evaluation mode would change the module's weights for good.
 
-    On CPUs with AVX512-BF16, bitsandbytes' Linear4bit repacks its weights at the first such pass: scales are rounded
-    to bfloat16, and no gradient goes through it any more (seen in 0.50.2). It has no other use for its mode.
+    On CPUs with AVX512-BF16, bitsandbytes' Linear4bit repacks its weights at the first such pass. Its scales are then
+    rounded to bfloat16, and no gradient passes through it any more (seen in 0.50.2). The mode has no other effect on
+    this module.
     """
     return bool(getattr(module, "support_avx512bf16_for_cpu", False))
 
 
 @contextmanager
 def same_random_state() -> Iterator[None]:
-    """Put back what a user's code draws from the random states that training draws from."""
+    """Restore the random states of training at the end, so that a user's code in the block does not change them."""
     python, numpy = random.getstate(), np.random.get_state()
-    # The GPU in use alone: to ask another for its state would take memory there.
+    # Only the GPU in use: reading another GPU's state would take memory on it.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
@@ -65,29 +66,31 @@ def same_random_state() -> Iterator[None]:
 
 
 class TokenBudget:
-    """How many padded tokens a batch may have: halved where memory runs out, and kept so by whoever holds it.
+    """The number of padded tokens that a batch may have. It is halved when memory runs out.
+
+    A smaller budget that worked is kept for later runs.
 
     Args:
-        tokens: to begin with; None for the default of the model that it is first used with.
+        tokens: the budget at the start; None takes the default of the model that it is first used with.
     """
 
     def __init__(self, tokens: int | None = None) -> None:
         self.tokens = tokens
 
     def fit(self, run: Callable[[int], T], longest: Callable[[], int], default: int) -> T:
-        """Run with as many tokens in a batch as fit.
+        """Run with as many tokens in a batch as fit into memory.
 
         Args:
-            run: is given the number of tokens.
-            longest: says the tokens of the longest sentence: at a budget of no more it stands alone, and less would
-                not help.
-            default: the number of tokens where no other was asked for.
+            run: takes the number of tokens.
+            longest: returns the number of tokens of the longest sentence. At a budget of this size or less, that
+                sentence is alone in its batch, and a smaller budget would not help.
+            default: the number of tokens if the budget has none yet.
 
         Returns:
-            what `run` returned.
+            the result of `run`.
 
         Raises:
-            Exception: whatever `run` raised, out of memory at the smallest budget included.
+            Exception: any error of `run`, including out of memory at the smallest budget.
         """
         tokens = asked = self.tokens or default
         while True:
@@ -100,7 +103,7 @@ class TokenBudget:
                 if tokens != asked:
                     self.tokens = tokens
                 return result
-            # Not in the handler: there the traceback still holds what filled the memory.
+            # Outside the handler, because there the traceback still holds the tensors that filled the memory.
             tokens //= 2
             gc.collect()
             if torch.cuda.is_initialized():
@@ -109,8 +112,8 @@ class TokenBudget:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory, an accelerator's or the CPU's, for a tensor."""
-    said = str(error)
+    """Return whether an error says that the accelerator or the CPU had no memory left for a tensor."""
+    message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "DefaultCPUAllocator" in said)
+        isinstance(error, RuntimeError) and ("out of memory" in message or "DefaultCPUAllocator" in message)
     )

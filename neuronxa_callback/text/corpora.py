@@ -1,4 +1,4 @@
-"""Parallel text in many languages, of which any two make a `ParallelPairs`."""
+"""Parallel text in many languages. Any two of them make a `ParallelPairs`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from neuronxa_callback.text.readers import languages_in
 EMBEDDED = "embedded"
 FILES = (".tsv", ".csv", ".jsonl", ".parquet")
 
-# Languages that FLORES+ has under other codes than FLORES-200, on which the paper's lists are.
+# Codes that differ in FLORES+ and FLORES-200. The paper's lists of languages use those of FLORES-200.
 FLORES_PLUS = {"cmn_Hans": "zho_Hans", "cmn_Hant": "zho_Hant", "ekk_Latn": "est_Latn", "fil_Latn": "tgl_Latn"}
-# The columns of a data set with a configuration a language: of FLORES+, and of FLORES-200.
+# The text column of a data set with one configuration per language: its name in FLORES+, then in FLORES-200.
 TEXT_COLUMNS = ("text", "sentence")
-# ... and of one with a configuration two languages, in the order of its name: Tatoeba as mteb has it.
+# mteb's Tatoeba has one configuration per language pair. Its columns are in the order of the configuration's name.
 PAIR_COLUMNS = ("sentence1", "sentence2")
 
 _TATOEBA_FILE = re.compile(r"tatoeba\.([a-z]{3})-eng\.\1")
@@ -43,10 +43,10 @@ class Corpus:
     """Sentences that correspond line by line in several languages.
 
     Attributes:
-        name: what it is called in tables.
-        languages: their FLORES-200 codes.
-        load: the pairs of two of them, read when asked for.
-        head: languages that the paper counts as head languages in this text; the others are long-tail.
+        name: the corpus's name in tables.
+        languages: the FLORES-200 codes of its languages.
+        load: returns the pairs of two languages. It reads the text when it is called.
+        head: the languages that the paper counts as head languages in this text. The others are long-tail.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Corpus:
     head: frozenset[str] = field(default_factory=head_languages)
 
     def pairs(self, pivot: str, lang: str) -> ParallelPairs:
-        """The pairs of two languages.
+        """Return the pairs of two languages.
 
         Raises:
-            PairsError: a language that is not here, or text that cannot be used.
+            PairsError: the corpus does not have a language, or its text cannot be used.
         """
         for code in (pivot, lang):
             check_language(code)
@@ -68,24 +68,25 @@ class Corpus:
 
 
 def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
-    """Parallel text from the embedded set, a file, a folder or a data set of the hub; the first `n` sentences of it.
+    """Open parallel text from the embedded set, a file, a folder or a data set of the hub.
 
     Args:
         spec: one of
-            * "embedded": the held-out set of this package in five languages;
-            * the path of a .tsv, .csv, .jsonl or .parquet file with a column a language, named by FLORES-200 codes;
-            * a folder with a file a language, named by its code and line by line the same sentences: FLORES-200's
-              release ("flores200_dataset/devtest" with "isl_Latn.devtest"), or "isl_Latn.txt" and the like, as MEXA
-              reads the parallel Bibles;
-            * a folder of Tatoeba's test sets as LASER has them ("tatoeba.isl-eng.isl" and "tatoeba.isl-eng.eng"),
-              where English is in every pair;
-            * a data set of the hub, or a folder that is a copy of one, and its split behind a colon: one with a
-              configuration a language ("openlanguagedata/flores_plus:devtest") or a configuration two languages
+            * "embedded": the package's held-out set in five languages;
+            * the path of a .tsv, .csv, .jsonl or .parquet file with one column per language. The columns are named by
+              FLORES-200 codes;
+            * a folder with one file per language, named by its code. Line i of every file is the same sentence.
+              FLORES-200's release has this layout ("flores200_dataset/devtest" with "isl_Latn.devtest"), and so have
+              the parallel Bibles as MEXA reads them ("isl_Latn.txt" and the like);
+            * a folder of Tatoeba's test sets in LASER's layout ("tatoeba.isl-eng.isl" and "tatoeba.isl-eng.eng").
+              English is in every pair;
+            * a data set of the hub, or a folder with a copy of one, and its split after a colon. The data set has one
+              configuration per language ("openlanguagedata/flores_plus:devtest") or one per language pair
               ("mteb/tatoeba-bitext-mining:test").
-        n: sentences to keep, 100 as in the paper; None for all.
+        n: how many sentences to keep from the beginning, 100 as in the paper; None keeps all.
 
     Raises:
-        PairsError: what is wrong and what to do.
+        PairsError: the text cannot be used; the message says what is wrong and what to do.
     """
     if spec == EMBEDDED:
         return Corpus(EMBEDDED, tuple(embedded("heldout.tsv")), lambda a, b: ParallelPairs.load(f"{a}-{b}", n=n))
@@ -101,8 +102,8 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
     if HUB_NAME.fullmatch(name):
         return _dataset(name, split, n)
     raise PairsError(
-        f"{spec} is no parallel text; name a {', '.join(FILES)} file, a folder with a file a language, or a data set "
-        "of the hub such as openlanguagedata/flores_plus:devtest."
+        f"{spec} is not parallel text; give a {', '.join(FILES)} file, a folder with one file per language, or a data "
+        "set of the hub such as openlanguagedata/flores_plus:devtest."
     )
 
 
@@ -126,7 +127,7 @@ def _by_language(folder: Path) -> dict[str, Path]:
         files[code] = path
     if len(files) < 2:
         inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _has_language(path)), None)
-        hint = f"; did you mean {inner}?" if inner else "; name two at least by FLORES-200 codes, as isl_Latn.txt."
+        hint = f"; did you mean {inner}?" if inner else "; name at least two by FLORES-200 codes, such as isl_Latn.txt."
         raise PairsError(f"{folder} holds {len(files)} files named by a language{hint}")
     return files
 
@@ -148,7 +149,7 @@ def _tatoeba_folder(folder: Path, n: int | None) -> Corpus:
 
 
 def _beside_english(name: str, pivot: str, lang: str) -> str:
-    """The other one of two languages."""
+    """Return the language of the two that is not English."""
     if ENGLISH not in (pivot, lang):
         raise PairsError(f"{name} pairs every language with {ENGLISH} alone, and so has no {pivot}-{lang}.")
     return lang if pivot == ENGLISH else pivot
@@ -162,14 +163,14 @@ def _has_configurations(card: Path) -> bool:
 
 
 def _dataset(name: str, split: str, n: int | None) -> Corpus:
-    """A data set whose configurations are languages, or pairs of a language and English."""
+    """Open a data set whose configurations are languages, or pairs of a language and English."""
     configurations = _asked(name, lambda datasets: datasets.get_dataset_config_names(name))
     languages = {FLORES_PLUS.get(config, config): config for config in configurations if is_language(config)}
     with_english = {code: config for config in configurations if (code := _paired_with_english(config))}
     if max(len(languages), len(with_english)) < 2:
         raise PairsError(
-            f"{name} has the configurations {', '.join(configurations[:5])}; two languages at least must be among "
-            "them, such as isl_Latn, or isl-eng."
+            f"{name} has the configurations {', '.join(configurations[:5])}; at least two of them must be languages "
+            "such as isl_Latn, or pairs with English such as isl-eng."
         )
     of_languages = len(languages) > len(with_english)
     found = languages if of_languages else with_english
@@ -195,7 +196,7 @@ def _dataset(name: str, split: str, n: int | None) -> Corpus:
 
 
 def _paired_with_english(config: str) -> str | None:
-    """The code of the language that a configuration such as "isl-eng" has beside English."""
+    """Return the code of the language that a configuration such as "isl-eng" pairs with English, or None."""
     names = config.split("-")
     return tatoeba_languages().get(next(iter({*names} - {"eng"}), "")) if len(names) == 2 and "eng" in names else None
 
@@ -206,15 +207,18 @@ def _checked_split(name: str, config: str, split: str) -> str:
         return str(splits[0])
     if split not in splits:
         what = f"no split {split}" if split else "several splits"
-        raise PairsError(f"{name} has {what}; choose of {', '.join(splits)}, as {name}:{splits[-1]}.")
+        raise PairsError(f"{name} has {what}; choose one of {', '.join(splits)}, as in {name}:{splits[-1]}.")
     return split
 
 
 def _rows(
     name: str, config: str, split: str, columns: tuple[str, ...], n: int | None
 ) -> tuple[list[Any] | None, tuple[str, ...]]:
-    """Ids, where rows have them, and sentences of the first `n` rows, from the first of the columns that is there."""
-    # A folder is read as it is: the cache of datasets takes two folders of one name for the same (seen in 5.2).
+    """Return the ids (None if there are none) and the sentences of the first `n` rows.
+
+    The sentences are in the first of the columns that the data set has.
+    """
+    # A folder is streamed, because the cache of datasets confuses two folders of the same name (seen in 5.2).
     streaming = Path(name).is_dir()
     dataset = _asked(name, lambda datasets: datasets.load_dataset(name, config, split=split, streaming=streaming))
     rows: list[dict[str, Any]] = _asked(name, lambda datasets: list(islice(dataset, n)))
@@ -223,7 +227,7 @@ def _rows(
     if column is None:
         raise PairsError(
             f"{name} has the columns {', '.join(there)} in {config}, none of which is {' or '.join(columns)}; save it "
-            "as a .tsv or .parquet file with a column a language."
+            "as a .tsv or .parquet file with one column per language."
         )
     for number, row in enumerate(rows, start=1):
         if not isinstance(row[column], str):
@@ -232,7 +236,7 @@ def _rows(
 
 
 def _asked(name: str, ask: Callable[[Any], Any]) -> Any:
-    """What the package datasets answers, its many errors as one sentence."""
+    """Return the answer of the package datasets, and turn its many errors into one sentence."""
     try:
         import datasets
         from huggingface_hub.errors import HfHubHTTPError
@@ -243,5 +247,5 @@ def _asked(name: str, ask: Callable[[Any], Any]) -> Any:
     try:
         return ask(datasets)
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        fault = "is no data set that can be had here"
+        fault = "could not be read as a data set"
         raise PairsError(refusal(name, name, error, fault, "check the name, or give the folder of a copy")) from None

@@ -1,22 +1,22 @@
-"""What the hub and the package datasets say of a data set that cannot be had, in one sentence."""
+"""One sentence for the user when the hub or the package datasets cannot give a data set."""
 
 from __future__ import annotations
 
 import re
 
 _GATED = re.compile(r"\bgated\b", re.IGNORECASE)
-REASON_LENGTH = 200  # characters of an error's own words
+REASON_LENGTH = 200  # characters kept of an error's own message
 
 
 def refusal(text: str, dataset: str, error: Exception, fault: str, remedy: str) -> str:
-    """The sentence for a data set that was asked for and not given.
+    """Return the sentence that says why a data set cannot be read.
 
     Args:
-        text: what the user called it.
-        dataset: its name on the hub, whose page has the terms of a gated one.
-        error: what datasets or huggingface_hub raised.
-        fault: the verb and what follows, for one that is not gated: "cannot be read".
-        remedy: what to do about one that is not gated.
+        text: the user's name for the text.
+        dataset: the data set's name on the hub. The terms of a gated data set are on its page.
+        error: the exception that datasets or huggingface_hub raised.
+        fault: the words after `text` if the data set is not gated, such as "cannot be read".
+        remedy: what the user can do if the data set is not gated.
     """
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError

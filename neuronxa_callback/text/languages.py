@@ -1,4 +1,4 @@
-"""Languages: their codes and names, and the lists of them that the paper and its benchmarks use."""
+"""Languages: their codes, their names, and the lists of languages of the paper and its benchmarks."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ class PairsError(ValueError):
 
 @cache
 def language_codes() -> frozenset[str]:
-    """The language codes of FLORES-200."""
+    """Return the language codes of FLORES-200."""
     return frozenset(_language_names())
 
 
 def is_language(name: str) -> bool:
-    """Whether this is a language code: FLORES-200's, or one made alike of a known language and script ("kal_Latn")."""
-    # Columns and files have all kinds of names; those of this form alone are worth a look into the registry.
+    """Return whether a name is a language code.
+
+    It is one if FLORES-200 has it, or if it has the same form and the language and script are known ("kal_Latn").
+    """
+    # Columns and files have all kinds of names. Only those of this form are looked up in the registry.
     return name in language_codes() or bool(_CODE.fullmatch(name) and langcodes.tag_is_valid(name))
 
 
 @cache
 def head_languages() -> frozenset[str]:
-    """The 68 codes that the paper calls head languages in FLORES-200 (appendix A.1); the others are long-tail."""
+    """Return the paper's 68 head languages in FLORES-200 (appendix A.1); the others are long-tail."""
     return frozenset(data_file("head_languages.txt").split())
 
 
 @cache
 def tatoeba_languages() -> dict[str, str]:
-    """The names of Tatoeba's 112 languages in LASER's test sets -> our codes: "isl" -> "isl_Latn"."""
+    """Map the names of Tatoeba's 112 languages in LASER's test sets to our codes: "isl" -> "isl_Latn"."""
     return {name: code for name, code, _ in _tatoeba()}
 
 
 @cache
 def tatoeba_head_languages() -> frozenset[str]:
-    """The codes that the paper lists as head languages in Tatoeba (appendix A.1).
+    """Return the codes that the paper lists as head languages in Tatoeba (appendix A.1).
 
-    It calls them 36 and lists 42, English among them: these are the other 41.
+    The paper speaks of 36 head languages but lists 42. One of these is English; the other 41 are returned.
     """
     return frozenset(code for _, code, group in _tatoeba() if group == "head")
 
@@ -59,14 +62,14 @@ def _tatoeba() -> Iterator[list[str]]:
 
 @cache
 def harness_languages() -> dict[str, str]:
-    """Two-letter codes in the names of lm-evaluation-harness's tasks -> FLORES-200 codes."""
+    """Map the two-letter codes in lm-evaluation-harness's task names to FLORES-200 codes."""
     return dict(line.split("\t") for line in data_file("harness_languages.tsv").splitlines())
 
 
 def language_name(code: str) -> str:
-    """The English name of a FLORES-200 code's language, as a prompt calls it: "Icelandic" for "isl_Latn".
+    """Return a language's English name, as prompts use it: "Icelandic" for "isl_Latn".
 
-    Of a language that FLORES-200 does not have, the code itself.
+    A language that FLORES-200 does not have keeps its code as its name.
     """
     return _language_names().get(code, code)
 
@@ -77,7 +80,7 @@ def _language_names() -> dict[str, str]:
 
 
 def check_language(code: str) -> None:
-    """Raise PairsError for what is no language code, with the nearest ones of FLORES-200; see `is_language`."""
+    """Raise PairsError if `code` is not a language code (`is_language`); the message names the nearest ones."""
     if not isinstance(code, str):
         raise PairsError(f"{code!r} is not a FLORES-200 language code such as isl_Latn.")
     if is_language(code):
@@ -89,11 +92,11 @@ def check_language(code: str) -> None:
 
 
 def is_language_pair(spec: Any) -> bool:
-    """Whether this is two language codes, such as "eng_Latn-isl_Latn", known or not."""
+    """Return whether `spec` looks like two language codes, such as "eng_Latn-isl_Latn", known or not."""
     codes = spec.split("-") if isinstance(spec, str) else []
     return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
 
 
 def code_in_name(path: str | Path) -> str | None:
-    """The language code that a file is named by, as in FLORES' "devtest/isl_Latn.devtest"."""
+    """Return the language code in a file's name, as in FLORES' "devtest/isl_Latn.devtest", or None."""
     return next((part for part in Path(path).name.split(".") if is_language(part)), None)

@@ -1,4 +1,4 @@
-"""Held-out sentences in training text, whole or nearly so: held out means held out."""
+"""Search training text for held-out sentences, whole or nearly whole."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import regex
 
 WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 PREFIX = 8  # characters by which whole sentences are looked up
-NGRAM = 8  # characters: enough for two sentences of one language to share few by chance, few enough for Chinese
-NEAR = 0.6  # of a sentence's n-grams: one of its words may be another; see benchmarks/overlap.py
-LEAST_NGRAMS = 12  # a sentence of fewer shares most of them with many others
-WINDOW = 1000  # characters at least that a sentence's n-grams must stand in together
+# Two sentences of one language share few runs of 8 characters by chance, and 8 is short enough for Chinese.
+NGRAM = 8
+# A text nearly holds a sentence if it holds this share of its n-grams: one word may differ. See benchmarks/overlap.py.
+NEAR = 0.6
+LEAST_NGRAMS = 12  # a sentence with fewer n-grams shares most of them with many others
+WINDOW = 1000  # a sentence's n-grams must stand within this many characters, or more for long sentences
 BATCH = 1000
 
 T = TypeVar("T")
 
 
 class HeldOut(Protocol):
-    """Two sides of held-out text, such as `ParallelPairs` has them."""
+    """The two sides of held-out text, as in `ParallelPairs`."""
 
     @property
     def source(self) -> Sequence[str]:
@@ -31,30 +33,30 @@ class HeldOut(Protocol):
 
     @property
     def target(self) -> Sequence[str]:
-        """Those of the other."""
+        """The sentences of the other side."""
 
 
 class Overlap(NamedTuple):
     """A held-out sentence found in a training text."""
 
     text: int
-    """Position of the text among those searched, from 0."""
+    """Position of the text among the searched texts, from 0."""
     pair: int
     """Position of the held-out pair, from 0."""
     sentence: str
     share: float = 1.0
-    """Of the sentence's n-grams, how many the text holds; 1 where, and only where, the whole sentence stands in it."""
+    """Share of the sentence's n-grams that the text holds; exactly 1 if, and only if, it holds the whole sentence."""
 
 
 class Sentences:
-    """Held-out sentences, ready to be found in text.
+    """Held-out sentences, prepared for the search in text.
 
-    Case, spacing and punctuation do not count. A sentence also counts where it stands inside a longer text (a prompt,
-    a document), from the beginning of a word to the end of one. It is nearly there where 60 % of its n-grams of 8
-    letters stand close together.
+    Case, spacing and punctuation do not count. A sentence is also found inside a longer text (a prompt, a document) if
+    it begins and ends at word boundaries. A text nearly holds a sentence if 60 % of the sentence's n-grams of 8
+    letters stand close together in it.
 
     Args:
-        pairs: what is held out. Memory grows with these alone, not with the text that is searched.
+        pairs: the held-out pairs. Memory grows with these alone, not with the searched text.
     """
 
     def __init__(self, pairs: Sequence[HeldOut]) -> None:
@@ -79,7 +81,7 @@ class Sentences:
         self._window = max(WINDOW, 4 * max(map(len, self._normal), default=0))
 
     def find(self, text: str) -> list[tuple[int, str, float]]:
-        """The sentences in a text: the held-out pair, the sentence, and the share of it that is there."""
+        """Return (position of the pair, sentence, share of it in the text) for each held-out sentence in a text."""
         words = _words(text)
         normal = "".join(words)
         found: dict[int, float] = {}
@@ -103,7 +105,7 @@ class Sentences:
             counts = Counter(place for ngram in shared for place in self._by_ngram[ngram])
             for place, count in counts.items():
                 if self._sizes[place] >= LEAST_NGRAMS and count >= NEAR * self._sizes[place]:
-                    yield place, min(count / self._sizes[place], 0.99)  # all of them are not yet the sentence
+                    yield place, min(count / self._sizes[place], 0.99)  # all n-grams can be there without the sentence
 
 
 def _words(text: str) -> list[str]:
@@ -114,18 +116,18 @@ def _ngrams(normal: str) -> set[str]:
     return {normal[start : start + NGRAM] for start in range(len(normal) - NGRAM + 1)}
 
 
-# ---------------------------------------------------------------------------------------------- of a training set
+# ---------------------------------------------------------------------------------------------- training sets
 
 
 @dataclass(frozen=True)
 class OverlapReport:
-    """What a training set holds of the held-out sentences.
+    """The held-out sentences that were found in a training set.
 
     Attributes:
-        texts: how many texts were searched.
-        whole: how many hold a whole held-out sentence.
-        near: how many others hold nearly one.
-        examples: the first findings, each with the text's beginning.
+        texts: number of searched texts.
+        whole: number of texts that hold a whole held-out sentence.
+        near: number of other texts that nearly hold one.
+        examples: the first findings, each with the beginning of its text.
     """
 
     texts: int
@@ -138,14 +140,14 @@ EXAMPLES = 100
 
 
 def search(rows: Iterable[Any], pairs: Sequence[HeldOut]) -> OverlapReport:
-    """Look for the held-out sentences in a training set, a row at a time.
+    """Look for the held-out sentences in a training set, one row at a time.
 
     Args:
         rows: a data set, one of its columns, or texts; see `texts_of`.
-        pairs: what is held out.
+        pairs: the held-out pairs.
 
     Raises:
-        ValueError: rows without any text.
+        ValueError: there are no rows, or they hold no text.
     """
     sentences = Sentences(pairs)
     kinds: Counter[str] = Counter()
@@ -175,11 +177,11 @@ def search(rows: Iterable[Any], pairs: Sequence[HeldOut]) -> OverlapReport:
 
 
 def drop(dataset: T, pairs: Sequence[HeldOut]) -> T:
-    """The data set without the rows that hold a held-out sentence, whole or nearly.
+    """Return the data set without the rows that hold a held-out sentence, whole or nearly whole.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset`, or a list of texts or rows.
-        pairs: what is held out.
+        pairs: the held-out pairs.
     """
     sentences = Sentences(pairs)
     if isinstance(dataset, list):
@@ -192,13 +194,13 @@ def drop(dataset: T, pairs: Sequence[HeldOut]) -> T:
 
 
 def texts_of(rows: Iterable[Any]) -> Iterator[str]:
-    """Each row's text: all strings in it (columns, messages, both sides of a translation), a line each.
+    """Yield each row's text: all its strings (columns, messages, both sides of a translation), one per line.
 
     Args:
         rows: a `datasets.Dataset`, streamed or not, one of its columns, or any other iterable of rows or strings.
 
     Raises:
-        ValueError: one string, several data sets or a data frame, whose parts are no rows.
+        ValueError: `rows` is one string, several data sets or a data frame. Their parts are not rows.
     """
     if isinstance(rows, str | Mapping) or hasattr(rows, "iterrows"):
         raise ValueError(
@@ -206,8 +208,8 @@ def texts_of(rows: Iterable[Any]) -> Iterator[str]:
             "of its columns, or a list of texts."
         )
     if hasattr(rows, "with_format"):
-        rows = rows.with_format(None)  # what a user set for training may hold no strings
-    if hasattr(rows, "iter"):  # of a data set; rows one at a time would take it several times as long
+        rows = rows.with_format(None)  # the format that a user set for training may hold no strings
+    if hasattr(rows, "iter"):  # a data set; reading it row by row would take several times as long
         for batch in rows.iter(batch_size=BATCH):
             for row in zip(*batch.values(), strict=True):
                 yield "\n".join(_strings(row))
@@ -222,6 +224,6 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for part in value.values():
             yield from _strings(part)
-    elif isinstance(value, list | tuple) and not (value and isinstance(value[0], int | float)):  # token ids are many
+    elif isinstance(value, list | tuple) and not (value and isinstance(value[0], int | float)):  # skip token ids
         for part in value:
             yield from _strings(part)

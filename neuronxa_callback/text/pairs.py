@@ -27,9 +27,9 @@ class ParallelPairs:
     Attributes:
         source: sentences in the pivot language.
         target: the same sentences in the other language.
-        source_lang: code of the source as FLORES-200 has them, such as "eng_Latn".
-        target_lang: code of the target.
-        corpus: what they are from, for tables; not part of what they are.
+        source_lang: FLORES-200 code of the source, such as "eng_Latn".
+        target_lang: FLORES-200 code of the target.
+        corpus: name of the corpus that the pairs are from, for tables. Comparisons and the fingerprint ignore it.
 
     Raises:
         PairsError: unequal lengths, fewer than two pairs, an empty or repeated sentence, or an unknown code.
@@ -65,7 +65,7 @@ class ParallelPairs:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that change with any language code, any sentence and their order."""
+        """12 hex digits that change if a language code, a sentence or the order of the sentences changes."""
         content = json.dumps([self.source_lang, self.target_lang, self.source, self.target], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8")).hexdigest()[:12]
 
@@ -88,18 +88,17 @@ class ParallelPairs:
                 * the path of a .tsv, .csv, .jsonl or .parquet file;
                 * a tuple of two paths: text files whose lines correspond;
                 * a `datasets.Dataset` (also streamed) or a list of dicts.
-            source_lang: FLORES-200 code. Without it, codes are taken from the column or file names.
-            target_lang: FLORES-200 code.
-            columns: names of the source and target column (or keys of a "translation" column, as the datasets of
-                the hub have them). Without it, columns named by the codes, or "source" and "target".
-            n: how many pairs to keep, 100 as in the paper; None for all. Pairs that are loaded already
-                stay as they are.
+            source_lang: FLORES-200 code. Without it, the code comes from the name of the column or file.
+            target_lang: FLORES-200 code, or None as for `source_lang`.
+            columns: names of the source and the target column, or keys of a "translation" column (the layout of many
+                datasets of the hub). Without it, the columns are named by the codes, or "source" and "target".
+            n: how many pairs to keep, 100 as in the paper; None keeps all. It does not shorten a `ParallelPairs`.
 
         Raises:
-            PairsError: what is wrong, the file and line where it is, and what to do.
+            PairsError: the pairs cannot be used; the message names the fault, the file and line, and the remedy.
         """
         if n is not None and (not isinstance(n, int) or n < 2):
-            raise PairsError(f"n={n!r} is no number of pairs to tell apart; use two at least, or None for all.")
+            raise PairsError(f"n={n!r} is not a usable number of pairs; give at least two, or None for all.")
         if isinstance(spec, ParallelPairs) or is_language_pair(spec):
             if source_lang or target_lang or columns:
                 raise PairsError(
@@ -131,13 +130,13 @@ class ParallelPairs:
         return cls(columns[source_lang][:n], columns[target_lang][:n], source_lang, target_lang)
 
     def overlap(self, texts: Iterable[str]) -> list[Overlap]:
-        """Held-out sentences that occur in training text, whole or nearly; see `overlap.Sentences`.
+        """Find held-out sentences in training text, whole or nearly whole; see `overlap.Sentences`.
 
         Args:
-            texts: the training texts; read once, one at a time.
+            texts: the training texts. They are read once, one at a time.
 
         Returns:
-            one entry for each held-out sentence and text that holds it, in the order of the texts.
+            one entry for each held-out sentence in each text, in the order of the texts.
         """
         sentences = Sentences([self])
         return [Overlap(position, *found) for position, text in enumerate(texts) for found in sentences.find(text)]
@@ -149,7 +148,7 @@ class ParallelPairs:
 def _checked(
     read: Rows, columns: tuple[str, str], source_lang: str | None, target_lang: str | None, n: int | None
 ) -> ParallelPairs:
-    """The first `n` pairs of two columns; an error names the place of a bad one."""
+    """Return the first `n` pairs of two columns; an error names the place of a bad pair."""
     kept = [_cells(row, columns) for row in islice(read.rows, n)]
     if source_lang is None or target_lang is None:
         raise PairsError(
@@ -178,17 +177,16 @@ def _check_languages(source_lang: str, target_lang: str) -> None:
 def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int], str]) -> None:
     if len(sentences) < 2:
         raise PairsError(
-            f"{place(0)} is the only pair, with nothing to tell it apart from; give at least two, 100 as in the paper."
+            f"{place(0)} is the only pair, so there is nothing to compare it with; give at least two, 100 as in the "
+            "paper."
         )
     first_seen: dict[str, int] = {}
     for pair, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
-            raise PairsError(f"{place(pair)} holds {sentence!r} where the {code} sentence should be; mend it.")
+            raise PairsError(f"{place(pair)} holds {sentence!r} where the {code} sentence should be; correct it.")
         sentence = sentence.strip()
         if not sentence.isprintable() and any("\ud800" <= character <= "\udfff" for character in sentence):
-            raise PairsError(
-                f"{place(pair)} has half a surrogate pair in its {code} sentence; write that character anew."
-            )
+            raise PairsError(f"{place(pair)} has half a surrogate pair in its {code} sentence; replace that character.")
         if not sentence:
             raise PairsError(f"{place(pair)} has an empty {code} sentence; fill it in or remove the pair.")
         if sentence in first_seen:
@@ -205,7 +203,7 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
 def _two_files(
     spec: tuple[Any, ...], source_lang: str | None, target_lang: str | None
 ) -> tuple[str | None, str | None, Rows]:
-    """Two files and their languages, which the names of the files tell where they are not given."""
+    """Return the languages and the rows of two files. A language that is not given comes from the file's name."""
     if len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec):
         raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
     source, target = (Path(path).expanduser() for path in spec)

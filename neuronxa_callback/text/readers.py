@@ -15,17 +15,17 @@ from typing import Any, TypeAlias
 from neuronxa_callback.text.languages import PairsError, is_language
 
 Row: TypeAlias = Mapping[str, Any]
-Numbered: TypeAlias = Iterator[tuple[int, Row]]  # rows with the lines at which they begin, from 1
+Numbered: TypeAlias = Iterator[tuple[int, Row]]  # each row with the number of its first line, from 1
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were read, and what an error calls them.
+    """Rows of parallel text, and the words that errors use for their place.
 
     Attributes:
-        rows: the cells of each row by the name of their column; read once.
-        place: names the place of the i-th row, counted from 0.
-        origin: names the whole.
+        rows: the rows, each of which maps column names to cells. They can be read only once.
+        place: returns the words for the place of row i, counted from 0.
+        origin: the words for the whole file or data set.
     """
 
     rows: Iterator[Row]
@@ -34,14 +34,14 @@ class Rows:
 
 
 def open_rows(spec: Any, n: int | None) -> Rows:
-    """The rows of a file or a data set.
+    """Open the rows of a file or a data set.
 
     Args:
         spec: the path of a .tsv, .csv, .jsonl or .parquet file, a `datasets.Dataset` or a list of dicts.
-        n: how many rows of a file to read; None for all. A data set is read as far as it is asked.
+        n: how many rows of a file to read; None reads all. A data set is read only as far as its rows are used.
 
     Raises:
-        PairsError: what cannot be read, and what to do.
+        PairsError: the rows cannot be read; the message says why and what to do.
     """
     if not isinstance(spec, str | Path):
         return _dataset_rows(spec)
@@ -62,10 +62,10 @@ def open_rows(spec: Any, n: int | None) -> Rows:
 
 
 def open_two_files(source: Path, target: Path) -> Rows:
-    """Rows with the columns "source" and "target": line i of one file and line i of the other.
+    """Open two aligned files as rows with the columns "source" and "target": line i of each file is row i.
 
     Raises:
-        PairsError: a file that cannot be read, or files of different lengths.
+        PairsError: a file cannot be read, or the files have different numbers of lines.
     """
     lines, other = (_lines(_read_text(path)) for path in (source, target))
     if len(lines) != len(other):
@@ -78,21 +78,21 @@ def open_two_files(source: Path, target: Path) -> Rows:
 
 
 def languages_in(path: Path) -> list[str]:
-    """The language codes among the columns of a file that `ParallelPairs.load` takes.
+    """Return the language codes among the columns of a file that `ParallelPairs.load` can read.
 
     Raises:
-        PairsError: the file cannot be read, or has no two of them.
+        PairsError: the file cannot be read, or fewer than two of its columns are language codes.
     """
     read = open_rows(path, 1)
     names = list(flat(next(read.rows, {})))
     codes = [name for name in names if is_language(name)]
     if len(codes) < 2:
-        raise PairsError(f"{read.origin} has the columns {', '.join(names)}; name two at least by FLORES-200 codes.")
+        raise PairsError(f"{read.origin} has the columns {', '.join(names)}; name at least two by FLORES-200 codes.")
     return codes
 
 
 def flat(row: Row) -> Row:
-    """The row with the languages of a "translation" column (the hub's layout) among its columns."""
+    """Return the row with the languages of a "translation" column (the hub's layout) as further columns."""
     translation = row.get("translation")
     return {**row, **translation} if isinstance(translation, Mapping) else row
 
@@ -115,14 +115,14 @@ def _read_text(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines as editors count them: only line feeds end one, other Unicode separators may stand in a sentence."""
+    """Split text into lines as editors do: only line feeds end a line. A sentence may hold other separators."""
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
 @contextmanager
 def _cells_as_long_as(length: int) -> Iterator[None]:
-    """Let csv read cells of more than its 131072 characters; that limit is the process's, so it is put back."""
+    """Let csv read cells longer than its limit of 131072 characters, and restore this process-wide limit at the end."""
     before = csv.field_size_limit()
     csv.field_size_limit(max(before, length))
     try:
@@ -132,7 +132,7 @@ def _cells_as_long_as(length: int) -> Iterator[None]:
 
 
 def _tsv_rows(path: Path, text: str) -> Numbered:
-    # A quotation mark is a part of its sentence, and only a line feed ends a line.
+    # A quotation mark is part of its sentence, and only a line feed ends a line.
     lines = io.StringIO(text, newline="\n")
     return _delimited_rows(path, "TSV", csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
@@ -142,7 +142,7 @@ def _csv_rows(path: Path, text: str) -> Numbered:
 
 
 def _delimited_rows(path: Path, kind: str, reader: Any) -> Numbered:
-    """Rows under the header in the first one; a row of several lines counts by its first."""
+    """Yield the rows below the header. A row of several lines has the number of its first line."""
     number = 1
     names: list[str] = []
     try:
@@ -153,7 +153,7 @@ def _delimited_rows(path: Path, kind: str, reader: Any) -> Numbered:
                 yield number, _row(path, number, names, cells)
             number = reader.line_num + 1
     except csv.Error as error:
-        raise PairsError(f"{path}, line {number}, is not valid {kind} ({error}); mend that line.") from None
+        raise PairsError(f"{path}, line {number}, is not valid {kind} ({error}); correct that line.") from None
 
 
 def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:
@@ -161,7 +161,7 @@ def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:
         raise PairsError(f"{path}, line {number}, is empty; fill it in or remove it.")
     if len(cells) != len(names):
         raise PairsError(
-            f"{path}, line {number}, has {len(cells)} columns where the header has {len(names)}; mend that line."
+            f"{path}, line {number}, has {len(cells)} columns where the header has {len(names)}; correct that line."
         )
     return dict(zip(names, cells, strict=True))
 
@@ -173,9 +173,11 @@ def _jsonl_rows(path: Path, text: str) -> Numbered:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise PairsError(f"{path}, line {number}, is not JSON ({error.msg}); mend or remove that line.") from None
+            raise PairsError(
+                f"{path}, line {number}, is not JSON ({error.msg}); correct or remove that line."
+            ) from None
         if not isinstance(row, dict):
-            raise PairsError(f"{path}, line {number}, is not a JSON object; write one object a line.")
+            raise PairsError(f"{path}, line {number}, is not a JSON object; write one object per line.")
         yield number, row
 
 
@@ -193,7 +195,7 @@ def _parquet_rows(path: Path, n: int | None) -> Rows:
         rows = list(islice((row for batch in batches for row in batch.to_pylist()), n))
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise PairsError(f"{path} is not a Parquet file ({reason}); write it anew.") from None
+        raise PairsError(f"{path} is not a Parquet file ({reason}); write the file again.") from None
     return Rows(iter(rows), lambda pair: f"{path}, row {pair + 1},", str(path))
 
 

@@ -1,4 +1,4 @@
-"""Each architecture of docs/architectures.md as a tiny random model: what is captured is what is computed by hand."""
+"""Each architecture of docs/architectures.md as a tiny random model: captured numbers equal those computed by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ByHand = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 
 def expected(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHand) -> dict[Representation, Any]:
-    """Pooled states and values of each block, one unpadded sentence at a time, from each block's input."""
+    """Compute pooled states and values of each block from its input, one unpadded sentence at a time."""
     pooled: dict[Representation, list[Any]] = {"nas": [], "nav": [], "embedding": []}
     for sentence in SENTENCES:
         inputs: list[Tensor] = []
@@ -64,7 +64,7 @@ def assert_captured(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHa
 
 
 def linear(module: Any, x: Tensor) -> Tensor:
-    """From the weights: GPT-2 holds them transposed."""
+    """Apply a linear layer through its weights, which GPT-2 holds transposed."""
     weight = module.weight.T if type(module).__name__ == "Conv1D" else module.weight
     result: Tensor = x @ weight.T + (0 if module.bias is None else module.bias)
     return result
@@ -88,7 +88,7 @@ def test_plain_ffns(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
         if isinstance(list_, nn.ModuleList)
         for module in list_
     ]
-    # OPT's layers hold the projections themselves: the input is that of the first.
+    # OPT's layers hold the projections themselves, so the FFN's input is the input of the first projection.
     ffns = [layer.get_submodule(place) if place else layer for layer in layers]
     if name == "opt":
         assert_captured(model, tokenizer, [layer.fc1 for layer in layers], opt_by_hand(layers))
@@ -113,7 +113,7 @@ def gated_by_hand(ffn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mixture_by_hand(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Shared experts' neurons first, then those of every expert; 0 where the router left it out."""
+    """Compute the shared experts' neurons, then those of every routed expert. Experts that are not chosen give 0."""
     if not hasattr(block, "experts"):
         return gated_by_hand(block, x)
     router = block.router if hasattr(block, "router") else block.gate
@@ -138,7 +138,8 @@ def mixture_by_hand(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def one_expert(experts: Any, expert: int, x: Tensor) -> tuple[Tensor, Tensor]:
     weight = experts.gate_up_proj[expert]
-    if "GptOss" in type(experts).__name__:  # transposed, interleaved, clamped; its paper's (up + 1) * SiLU_alpha(gate)
+    # GPT-OSS has transposed, interleaved weights, clamps both halves and computes (up + 1) * SiLU_alpha(gate).
+    if "GptOss" in type(experts).__name__:
         both = x @ weight + experts.gate_up_proj_bias[expert]
         gate, up = both[0::2].clamp(max=experts.limit), both[1::2].clamp(-experts.limit, experts.limit)
         glu = gate * torch.sigmoid(experts.alpha * gate)
@@ -151,11 +152,9 @@ def one_expert(experts: Any, expert: int, x: Tensor) -> tuple[Tensor, Tensor]:
 @needs_stacked_experts
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixtures_of_experts(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    NeuronXAEvaluator(PAIRS).check(
-        Decoder.find(spread(tiny(name)), tokenizer)
-    )  # with the kernel that transformers takes
+    NeuronXAEvaluator(PAIRS).check(Decoder.find(spread(tiny(name)), tokenizer))  # with transformers' default kernel
     model = spread(tiny(name, torch.float64))
-    model.set_experts_implementation("eager")  # the other knows no float64
+    model.set_experts_implementation("eager")  # the default has no float64
     assert_captured(model, tokenizer, [layer.mlp for layer in model.model.layers], mixture_by_hand)
     rules = {"deepseek-v3": "routed&sigma(gate)>0+sigma(gate)>0", "qwen2-moe": "routed&sigma(gate)>0+sigma(gate)>0"}
     signature = str(NeuronXAEvaluator(PAIRS).signature(PAIRS, Decoder.find(model, tokenizer)))
@@ -163,7 +162,7 @@ def test_mixtures_of_experts(name: str, tokenizer: PreTrainedTokenizerFast) -> N
 
 
 def spread(model: Any) -> Any:
-    """Weights that transformers leaves at zero or empty: random, so that tokens go to different experts."""
+    """Set weights that transformers leaves zero or empty to random ones, so that tokens go to different experts."""
     torch.manual_seed(2)
     for name, parameter in model.named_parameters():
         if "experts" in name or "router" in name or ".gate." in name:
@@ -176,7 +175,7 @@ def test_an_unrouted_experts_neurons_are_not_active(tokenizer: PreTrainedTokeniz
     model = spread(tiny("mixtral"))
     for layer in model.model.layers:
         with torch.no_grad():
-            layer.mlp.gate.weight[:] = 0  # all alike: top-k takes two, and the same two for every token
+            layer.mlp.gate.weight[:] = 0  # all experts are alike: top-k takes the same two for every token
     states = encode_all(Decoder.find(model, tokenizer), SENTENCES, ("nas",))["nas"].unflatten(2, (4, 48))
     active = states.amax(dim=(1, 3)) > 0
     assert active.sum(dim=1).tolist() == [2, 2, 2]

@@ -35,7 +35,7 @@ def check(model: Any, tokenizer: Any) -> None:
 
 
 def lora(model: Any) -> Any:
-    """LoRA whose B is not zero, so that its delta shows."""
+    """Add a LoRA whose B is not zero, so that it changes the output."""
     torch.manual_seed(1)
     return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
 
@@ -74,7 +74,7 @@ class TestIn4Bit:
 
     @staticmethod
     def dequantised(model: Any) -> Any:
-        """The same model with the NF4 weights written out, which the reference can read."""
+        """Return the same model with the NF4 weights as float32, which the reference can read."""
         from bitsandbytes.functional import dequantize_4bit
 
         plain = tiny_llama(hidden_size=64, intermediate_size=128).eval()
@@ -97,7 +97,7 @@ class TestIn4Bit:
             np.testing.assert_allclose(encoded, expected, atol=1e-4, rtol=1e-4)
 
     def test_a_pass_leaves_the_quantised_weights_alone(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Some CPUs' kernels would repack them in evaluation mode, with coarser scales and without a gradient."""
+        """In evaluation mode, the kernels of some CPUs would repack them with coarser scales and without gradients."""
 
         def snapshot() -> list[tuple[Tensor, Tensor]]:
             layers = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
@@ -125,7 +125,7 @@ class TestIn4Bit:
 
 
 def test_a_replaced_forward_that_calls_its_projections_is_read(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    """As kernel libraries do it: another function between the projections, the same modules."""
+    """Kernel libraries do this: they call the same modules with another function between the projections."""
     expected = encode_all(Decoder.find(llama, tokenizer), PAIRS.source, ("nas", "nav"))
 
     def forward(mlp: Any, x: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def test_swapped_halves_of_a_fused_projection_are_refused(tokenizer: PreTrainedT
 
 
 def test_an_activation_that_shifts_its_zero_is_computed(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    """sigma(z) > 0 is what counts, not z > 0: here sigma(z) = SiLU(z) - 0.1."""
+    """A neuron is active if sigma(z) > 0, not if z > 0. Here sigma(z) = SiLU(z) - 0.1."""
 
     class Shifted(nn.SiLU):
         def forward(self, input: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def test_an_activation_that_shifts_its_zero_is_computed(llama: Any, tokenizer: P
 
 
 def experts_one_by_one() -> Any:
-    """As transformers 4 holds them."""
+    """Return a model that holds its experts as transformers 4 does."""
     model = tiny_llama()
     model.model.layers[0].mlp = nn.ModuleDict({"experts": nn.ModuleList([model.model.layers[0].mlp])})
     return model

@@ -10,7 +10,7 @@ from neuronxa_callback.model.state import TokenBudget
 
 
 def with_room_for(room: int, tried: list[int]) -> Callable[[int], int]:
-    """Notes the budgets that it is run with, and fits only in those that leave enough room."""
+    """Return a function that notes each budget and runs out of memory above `room`."""
 
     def run(tokens: int) -> int:
         tried.append(tokens)

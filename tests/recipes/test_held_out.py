@@ -54,7 +54,7 @@ def test_a_data_set_with_a_configuration_a_language(tmp_path: Path) -> None:
 
 
 def test_another_data_set_that_cannot_be_had_is_not_replaced() -> None:
-    with pytest.raises(PairsError, match="data/flores200 is no data set that can be had here"):
+    with pytest.raises(PairsError, match="data/flores200 could not be read as a data set"):
         held_out.load("data/flores200", 20)
 
 
@@ -71,7 +71,7 @@ def test_the_embedded_pairs_where_flores_cannot_be_had_is_said_once(capsys: pyte
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
     assert said.startswith("The embedded pairs are watched")
-    assert "since openlanguagedata/flores_plus is no data set that can be had here" in said
+    assert "since openlanguagedata/flores_plus could not be read as a data set" in said
     assert "hf auth login" in said
 
 

@@ -1,4 +1,4 @@
-"""Three pairs, and files of them."""
+"""Three pairs, and helpers that write them to files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = list(zip(ENGLISH, ICELANDIC, strict=True))
 
 
 def refused(match: str, spec: Any, *arguments: Any, **options: Any) -> None:
-    """One sentence that names the file, the line and the remedy."""
+    """Assert that loading fails with one sentence, which names the file, the line and the remedy."""
     with pytest.raises(PairsError, match=match) as caught:
         ParallelPairs.load(spec, *arguments, **options)
     assert "\n" not in str(caught.value)

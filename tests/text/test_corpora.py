@@ -35,7 +35,7 @@ def write_tsv(path: Path) -> Path:
 
 
 def write_data_set(folder: Path, files: Mapping[str, Mapping[str, Sequence[object]]], split: str) -> Path:
-    """A data set as the hub has them: a card that names each configuration's file."""
+    """Write a data set in the hub's layout: a card that names each configuration's file."""
     configurations = ""
     for name, columns in files.items():
         configurations += (
@@ -50,7 +50,7 @@ def write_data_set(folder: Path, files: Mapping[str, Mapping[str, Sequence[objec
 
 
 def flores_plus(folder: Path, column: str = "text") -> Path:
-    """FLORES+ (or, with a column "sentence", facebook/flores): a configuration a language, rows with ids."""
+    """Write FLORES+ (or facebook/flores, with a column "sentence"): one configuration per language, rows with ids."""
     return write_data_set(
         folder, {code: {"id": list(range(100)), column: list(text)} for code, text in TEXT.items()}, "devtest"
     )
@@ -102,7 +102,7 @@ def test_two_files_of_one_language(tmp_path: Path) -> None:
 def test_a_file_without_languages(tmp_path: Path) -> None:
     path = tmp_path / "text.tsv"
     path.write_text("source\ttarget\na\tb\n")
-    with pytest.raises(PairsError, match=r"has the columns source, target; name two at least by FLORES-200 codes"):
+    with pytest.raises(PairsError, match=r"has the columns source, target; name at least two by FLORES-200 codes"):
         open_corpus(path)
 
 
@@ -110,7 +110,7 @@ def test_a_file_without_languages(tmp_path: Path) -> None:
 
 
 def test_languages_that_flores_does_not_have(tmp_path: Path) -> None:
-    """A folder as MEXA reads the parallel Bibles: one file a language, of many more languages."""
+    """MEXA reads the parallel Bibles from such a folder: one file per language, and many more languages."""
     folder = write_folder(tmp_path / "bible", "txt")
     for code in ("aai_Latn", "grc_Grek", "kal_Latn"):
         (folder / f"{code}.txt").write_bytes((folder / "isl_Latn.txt").read_bytes())
@@ -124,7 +124,7 @@ def test_languages_that_flores_does_not_have(tmp_path: Path) -> None:
 
 
 def tatoeba(folder: Path) -> Path:
-    """LASER's layout: two files a language, each with English sentences of its own."""
+    """Write LASER's layout: two files per language, so that each language has its own English sentences."""
     folder.mkdir()
     for name, code, start in (("isl", "isl_Latn", 0), ("cmn", "deu_Latn", 20), ("tzl", "fra_Latn", 40)):
         for side, text in ((name, TEXT[code]), ("eng", TEXT["eng_Latn"])):
@@ -134,7 +134,7 @@ def tatoeba(folder: Path) -> Path:
 
 
 def mteb(folder: Path) -> Path:
-    """Tatoeba as mteb has it: a configuration two languages, English second."""
+    """Write Tatoeba in mteb's layout: one configuration per pair of languages, with English second."""
     files = {
         f"{name}-eng": {
             "sentence1": list(TEXT[code][start : start + 20]),
@@ -186,7 +186,7 @@ def test_a_data_set_is_read_once_a_language(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_folders_of_one_name_are_two_data_sets(tmp_path: Path) -> None:
-    """The cache of datasets would give the first one's text for the second."""
+    """The cache of datasets would return the first folder's text for the second."""
     for parent, start in (("one", 0), ("other", 10)):
         files = {code: {"text": list(text[start : start + 5])} for code, text in TEXT.items()}
         corpus = open_corpus(write_data_set(tmp_path / parent / "set", files, "dev"))
@@ -206,10 +206,10 @@ def test_rows_that_do_not_correspond(tmp_path: Path) -> None:
 
 def test_a_data_set_that_cannot_be_used(tmp_path: Path) -> None:
     folder = flores_plus(tmp_path / "flores_plus")
-    with pytest.raises(PairsError, match=r"has no split test; choose of devtest, as .*flores_plus:devtest"):
+    with pytest.raises(PairsError, match=r"has no split test; choose one of devtest, as in .*flores_plus:devtest"):
         open_corpus(f"{folder}:test")
     other = write_data_set(tmp_path / "other", {"a": {"text": ["x"]}, "b": {"text": ["y"]}}, "train")
-    with pytest.raises(PairsError, match="has the configurations a, b; two languages at least must be among them"):
+    with pytest.raises(PairsError, match="has the configurations a, b; at least two of them must be languages"):
         open_corpus(other)
     columns = write_data_set(tmp_path / "columns", {c: {"src": ["x", "y"]} for c in ("isl_Latn", "eng_Latn")}, "train")
     with pytest.raises(PairsError, match="has the columns src in eng_Latn, none of which is text or sentence"):
@@ -236,5 +236,5 @@ def test_a_data_set_that_cannot_be_had(hub_says: Callable[[str], None]) -> None:
 
 @pytest.mark.parametrize("spec", ["nothing", "text.txt"])
 def test_what_is_no_text(spec: str) -> None:
-    with pytest.raises(PairsError, match=f"{spec} is no parallel text; name a .tsv"):
+    with pytest.raises(PairsError, match=f"{spec} is not parallel text; give a .tsv"):
         open_corpus(spec)

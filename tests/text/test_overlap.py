@@ -1,4 +1,4 @@
-"""Held-out sentences in training text, against a slow reading of what counts."""
+"""The search for held-out sentences in training text, compared with a slow and simple one."""
 
 from __future__ import annotations
 
@@ -59,22 +59,23 @@ class TestWholeSentences:
 
 
 def words_of(text: str) -> list[str]:
-    """Slowly: what is left of the text where everything but letters and digits is a space."""
+    """Return the text's words the slow way: everything except letters and digits becomes a space."""
     normal = unicodedata.normalize("NFKC", text).casefold()
     return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in normal).split()
 
 
 def stands(sentence: str, text: str) -> bool:
-    """Slowly: whether some words of the text, one after the other, are spelled as the whole sentence."""
+    """Return the slow way whether consecutive words of the text spell the whole sentence."""
     words = words_of(text)
     spans = ["".join(words[begin:end]) for begin in range(len(words)) for end in range(begin + 1, len(words) + 1)]
     return "".join(words_of(sentence)) in spans
 
 
 def shares(sentence: str, text: str) -> float:
-    """Slowly: of all runs of eight letters in the sentence, how many stand in the text; 1 for the whole sentence alone.
+    """Return the slow way the share of the sentence's runs of eight letters that the text holds.
 
-    All of its runs may stand there without it: those of "A single oak" do in "zebra single oak".
+    It is 1 only for the whole sentence. A text can hold all runs without the sentence: "zebra single oak" holds those
+    of "A single oak".
     """
 
     def runs(of: str) -> set[str]:
@@ -121,7 +122,7 @@ class TestNearDuplicates:
         assert [found.pair for found in pairs.overlap([f"他说{chinese}", chinese.replace("绿", "蓝")])] == [0, 0]
 
     @given(st.integers(0, 99), st.integers(0, 40))
-    @example(66, 0)  # "zebra" ends in the sentence's first word, "A": all of its n-grams stand there, and it does not
+    @example(66, 0)  # "zebra" ends in the sentence's first word, "A": the text holds all n-grams, but not the sentence
     def test_the_share_is_that_of_the_slow_reading(self, pair: int, place: int) -> None:
         words = EMBEDDED.source[pair].split()
         words[place % len(words)] = "zebra"
@@ -177,7 +178,7 @@ class TestTrainingSets:
 
     @pytest.mark.parametrize("kind", ["str", "DatasetDict", "DataFrame"])
     def test_what_has_no_rows_of_text_is_refused(self, kind: str) -> None:
-        """Its parts (letters, splits, column names) would be searched and found clean."""
+        """Otherwise only its parts (letters, splits, column names) would be searched, and they are clean."""
         data = Dataset.from_dict({"text": [EMBEDDED.target[3]]})
         texts: Any = {"str": EMBEDDED.target[3], "DatasetDict": DatasetDict(train=data), "DataFrame": data.to_pandas()}
         with pytest.raises(ValueError, match=rf"training text in a {kind} cannot be searched; give one data set"):

@@ -66,7 +66,7 @@ class TestLoad:
 
 
 class TestBadInput:
-    """One sentence that names the file, the line and the remedy."""
+    """An error is one sentence that names the file, the line and the remedy."""
 
     def test_a_single_pair(self, tmp_path: Path) -> None:
         path = write(tmp_path / "one.tsv", delimited("\t", CODES, ROWS[0]))
@@ -106,7 +106,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("n", [1, 0, "5", 2.5])
     def test_too_small_n(self, n: Any) -> None:
-        refused(f"n={n!r} is no number of pairs", "eng_Latn-isl_Latn", n=n)
+        refused(f"n={n!r} is not a usable number of pairs", "eng_Latn-isl_Latn", n=n)
 
     def test_a_tuple_that_is_not_two_paths(self) -> None:
         for spec in (("a.txt",), (), (None, "x"), ("a", "b", "c")):

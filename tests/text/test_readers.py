@@ -76,7 +76,7 @@ class TestLoad:
 
 
 class TestBadInput:
-    """One sentence that names the file, the line and the remedy."""
+    """An error is one sentence that names the file, the line and the remedy."""
 
     @pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl", "parquet"])
     def test_a_missing_file(self, suffix: str, tmp_path: Path) -> None:
