@@ -147,7 +147,7 @@ def test_pivots_stand_apart_and_models_are_averaged() -> None:
 def test_what_cannot_be_joined_is_refused() -> None:
     score = AlignmentScore("m", "nasca", "eng_Latn", "isl_Latn", 0.1, "s")
     result = TaskResult("other", "xnli", "isl_Latn", 0.5)
-    with pytest.raises(ResultsError, match="the scores are of m, the results of other"):
+    with pytest.raises(ResultsError, match=r"in both the scores \(m\) and the results \(other\)"):
         correlate([score], [result])
     with pytest.raises(ResultsError, match=r"task xnli: isl_Latn is there twice, with 0\.5 and 0\.6; keep one"):
         correlate([score], [result, TaskResult("other", "xnli", "isl_Latn", 0.6)])
