@@ -34,8 +34,8 @@ class Quality:
     metrics: Literal["auto"] | Metric | Sequence[Metric] = field(
         default="auto",
         metadata={
-            "help": "comet, cometkiwi, chrf, bleu, or objects with a method score(sources, translations, references); "
-            "() for none. auto: COMET and CometKiwi if their environment and models are on this machine."
+            "help": "Any of comet, cometkiwi, chrf, bleu and objects with a method score(sources, translations, "
+            "references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine."
         },
     )
     direction: Direction = field(

@@ -262,8 +262,10 @@ def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -
             f"no model is in both the scores ({_names(key[0] for key in aligned)}) and the results "
             f"({_names(key[0] for key in wanted)}). Score the model that was evaluated, or remove the column model."
         )
-    note = "n is the number of languages. They are not independent (families, scripts), so the p-values and intervals "
-    note += "are too optimistic."
+    note = (
+        "n is the number of languages. They are not independent (families, scripts), so the p-values and intervals "
+        "are too optimistic."
+    )
     return Table("Alignment against task results over languages", COLUMNS, rows, [note, *left_out])
 
 
