@@ -1,1 +1,1 @@
-"""The model's own translations, and how good quality metrics say they are."""
+"""The model's own translations and the quality metrics that score them."""

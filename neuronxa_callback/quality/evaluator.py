@@ -1,4 +1,4 @@
-"""How good the model's translations are: chrF and BLEU (sacrebleu), COMET and CometKiwi (in their own process)."""
+"""Score the model's translations with chrF and BLEU (sacrebleu) and with COMET and CometKiwi (in their own process)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_ch
 
 @dataclass(frozen=True)
 class DirectionScores:
-    """One direction's translations and their scores, some of which may still be on their way.
+    """The translations of one direction and their scores. Some scores may not have arrived yet.
 
     Attributes:
-        translations: what the model made of the sources.
-        signature: how they were made.
-        scores: metric name -> its QualityScore, or QualityError where it gives none, when it is done.
+        translations: the model's translations of the sources.
+        signature: the choices behind the translations.
+        scores: metric name -> a future of its QualityScore, or of a QualityError if the metric fails.
     """
 
     translations: Translations
@@ -41,7 +41,7 @@ class DirectionScores:
     scores: dict[str, Future[QualityScore]]
 
     def finished(self) -> dict[str, QualityScore | QualityError]:
-        """What is done by now."""
+        """Return the scores and errors that have arrived, by metric name."""
         return {name: _outcome(future) for name, future in self.scores.items() if future.done()}
 
 
@@ -54,7 +54,7 @@ def _outcome(future: Future[QualityScore]) -> QualityScore | QualityError:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """All directions' scores; `by_direction` is keyed by the suffix, "eng_Latn-isl_Latn"."""
+    """The scores of all directions. The keys of `by_direction` are suffixes, such as "eng_Latn-isl_Latn"."""
 
     by_direction: dict[str, DirectionScores]
 
@@ -64,31 +64,31 @@ class QualityReport:
         return list(next(iter(self.by_direction.values())).scores)
 
     def wait(self) -> None:
-        """Wait until every metric is done; each has a time limit of its own."""
+        """Wait until every metric is done. Each metric has its own time limit."""
         wait([future for direction in self.by_direction.values() for future in direction.scores.values()])
 
     def done(self, metric: str) -> bool:
-        """Whether a metric has scored every direction, or failed to."""
+        """Return whether a metric has scored every direction or failed to."""
         return all(direction.scores[metric].done() for direction in self.by_direction.values())
 
     def system(self, metric: str) -> dict[str, float]:
-        """A finished metric's scores by direction, without those that failed."""
+        """Return a finished metric's score for each direction, without the directions at which it failed."""
         outcomes = {name: direction.finished()[metric] for name, direction in self.by_direction.items()}
         return {name: outcome.system for name, outcome in outcomes.items() if isinstance(outcome, QualityScore)}
 
     def mean(self, metric: str) -> float | None:
-        """A finished metric's mean over directions; None where one of them has no score."""
+        """Return a finished metric's mean over the directions, or None if a direction has no score."""
         system = self.system(metric)
         return fmean(system.values()) if len(system) == len(self.by_direction) else None
 
     def errors(self, metric: str) -> list[str]:
-        """Why a finished metric gave no score, each reason once."""
+        """Return the reasons why a finished metric gave no score, each reason once."""
         outcomes = (direction.finished()[metric] for direction in self.by_direction.values())
         return list(dict.fromkeys(str(outcome) for outcome in outcomes if isinstance(outcome, QualityError)))
 
 
 class QualityEvaluator:
-    """Translate the held-out sources with a model and have the translations judged.
+    """Translates the held-out sources with a model and scores the translations.
 
     Usage:
         ```python
@@ -104,15 +104,15 @@ class QualityEvaluator:
         pairs: the held-out pairs, loaded.
         direction: "source->target", "target->source" or "both".
         prompt: see `translation.translate`.
-        comet_model: COMET model that sees source, translation and reference: a hub name or a checkpoint's path.
-        cometkiwi_model: COMET model that sees no reference.
+        comet_model: a COMET model that sees source, translation and reference: a hub name or a checkpoint's path.
+        cometkiwi_model: a COMET model that sees no reference, given in the same way.
         comet_device: where COMET runs: "cpu", "cuda" or "cuda:N".
-        comet_batch_size: segments that COMET judges at once.
-        comet_timeout: seconds that COMET may take for one direction with one model, its loading included.
+        comet_batch_size: segments that COMET scores at once.
+        comet_timeout: seconds that COMET may take for one direction with one model, including loading it.
         local_only: use only COMET models that are in the local cache or on disk.
 
     Raises:
-        ValueError: an argument that cannot be used.
+        ValueError: an argument cannot be used.
     """
 
     def __init__(
@@ -149,10 +149,13 @@ class QualityEvaluator:
         self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
 
     def without_downloads(self) -> tuple[list[str], str | None]:
-        """The metrics that can be had as things are: COMET's where its environment and its model are on this machine.
+        """Return the metrics that need no download.
+
+        A COMET metric needs one if its environment or its model is not on this machine.
 
         Returns:
-            their names, and a sentence that says what is left out and the command that adds it; None if nothing is.
+            the names of these metrics, and a sentence that names the metrics left out and the command that adds them.
+            The sentence is None if no metric is left out.
         """
         try:
             comet_environment.find_python()
@@ -173,10 +176,10 @@ class QualityEvaluator:
         return [name for name in self.metrics if name in self.models]
 
     def check(self, decoder: Decoder) -> None:
-        """Find out before training whether every held-out source can be made a prompt.
+        """Check before training that every held-out source fits into a prompt.
 
         Raises:
-            ValueError: which sentence cannot, and why.
+            ValueError: a sentence does not. The message names the sentence and says why.
         """
         if not self.metrics:
             return
@@ -186,18 +189,19 @@ class QualityEvaluator:
     def translate(
         self, decoder: Decoder, budget: TokenBudget | None = None
     ) -> dict[str, tuple[Translations, Signature]]:
-        """Translate in every direction.
+        """Translate the sources of every direction.
 
         Args:
             decoder: the model and its tokenizer.
-            budget: is halved where memory runs out, so that who holds it over several calls has it halved once.
+            budget: the token budget. It is halved when memory runs out. A caller that passes the same budget to
+                several calls keeps the smaller one.
 
         Returns:
-            the suffix -> the translations and their signature.
+            the translations of each direction and their signature, by suffix.
         """
         budget = budget or TokenBudget()
         translated = {}
-        with same_random_state():  # also where a prompt function draws
+        with same_random_state():  # a prompt function may draw random numbers too
             for name, pair in self.jobs.items():
                 translated[name] = self._translate(pair, decoder, budget), self.signature(name, decoder)
         return translated
@@ -214,7 +218,7 @@ class QualityEvaluator:
         return budget.fit(run, longest, translation.default_token_budget(decoder))
 
     def signature(self, direction: str, decoder: Decoder) -> Signature:
-        """The choices behind a direction's translations."""
+        """Return the choices behind a direction's translations."""
         pair = self.jobs[direction]
         how = translation.signature(decoder.tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
         what = Signature.of(pair=direction, n=len(pair), data=pair.fingerprint)
@@ -223,11 +227,11 @@ class QualityEvaluator:
     def score(
         self, translated: Mapping[str, tuple[Translations, Signature]], metrics: Sequence[str] | None = None
     ) -> QualityReport:
-        """Score translations; COMET's scores come later, the others are done.
+        """Score translations. COMET's scores arrive later; the other metrics are done when the call returns.
 
         Args:
-            translated: as `translate` returns them.
-            metrics: the names of those to score with; all for None.
+            translated: the translations that `translate` returned.
+            metrics: the names of the metrics to score with. None means all of them.
         """
         names = list(self.metrics) if metrics is None else metrics
         return QualityReport(
@@ -266,10 +270,10 @@ class QualityEvaluator:
 
 
 def _is_here(model: str) -> bool:
-    """Whether a COMET model is on disk, or in the hub's local cache."""
+    """Return whether a COMET model is on disk or in the hub's local cache."""
     try:
         return Path(model).exists() or isinstance(try_to_load_from_cache(model, "checkpoints/model.ckpt"), str)
-    except HFValidationError:  # a path, but of nothing
+    except HFValidationError:  # a path at which nothing exists
         return False
 
 
@@ -289,7 +293,7 @@ def _name_of(metric: Any) -> str:
 
 
 def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:
-    """The suffix of each direction -> its sources and references."""
+    """Return the sources and references of each direction, by suffix."""
     forward = list(pairs) if direction != "target->source" else []
     back = (
         [ParallelPairs(p.target, p.source, p.target_lang, p.source_lang) for p in pairs]

@@ -1,4 +1,4 @@
-"""Metrics that score translations in this process: chrF and BLEU (sacrebleu), and those of the user's own."""
+"""Metrics that score translations in this process: chrF and BLEU (sacrebleu), and the user's own metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import MetricName
 
-# Scripts that put no space between words: sacrebleu's default tokenizer would take a sentence for one word.
+# These scripts put no space between words. sacrebleu's default tokenizer would take a whole sentence for one word.
 TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
     ("jpn", "tha", "lao", "khm", "mya", "shn", "bod", "dzo"), "char"
 )
@@ -22,7 +22,7 @@ TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
 
 @runtime_checkable
 class QualityMetric(Protocol):
-    """A metric of the user's own; its `name` attribute, or its class's name in lower case, names it in the log."""
+    """A user's own metric. The log calls it by its `name` attribute, or by its class's name in lower case."""
 
     def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
         """Return one number, or one number for each translation."""
@@ -32,13 +32,13 @@ Metric: TypeAlias = MetricName | QualityMetric
 
 
 def score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[str]) -> QualityScore:
-    """The score of a metric that runs in this process."""
+    """Return the score of a metric that runs in this process."""
     references = list(pair.target)
     if metric == "chrf":
         return _with_sacrebleu(CHRF(), CHRF(), texts, references)
     if metric == "bleu":
         tokenize = TOKENIZER_OF.get(pair.target_lang[:3], "13a")
-        # A sentence may be too short for the longest n-grams, which then must not count.
+        # The longest n-grams must not count in a sentence that is too short for them.
         sentence = BLEU(tokenize=tokenize, effective_order=True)
         return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
     with same_random_state():
@@ -49,7 +49,7 @@ def score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[s
 
 
 def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references: Sequence[str]) -> QualityScore:
-    """The system score and signature of one sacrebleu metric, and the segments of another."""
+    """Return the system score and signature that `corpus` gives and the segment scores that `sentence` gives."""
     system = corpus.corpus_score(list(texts), [list(references)])
     segments = tuple(sentence.sentence_score(t, [r]).score for t, r in zip(texts, references, strict=True))
     return QualityScore(system.score, segments, Signature.parse(str(corpus.get_signature())))

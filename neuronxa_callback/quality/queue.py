@@ -1,4 +1,4 @@
-"""Evaluations whose translations are being scored, in step order: what is finished of them, and what was passed on."""
+"""The evaluations whose translations are being scored, in step order, and which of their scores were passed on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class PendingScores:
     Attributes:
         step: the Trainer's global step.
         epoch: the Trainer's epoch.
-        report: the scores that are there and those that will be.
-        passed_on: metrics whose scores, or whose failure, were passed on already.
+        report: the scores, finished or not.
+        passed_on: the metrics whose scores or failure were already passed on.
     """
 
     step: int
@@ -26,9 +26,9 @@ class PendingScores:
 
 
 class ScoreQueue:
-    """Passes on the scores of evaluations once, those of slow metrics in the order of the steps.
+    """Passes each score on once, and the scores of slow metrics in step order.
 
-    Curves and correlations over the run need an earlier step's first.
+    Curves and correlations over the run need the scores of earlier steps first.
 
     Args:
         slow: the metrics that are scored in the background.
@@ -45,13 +45,14 @@ class ScoreQueue:
         return len(self._pending)
 
     def put(self, pending: PendingScores) -> None:
-        """Add an evaluation, whose step is behind those of the others."""
+        """Add an evaluation. Its step must come after the steps in the queue."""
         self._pending.append(pending)
 
     def take(self, pending: PendingScores) -> list[str]:
-        """The finished metrics of an evaluation that were not passed on; from now on they count as passed on.
+        """Return an evaluation's finished metrics that were not passed on yet, and mark them as passed on.
 
-        An evaluation leaves the queue when all its metrics were taken.
+        A slow metric is returned only for the first evaluation in the queue. An evaluation leaves the queue when all
+        its metrics have been taken.
         """
         is_next = pending is self._pending[0]
         report = pending.report
@@ -66,11 +67,11 @@ class ScoreQueue:
         return names
 
     def finished(self) -> Iterator[tuple[PendingScores, list[str]]]:
-        """Each evaluation that has scores to pass on, with their names."""
+        """Yield each evaluation that has scores to pass on, with the names of their metrics."""
         for pending in self:
             if names := self.take(pending):
                 yield pending, names
 
     def clear(self) -> None:
-        """Give up what is not finished."""
+        """Drop the evaluations that are not finished."""
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""What lies behind `quality="chrf"`: which metrics score the model's translations, and how these are made."""
+"""The object behind `quality="chrf"`: which metrics score the model's translations, and how it translates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from neuronxa_callback.vocabulary import Direction
 
-if TYPE_CHECKING:  # the command line reads the defaults and the help, and needs no torch for these
+if TYPE_CHECKING:  # the command line reads the defaults and the help without importing torch
     from neuronxa_callback.quality.metrics import Metric
     from neuronxa_callback.quality.translation import Prompt
 
@@ -18,36 +18,39 @@ COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"
 
 @dataclass(frozen=True)
 class Quality:
-    """Which quality metrics score the model's translations, and how these are made.
+    """Which quality metrics score the model's translations, and how the model translates.
 
     Usage:
         ```python
         NeuronXACallback(quality=Quality(("comet", "chrf"), direction="both", comet_device="cuda:1"))
         ```
 
-    The help of each field says what it means, as with TrainingArguments; docs/quality.md says more.
+    The help of each field says what it means, as in TrainingArguments. docs/quality.md says more.
 
     Raises:
-        ValueError: `NeuronXACallback` refuses values that cannot be used.
+        ValueError: a value cannot be used. `NeuronXACallback` raises this error.
     """
 
     metrics: Literal["auto"] | Metric | Sequence[Metric] = field(
         default="auto",
         metadata={
-            "help": "comet, cometkiwi, chrf, bleu, and objects with a method score(sources, translations, references); "
-            "() for none. auto: COMET and CometKiwi where their environment and models are on this machine."
+            "help": "Any of comet, cometkiwi, chrf, bleu and objects with a method score(sources, translations, "
+            "references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine."
         },
     )
-    direction: Direction = field(default="source->target", metadata={"help": "source->target, target->source or both."})
+    direction: Direction = field(
+        default="source->target", metadata={"help": "What is translated: source->target, target->source or both."}
+    )
     prompt: Prompt | None = field(
         default=None,
         metadata={
-            "help": "Prompt of the training, with {source} in it, or a function. Default: the chat template, or plain."
+            "help": "The prompt that you train on: a template with {source} in it, or a function. Default: the chat "
+            "template if the tokenizer has one, otherwise a plain prompt."
         },
     )
-    comet_model: str = field(default=COMET_MODEL, metadata={"help": "COMET model: hub name or path."})
+    comet_model: str = field(default=COMET_MODEL, metadata={"help": "COMET model: hub name or path of a checkpoint."})
     cometkiwi_model: str = field(
-        default=COMETKIWI_MODEL, metadata={"help": "COMET model without references: hub name or path."}
+        default=COMETKIWI_MODEL, metadata={"help": "COMET model without references: hub name or path of a checkpoint."}
     )
     comet_device: str = field(default="cpu", metadata={"help": "Where COMET runs: cpu, cuda or cuda:N."})
     comet_batch_size: int = field(default=8, metadata={"help": "Segments that COMET scores at once."})
@@ -57,7 +60,7 @@ class Quality:
     wait: bool = field(
         default=False,
         metadata={
-            "help": "Have training wait for COMET at every evaluation. It waits anyway where metric_for_best_model is "
-            "one of COMET's, and in an evaluate() outside training."
+            "help": "Make training wait for COMET at every evaluation. It always waits if metric_for_best_model is "
+            "one of COMET's metrics, and in an evaluate() outside training."
         },
     )

@@ -1,4 +1,4 @@
-"""The current model's translations of the held-out sentences: batched greedy generation that leaves no trace."""
+"""Translate the held-out sentences with the current model: batched greedy generation that leaves no trace in it."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ CHAT_PROMPT = (
 )
 TEMPLATE_FIELDS = ("source", "source_language", "target_language", "source_lang", "target_lang")
 
-# Tokens that a translation may take: so many times its source's, and so many more. Scripts that a tokenizer knows
-# badly take three times the tokens of English and more.
+# A translation may take LENGTH_RATIO times the tokens of its source, plus EXTRA_TOKENS. A script that a tokenizer
+# knows badly takes three or more times the tokens of English.
 LENGTH_RATIO = 4
 EXTRA_TOKENS = 16
 
-# Prompt tokens in a batch at most, padding counted; the KV cache grows to a few times that. Measured on a CPU, where
-# a step of the decoder costs little more for 32 sentences than for one.
+# The largest number of prompt tokens in a batch, including padding. The KV cache grows to a few times that. The CPU's
+# value was measured. A step of the decoder costs little more there for 32 sentences than for one.
 CPU_TOKEN_BUDGET = 1024
 ACCELERATOR_TOKEN_BUDGET = 8192
 
 
 @dataclass(frozen=True)
 class Translations:
-    """What the model made of the sources, in their order.
+    """The model's translations, in the order of the sources.
 
     Attributes:
-        texts: the translations, stripped; "" where the model said nothing.
-        empty: how many are empty.
-        truncated: how many were still going on at their length limit, and were cut there.
+        texts: the translations, stripped; "" if the model wrote nothing.
+        empty: the number of empty translations.
+        truncated: the number of translations that reached their length limit and were cut there.
     """
 
     texts: tuple[str, ...]
@@ -63,11 +63,11 @@ def translate(
     prompt: Prompt | None = None,
     token_budget: int | None = None,
 ) -> Translations:
-    """Translate greedily with the model as it is now.
+    """Translate greedily with the model in its current state.
 
     Prompts are padded on the left and batched in order of length. A translation ends at an end-of-sequence token, at
-    the first newline, or at 4 times the source's tokens plus 16. The model's mode, generation configuration and
-    random state and the tokenizer's settings are as before when the call returns.
+    the first newline, or at 4 times the source's tokens plus 16. The call leaves the model's mode and generation
+    configuration, the random state and the tokenizer's settings as they were.
 
     Args:
         decoder: the model and its tokenizer.
@@ -75,18 +75,19 @@ def translate(
         source_lang: FLORES-200 code of the sources.
         target_lang: FLORES-200 code to translate into.
         prompt: a template with `{source}`, `{source_language}`, `{target_language}` (English names),
-            `{source_lang}` and `{target_lang}` (codes), which is taken as it is, or a function
-            `(source, source_lang, target_lang)` that returns the prompt's text, or a list of messages for the chat
-            template. It should be what the model is trained on. Default: a user message asking for the translation
-            where the tokenizer has a chat template, else two lines, "English: SOURCE" and "Icelandic:".
-        token_budget: padded prompt tokens in a batch at most; smaller needs less memory. Default 1024 on a CPU, 8192
-            elsewhere.
+            `{source_lang}` and `{target_lang}` (codes), or a function. A template is used as it is. A function
+            `(source, source_lang, target_lang)` returns the prompt's text, or a list of messages for the chat
+            template. The prompt should be the one that the model is trained on. Default: a user message that asks for
+            the translation if the tokenizer has a chat template, otherwise two lines, "English: SOURCE" and
+            "Icelandic:".
+        token_budget: the largest number of prompt tokens in a batch, including padding. A smaller budget needs less
+            memory. Default: 1024 on a CPU, 8192 elsewhere.
 
     Returns:
-        the translations, with how many are empty or were cut.
+        the translations, and how many are empty or were cut.
 
     Raises:
-        ValueError: a prompt that cannot be used, or leaves no room in the model's context.
+        ValueError: a prompt cannot be used, or it leaves no room in the model's context.
     """
     tokenizer = decoder.tokenizer
     prompts = prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt)
@@ -105,24 +106,29 @@ def translate(
 
 
 def default_token_budget(decoder: Decoder) -> int:
-    """Padded prompt tokens in a batch where nothing else is asked for."""
+    """Return the default number of prompt tokens in a batch, including padding."""
     return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
 def check(
     decoder: Decoder, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
 ) -> None:
-    """Raise ValueError, before any translation, for a sentence whose prompt cannot be made or leaves no room."""
+    """Check before any translation that every sentence has a prompt and room for its translation.
+
+    Raises:
+        ValueError: a prompt cannot be made, or it leaves no room in the model's context.
+    """
     _limits(decoder, sentences, prompt_ids(decoder.tokenizer, sentences, source_lang, target_lang, prompt))
 
 
 def prompt_ids(
     tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
 ) -> list[list[int]]:
-    """The prompts as token ids, ready for the model to go on from.
+    """Return the prompts as token ids that the model can continue.
 
     Raises:
-        ValueError: a template without `{source}` or with an unknown field, or a function that returns neither.
+        ValueError: a template lacks `{source}` or has an unknown field, or a function returns neither a text nor a
+            list of messages.
     """
     if isinstance(prompt, str):
         check_template(prompt)
@@ -130,7 +136,7 @@ def prompt_ids(
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError for a prompt template that cannot be filled."""
+    """Raise ValueError if a prompt template cannot be filled."""
     try:
         fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
     except ValueError as error:
@@ -148,7 +154,7 @@ def check_template(template: str) -> None:
 def signature(
     tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
 ) -> Signature:
-    """The choices behind translations: the prompts, by kind and by the hash of their tokens, and how they end."""
+    """Return the choices behind translations: the kind of prompt, a hash of all prompts' tokens, decoding and limit."""
     kind = "own" if prompt is not None else "chat" if _has_chat_template(tokenizer) else "plain"
     prompts = json.dumps(prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
     digest = hashlib.sha256(prompts.encode()).hexdigest()[:8]
@@ -182,15 +188,16 @@ def _prompt_ids(tokenizer: Any, source: str, source_lang: str, target_lang: str,
         raise ValueError(
             f"the prompt function returned {filled!r:.60} for {source[:60]!r}; return a text or a list of messages."
         )
-    # Models that can think aloud first would use up their length limit on it; other templates ignore the switch.
+    # A model that thinks aloud first would use up its length limit on that. Other templates ignore this switch.
     text = tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _without_extras(tokenizer: Any, token_ids: list[int]) -> list[int]:
-    """The prompt without what the tokenizer puts around it too much.
+    """Return the prompt without the special tokens that the tokenizer should not have added.
 
-    An end-of-sequence token: the sequence is to go on. A second BOS: a text from a chat template has one already.
+    An end-of-sequence token is removed because the model has to continue the sequence. A second BOS is removed because
+    a text from a chat template already has one.
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     if begin is not None and token_ids[:2] == [begin, begin]:
@@ -199,7 +206,7 @@ def _without_extras(tokenizer: Any, token_ids: list[int]) -> list[int]:
 
 
 def _limits(decoder: Decoder, sentences: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Tokens that each translation may take at most."""
+    """Return the largest number of tokens that each translation may take."""
     context = decoder.context_length
     limits = []
     for sentence, prompt in zip(sentences, prompts, strict=True):
@@ -216,9 +223,10 @@ def _limits(decoder: Decoder, sentences: Sequence[str], prompts: Sequence[Sequen
 
 
 def _greedy(decoder: Decoder) -> GenerationConfig:
-    """Plain greedy search with the end tokens that the model and its tokenizer know, and nothing else of theirs.
+    """Return plain greedy search with the end tokens of the model and its tokenizer.
 
-    A checkpoint's own defaults (sampling, repetition penalty, ...) would make the translations another decoder's.
+    It takes no other default of the checkpoint (sampling, repetition penalty, ...), because these would make the
+    translations another decoder's.
     """
     tokenizer = decoder.tokenizer
     own = getattr(getattr(decoder.base, "generation_config", None), "eos_token_id", None)
@@ -231,9 +239,10 @@ def _greedy(decoder: Decoder) -> GenerationConfig:
 
 @contextmanager
 def _generating_with(decoder: Decoder, generation: GenerationConfig) -> Iterator[None]:
-    """While open, the transformers model has this generation configuration, and its own again afterwards.
+    """Give the transformers model this generation configuration, and restore its own when the block ends.
 
-    The model inside a PEFT wrapper generates with its adapters; the wrapper would overwrite its configuration.
+    A model inside a PEFT wrapper is used without the wrapper. It generates with its adapters all the same, and the
+    wrapper would overwrite its configuration.
     """
     base: Any = decoder.base
     own = base.generation_config
@@ -245,7 +254,7 @@ def _generating_with(decoder: Decoder, generation: GenerationConfig) -> Iterator
 
 
 class _Stop(StoppingCriteria):
-    """Ends each sentence by itself, at a newline or at its own length limit."""
+    """Stops each sentence by itself, at a newline or at its own length limit."""
 
     def __init__(self, tokenizer: Any, prompt_length: int, limits: Tensor) -> None:
         self.tokenizer, self.prompt_length, self.limits = tokenizer, prompt_length, limits
@@ -257,7 +266,7 @@ class _Stop(StoppingCriteria):
 
 
 def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-    """The token ids that follow each prompt, with whatever padding generation adds behind."""
+    """Return the token ids that follow each prompt, including the padding that generation adds at the end."""
     generator: Any = decoder.base
     device = decoder.device
     longest = max(map(len, prompts))
@@ -275,7 +284,7 @@ def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], limits: Sequen
 
 
 def _finish(tokenizer: Any, token_ids: Sequence[int], limit: int, ends: Sequence[int] | None) -> tuple[str, bool]:
-    """The translation's text, and whether it was cut at its limit."""
+    """Return the translation's text, and whether it was cut at its limit."""
     kept = list(token_ids[:limit])
     end = next((place for place, token in enumerate(kept) if token in (ends or ())), None)
     text = tokenizer.decode(kept[:end], skip_special_tokens=True)

@@ -1,1 +1,1 @@
-"""A model measured over many languages, outside training."""
+"""Measurements of a model over many languages, outside training."""

@@ -1,4 +1,4 @@
-"""Alignment against task results over languages (paper, Tables 3, 4 and 6 to 11)."""
+"""Correlate alignment with task results over languages (paper, Tables 3, 4 and 6 to 11)."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ logger = logging.getLogger(__name__)
 CSV_COLUMNS = ("model", "task", "lang", "value")
 COLUMNS = ["model", "method", "pivot", "task", "n", "Pearson r", "low", "high", "p"]
 COLUMNS += ["Spearman rho", "rho low", "rho high", "rho p", "signature"]
-# What scores of different models must agree in before their correlations are averaged.
+# The correlations of different models are averaged only if their signatures agree in these fields.
 SHARED_CHOICES = ("n", "tokens", "layers")
 ALL_TASKS = "all tasks"
 
 
 class ResultsError(ValueError):
-    """Scores or task results that cannot be read or joined; the message names the file and says what to do."""
+    """Scores or task results cannot be read or joined. The message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model reached at a task in a language.
+    """A model's result at a task in a language.
 
     Attributes:
-        model: its name or folder; empty where the file says none, for any.
-        task: such as "belebele", without the language.
+        model: its name or folder. An empty name, from a file that names no model, fits any model.
+        task: the task's name without the language, such as "belebele".
         lang: FLORES-200 code.
-        value: the metric.
+        value: the value of the metric.
     """
 
     model: str
@@ -54,15 +54,15 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class AlignmentScore:
-    """A line's score of `neuronxa score`, of one method.
+    """One method's score in a line that `neuronxa score` wrote.
 
     Attributes:
-        model: as `ModelChoice.name` calls it.
-        method: such as "nasca".
+        model: the name that `ModelChoice.name` gives.
+        method: the method's name, such as "nasca".
         pivot: FLORES-200 code.
         lang: FLORES-200 code.
         score: the score.
-        signature: what scores over languages must agree in to be correlated.
+        signature: the choices in which the scores of all languages must agree to be correlated.
     """
 
     model: str
@@ -74,18 +74,18 @@ class AlignmentScore:
 
 
 def read_scores(path: Path) -> list[AlignmentScore]:
-    """The scores that `neuronxa score` wrote.
+    """Read the scores that `neuronxa score` wrote.
 
     Args:
         path: its output folder, or the scores.jsonl in it.
 
     Returns:
-        one for each language and method, with the signature's fields that all languages share and the corpus; of a
-        model that was scored again with other weights, those of the newest.
+        one score for each language and method. Its signature holds the corpus and the fields that all languages share.
+        If a model was scored again with other weights, only the scores of the newest weights are returned.
 
     Raises:
-        ResultsError: no such file, no scores of a survey in it, or those of two models of one name.
-        ValueError: a newer version wrote it.
+        ResultsError: the file does not exist, holds no scores of a survey, or holds two models with the same name.
+        ValueError: a newer version wrote the file.
     """
     file = path / "scores.jsonl" if path.is_dir() else path
     records = _lines(file)
@@ -114,7 +114,7 @@ def _lines(file: Path) -> list[ScoreLine]:
 
 
 def _check_names(file: Path, records: Iterable[ScoreLine]) -> None:
-    """Refuse scores of two models that are called by the same name, such as two folders "final"."""
+    """Raise ResultsError if two models have the same name, such as two folders called "final"."""
     places: dict[str, str] = {}
     for record in records:
         model, adapter = record.key["model"], record.key["adapter"]
@@ -122,30 +122,30 @@ def _check_names(file: Path, records: Iterable[ScoreLine]) -> None:
         if places.setdefault(record.model, place) != place:
             raise ResultsError(
                 f"{file} holds two models named {record.model} ({places[record.model]}, {place}); score them "
-                "into an --output each."
+                "into separate --output folders."
             )
 
 
 def _common(record: ScoreLine, method: str) -> Signature:
-    """Of one of the line's methods, without what differs from language to language."""
+    """Return the signature of one of the line's methods, without the fields that differ from language to language."""
     named = [name for name in record.signature["method"].split("+") if name.partition("(")[0] == method]
     shared = record.signature.without(["method", "pair", "data", "permutations"])
     return Signature.of(method=named[0]).joined(shared).with_fields(corpus=record.corpus)
 
 
 def read_results(path: Path, metric: str = "acc") -> list[TaskResult]:
-    """Task results by language.
+    """Read task results by language.
 
     Args:
-        path: results JSON as lm-evaluation-harness writes it, or a CSV with the columns task, lang, value and, where
-            there are several models, model.
-        metric: which of the harness's metrics, such as "acc" or "acc_norm".
+        path: a results JSON of lm-evaluation-harness, or a CSV with the columns task, lang and value. The CSV also
+            needs the column model if there are several models.
+        metric: one of the harness's metrics, such as "acc" or "acc_norm".
 
     Returns:
-        one for each task and language; of the harness's tasks those whose name ends with a language.
+        one result for each task and language. A harness task is left out if its name does not end with a language.
 
     Raises:
-        ResultsError: a file that is neither, or holds no language or not the metric.
+        ResultsError: the file does not exist, is neither of the two, holds no language, or lacks the metric.
     """
     if not path.is_file():
         raise ResultsError(f"{path} does not exist; name a results JSON of lm-evaluation-harness, or a CSV.")
@@ -199,12 +199,12 @@ def _read_harness(path: Path, metric: str) -> list[TaskResult]:
     if not found:
         raise ResultsError(f"{path} holds no task that ends with a language, such as belebele_isl_Latn or arc_is.")
     if without:
-        logger.warning("NeuronXA: %s: %s left out, without %s.", path, ", ".join(name for name, _ in without), metric)
+        logger.warning("NeuronXA: %s: %s left out (no %s).", path, ", ".join(name for name, _ in without), metric)
     return found
 
 
 def _model_of(content: Mapping[str, Any]) -> str:
-    """As `ModelChoice.name` would call it: the model, its adapter, its quantisation."""
+    """Return the model's name as `ModelChoice.name` writes it: the model, its adapter, its quantisation."""
     arguments = content.get("config", {}).get("model_args") or {}
     if isinstance(arguments, str):
         arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
@@ -214,7 +214,10 @@ def _model_of(content: Mapping[str, Any]) -> str:
 
 
 def _task_and_language(name: str) -> tuple[str, str | None]:
-    """A task's name without its language, and the language: belebele_isl_Latn, m_mmlu_is, xnli_de."""
+    """Split a name such as belebele_isl_Latn, m_mmlu_is or xnli_de into the task and the language.
+
+    The language is None if the name does not end with one.
+    """
     parts = name.split("_")
     for count in (2, 1):
         if len(parts) > count and (lang := _language("_".join(parts[-count:]))):
@@ -223,19 +226,19 @@ def _task_and_language(name: str) -> tuple[str, str | None]:
 
 
 def _language(code: str) -> str | None:
-    """The FLORES-200 code of a code in a task's name, None where it is none."""
+    """Return the FLORES-200 code for a code in a task's name, or None if the code is not a language."""
     return code if is_language(code) else harness_languages().get(code)
 
 
 def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -> Table:
-    """Pearson's and Spearman's correlation of alignment with task results over languages.
+    """Correlate alignment with task results over languages, by Pearson and by Spearman.
 
     Returns:
-        a table of one row a model, method, pivot and task: both correlations with 95 % bootstrap intervals over the
-        languages and two-sided p-values, and their number n.
+        a table with one row for each model, method, pivot and task. A row holds the number n of languages, and both
+        correlations with their 95 % bootstrap intervals over the languages and their two-sided p-values.
 
     Raises:
-        ResultsError: no model and language that both know, or one of them twice with different numbers.
+        ResultsError: no model is in both, or a language is there twice with different numbers.
     """
     wanted: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for result in results:
@@ -256,22 +259,25 @@ def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -
                 left_out.append(f"{model}, {method}, {task}: {len(shared)} languages in both, but three are needed.")
     if not rows:
         raise ResultsError(
-            f"no model is in both: the scores are of {_names(key[0] for key in aligned)}, the results of "
-            f"{_names(key[0] for key in wanted)}. Score the model that was evaluated, or leave the model's column out."
+            f"no model is in both the scores ({_names(key[0] for key in aligned)}) and the results "
+            f"({_names(key[0] for key in wanted)}). Score the model that was evaluated, or remove the column model."
         )
-    note = "n languages; they are no independent draws (families, scripts), so that p-values and intervals flatter."
+    note = (
+        "n is the number of languages. They are not independent (families, scripts), so the p-values and intervals "
+        "are too optimistic."
+    )
     return Table("Alignment against task results over languages", COLUMNS, rows, [note, *left_out])
 
 
 def averages(table: Table) -> Table:
-    """Correlations averaged over models, for each task and over all (paper, Tables 6 to 11).
+    """Average correlations over models, for each task and over all tasks (paper, Tables 6 to 11).
 
     Args:
-        table: as `correlate` returns it.
+        table: the table that `correlate` returned.
 
     Returns:
-        a table of one row a method, pivot and task, with the number of correlations that each mean is over; methods
-        that were measured on other numbers of pairs, or pooled otherwise, stand apart.
+        a table with one row for each method, pivot and task. A row holds the number of correlations and their means.
+        Measurements on different numbers of pairs or with different pooling have separate rows.
     """
     found: dict[tuple[str, str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in table.rows:
@@ -296,7 +302,10 @@ def _put(values: dict[str, float], lang: str, value: float, what: str) -> None:
 
 
 def _same_model(ours: str, theirs: str) -> bool:
-    """A folder is known by its last part, as `neuronxa score` calls it; results that name no model are any's."""
+    """Return whether two names mean the same model.
+
+    A folder goes by its last part, as in `neuronxa score`. Results that name no model fit any model.
+    """
     (base, *rest), (their_base, *their_rest) = (name.split(" + ") for name in (ours, theirs or ours))
     if rest != their_rest:
         return False

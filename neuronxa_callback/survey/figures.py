@@ -1,4 +1,4 @@
-"""A survey's figures, and what their files are called."""
+"""The figures of a survey and the names of their files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DPI = 150
 
 
 def draw_layers(records: Sequence[ScoreLine], folder: Path) -> list[Path]:
-    """A figure of the score per layer for each method (paper, Fig. 2), in the folder."""
+    """Draw the score per layer for each method (paper, Fig. 2) into the folder."""
     first, n = records[0], min(record.n for record in records)
     paths = []
     for method, values in first.per_layer.items():
@@ -27,5 +27,5 @@ def draw_layers(records: Sequence[ScoreLine], folder: Path) -> list[Path]:
 
 
 def file_name(name: str) -> str:
-    """A model's name as part of a file's."""
+    """Return a model's name in a form that fits into a file's name."""
     return re.sub(r"[^\w.+-]+", "-", name)

@@ -1,4 +1,4 @@
-"""Alignment of every pair of languages (paper, Table 2), each language encoded once."""
+"""Alignment of every pair of languages (paper, Table 2). Each language is encoded once."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ STAR = f"* p < {SIGNIFICANT} after Holm's correction over all pairs; --format cs
 
 
 def every_pair(corpus: Corpus, languages: Sequence[str]) -> tuple[list[ParallelPairs], list[str]]:
-    """The pairs of any two languages, and a sentence for each two whose text cannot be used.
+    """Return the pairs of any two languages, and a sentence for each two whose text cannot be used.
 
     Raises:
-        PairsError: a language that the corpus does not have, fewer than two, or no text that can be used.
+        PairsError: the corpus lacks a language, there are fewer than two languages, or no text can be used.
     """
     wanted = list(dict.fromkeys(languages or corpus.languages))
     if len(wanted) < 2:
@@ -42,7 +42,7 @@ def every_pair(corpus: Corpus, languages: Sequence[str]) -> tuple[list[ParallelP
         if code not in corpus.languages:
             corpus.pairs(code, code)  # raises with the reason
     pairs, left_out = [], []
-    sides: dict[tuple[str, ...], tuple[str, ...]] = {}  # each text once, however many pairs it is in
+    sides: dict[tuple[str, ...], tuple[str, ...]] = {}  # one copy of each text, however many pairs hold it
     for first, second in combinations(wanted, 2):
         try:
             pair = corpus.pairs(first, second)
@@ -62,10 +62,10 @@ def measure_matrix(
     notes: list[str],
     progress: Progress | None = None,
 ) -> list[ScoreLine]:
-    """Measure a model on the evaluator's language pairs, into matrix.jsonl; see `survey.measure`.
+    """Measure a model on the evaluator's language pairs and write matrix.jsonl; see `survey.measure`.
 
-    What is encoded of a language stays in folder/encoded until all pairs are done: layers x sentences x features x 4
-    bytes, for 100 sentences and NAS of an 8B Llama 183 MB a language.
+    The encoded languages stay in folder/encoded until all pairs are done. A language takes layers x sentences x
+    features x 4 bytes, which is 183 MB for 100 sentences and the NAS of an 8B Llama.
     """
     store = _Store(choice, evaluator, folder / "encoded")
     records = measure(choice, evaluator, folder / "matrix.jsonl", ScoreLine, scores_of, notes, progress, store.encode)
@@ -74,17 +74,17 @@ def measure_matrix(
 
 
 class _Store:
-    """Encoded languages on the disk, in a folder of their own for each model and choice of what is read."""
+    """Encoded languages on disk. Each model and each choice of what is read has its own folder."""
 
     def __init__(self, choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path) -> None:
         self.evaluator = evaluator
         self.budget = TokenBudget(evaluator.token_budget)
         reads = sorted(set(evaluator.representations.values()))
-        said = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
-        self.folder = folder / _digest(said)
+        choices = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
+        self.folder = folder / _digest(choices)
 
     def encode(self, decoder: Decoder, sentences: Sequence[str]) -> Encoded:
-        """From the disk, else by the evaluator, and then to the disk."""
+        """Return the encoded sentences from the disk. If they are not there, encode and save them first."""
         path = self.folder / f"{_digest(tuple(sentences))}.safetensors"
         if path.exists():
             return load_file(path)  # type: ignore[return-value]
@@ -92,22 +92,25 @@ class _Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
         save_file({str(read): values.contiguous() for read, values in encoded.items()}, unfinished)
-        unfinished.replace(path)  # a kill leaves a whole file or none
+        unfinished.replace(path)  # a kill leaves either a whole file or no file
         return encoded
 
     def remove(self) -> None:
-        """What was encoded, and the folder of all such where it is empty."""
+        """Remove what was encoded, and the parent folder if it is empty then."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # another matrix may be at work in it
+        with suppress(OSError):  # another matrix may be using it
             self.folder.parent.rmdir()
 
 
-def _digest(said: Any) -> str:
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:32]
 
 
 def matrix_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
-    """One row two languages and method: score, 95 % interval, p-value, and that corrected over the pairs (Holm)."""
+    """Return a table with one row for each two languages and method.
+
+    A row holds the score, its 95 % interval, its p-value, and the p-value corrected over the pairs (Holm).
+    """
     rows: list[list[Cell]] = []
     for method in records[0].score:
         corrected = holm(record.p_value.get(method) for record in records)
@@ -121,7 +124,10 @@ def matrix_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
 
 
 def square_tables(records: Sequence[ScoreLine], notes: Sequence[str]) -> list[Table]:
-    """A table a method with a row and a column a language; a star where Holm's correction leaves p below 0.05."""
+    """Return a table for each method, with a row and a column for each language.
+
+    A star marks a score whose p-value is below 0.05 after Holm's correction.
+    """
     languages = list(dict.fromkeys(code for record in records for code in (record.pivot, record.lang)))
     signed = [*notes, *chance_notes(records), STAR, f"Signature: {shared(record.signature for record in records)}"]
     tables = []

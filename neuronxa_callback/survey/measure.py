@@ -1,4 +1,4 @@
-"""A model measured over many languages from the command line, each on the disk as soon as it is done."""
+"""Measure a model over many languages from the command line. Each language is on disk as soon as it is done."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model to measure, and how it is loaded.
+    """The model to measure and how to load it.
 
     Attributes:
-        model: its folder or its name on the hub; the folder of an adapter that names its base.
-        adapter: folder of an adapter to put on it.
-        dtype: what the weights are loaded in; "auto" takes what its configuration says.
-        load_in_4bit: load them in NF4.
-        device: "cpu", "cuda" or "cuda:N"; a GPU, where there is one, for None.
+        model: its folder or its name on the hub, or the folder of an adapter that names its base model.
+        adapter: the folder of an adapter to put on the model.
+        dtype: the type to load the weights in; "auto" takes the one in the model's configuration.
+        load_in_4bit: whether to load the weights in NF4.
+        device: "cpu", "cuda" or "cuda:N"; None takes a GPU if there is one.
     """
 
     model: str
@@ -50,16 +50,16 @@ class ModelChoice:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The model's name in tables."""
         parts = [Path(self.model).name if Path(self.model).is_dir() else self.model]
         parts += [Path(self.adapter).name] if self.adapter else []
         return " + ".join(parts) + (" (nf4)" if self.load_in_4bit else "")
 
     @property
     def identity(self) -> Signature:
-        """Changes with the weights on the disk, so that scores of others are not taken for theirs.
+        """A signature that changes with the weights on disk, so that old scores are not taken for those of new weights.
 
-        Of a name on the hub it is the name alone.
+        The weights of a model on the hub are known by its name alone.
         """
         files = [path for checkpoint in self.checkpoints() for path in _weights(Path(checkpoint.source))]
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -68,7 +68,7 @@ class ModelChoice:
         return Signature.of(dict(zip(IDENTITY, parts, strict=True)))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The model, and behind it its adapter where there is one."""
+        """Return the model, followed by its adapter if it has one."""
         folder = Path(self.adapter or self.model)
         if self.adapter is None and not (folder / ADAPTER_CONFIG).exists():
             return [Checkpoint(self.model, MODEL_REMEDY)]
@@ -78,10 +78,10 @@ class ModelChoice:
 
     @contextmanager
     def loaded(self) -> Iterator[tuple[nn.Module, Any]]:
-        """The model in evaluation mode and its tokenizer, until the block ends.
+        """Load the model in evaluation mode and its tokenizer, and free the model when the block ends.
 
         Raises:
-            ModelError: they cannot be loaded.
+            ModelError: the model or the tokenizer cannot be loaded.
         """
         checkpoints = self.checkpoints()
         check_packages(checkpoints, self.load_in_4bit)
@@ -102,7 +102,7 @@ def _weights(folder: Path) -> list[Path]:
 def score(
     choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, notes: list[str], progress: Progress | None = None
 ) -> list[ScoreLine]:
-    """Measure a model on the evaluator's language pairs with its methods, into scores.jsonl; see `measure`."""
+    """Measure a model on the evaluator's language pairs with its methods and write scores.jsonl; see `measure`."""
     return measure(choice, evaluator, folder / "scores.jsonl", ScoreLine, scores_of, notes, progress)
 
 
@@ -116,27 +116,29 @@ def measure(
     progress: Progress | None = None,
     encode: Callable[[Decoder, Sequence[str]], Encoded] | None = None,
 ) -> list[Line]:
-    """Measure a model on the evaluator's language pairs, those left out whose line is in the file already.
+    """Measure a model on the evaluator's language pairs that have no line in the file yet.
 
-    Each pair's line is on the disk when it is done: what was stopped goes on where it was. Of the encoded text one
-    source and one target side are kept, whatever the number of pairs.
+    Each pair's line is on disk as soon as the pair is done, so a run that was stopped continues where it was. Only one
+    encoded source side and one encoded target side are kept in memory, whatever the number of pairs.
 
     Args:
-        choice: the model; it is loaded only where something is left to measure.
-        evaluator: what to read of which pairs; those that the model's context is too short for are left out.
+        choice: the model. It is loaded only if a pair is left to measure.
+        evaluator: the language pairs and what to read of them. A pair that is too long for the model's context is left
+            out.
         path: the JSON-lines file.
-        kind: what its lines hold.
-        numbers: a line's numbers and their signature, from the evaluator, the two encoded sides and their signature.
-        notes: gets a sentence for each language that is dropped.
-        progress: is shown a task that counts the language pairs.
-        encode: encodes one side's sentences, the evaluator's own for None.
+        kind: the type of its lines.
+        numbers: a function of the evaluator, the two encoded sides and their signature. It returns a line's numbers
+            with their signature.
+        notes: gets a sentence for each language that is left out.
+        progress: shows a task that counts the language pairs.
+        encode: a function that encodes one side's sentences. None means the evaluator's own.
 
     Returns:
-        the lines of these pairs, in their order, without those that were left out.
+        the lines of these pairs in their order, without the pairs that were left out.
 
     Raises:
         ModelError: the model cannot be loaded.
-        ValueError: it cannot be measured (see `NeuronXAEvaluator.check`), or the file is something else's.
+        ValueError: the model cannot be measured (see `NeuronXAEvaluator.check`), or the file holds something else.
     """
     keys = {pair.name: _key(choice, evaluator, pair) for pair in evaluator.pairs}
     done = _done(path, kind)
@@ -165,10 +167,10 @@ def measure(
 
 
 def _done(path: Path, kind: type[Line]) -> dict[Signature, Line]:
-    """The lines that are there, by their keys.
+    """Return the lines that are in the file, by their keys.
 
     Raises:
-        ValueError: they are something else's, such as a training run's, or a newer version's.
+        ValueError: the lines belong to something else, such as a training run, or a newer version wrote them.
     """
     try:
         return {record.key: record for record in read_records(path, kind)}
@@ -179,21 +181,21 @@ def _done(path: Path, kind: type[Line]) -> dict[Signature, Line]:
 
 
 def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> Signature:
-    """What a line is known by: every choice that can be known before the model is loaded."""
+    """Return a line's key: every choice that is known before the model is loaded."""
     choices = Signature.of(evaluator.choices(pair))
     return choice.identity.joined(choices).with_fields(version=version("neuronxa-callback"))
 
 
 def scores_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: Signature) -> PairScores:
-    """A line's scores, per layer and pair, intervals and p-values."""
+    """Return a line's scores, also per layer and per pair, with intervals and p-values."""
     return of_report(evaluator.report(source, target, signature))
 
 
 def pairs_with(corpus: Corpus, pivot: str, languages: Sequence[str]) -> tuple[list[ParallelPairs], list[str]]:
-    """The pairs of the pivot with each language, and a sentence for each language whose text cannot be used.
+    """Return the pairs of the pivot with each language, and a sentence for each language whose text cannot be used.
 
     Raises:
-        PairsError: a language that the corpus does not have, or none whose text can be used.
+        PairsError: the corpus lacks a language, or no language's text can be used.
     """
     wanted = [code for code in languages or corpus.languages if code != pivot]
     for code in (pivot, *languages):

@@ -1,4 +1,4 @@
-"""The lines that a survey writes: scores.jsonl and matrix.jsonl, and retrieval.jsonl."""
+"""The lines that a survey writes to scores.jsonl, matrix.jsonl and retrieval.jsonl."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from neuronxa_callback.files import Record
 from neuronxa_callback.signature import Signature, SignatureText
 from neuronxa_callback.vocabulary import Direction, Representation
 
-# What a line's key says of the model; behind it come the evaluator's choices and the version.
+# The fields of a line's key that describe the model. The evaluator's choices and the version follow them.
 IDENTITY = ("model", "adapter", "load", "quantised", "weights")
 
 
 class SurveyLine(Record):
-    """Which model a line is of, and which language pair.
+    """The model and the language pair of a line.
 
     Attributes:
-        model: what tables call it.
+        model: the model's name in tables.
         lang: FLORES-200 code of the language.
         pivot: FLORES-200 code of the language that it is compared with.
-        corpus: which text.
+        corpus: the text that the sentences come from.
         signature: the choices behind the numbers.
-        key: what the line is known by: every choice that can be known before the model is loaded.
+        key: every choice that is known before the model is loaded. It identifies the line.
     """
 
     model: str
@@ -34,7 +34,7 @@ class SurveyLine(Record):
 
     @property
     def identity(self) -> Signature:
-        """The model and its weights, as `ModelChoice.identity` has them."""
+        """The model and its weights, in the form of `ModelChoice.identity`."""
         return self.key.only(IDENTITY)
 
     @property
@@ -44,10 +44,10 @@ class SurveyLine(Record):
 
     @classmethod
     def of_version_0_1(cls, line: dict[str, Any]) -> dict[str, Any]:
-        """The line with its key as a signature.
+        """Return the line with its key as a signature.
 
         Raises:
-            ValueError: there is no such key, as in a training run's lines.
+            ValueError: the line has no such key. A training run's lines have none.
         """
         return line | {"key": key_of_version_0_1(str(line.get("key", "")))}
 
@@ -57,7 +57,7 @@ class ScoreLine(PairScores, SurveyLine):
 
     @classmethod
     def of_version_0_1(cls, line: dict[str, Any]) -> dict[str, Any]:
-        """The line with its key as a signature, and with what is called `score` now."""
+        """Return the line with its key as a signature, and with `scores` under its new name `score`."""
         renamed = {("score" if name == "scores" else name): value for name, value in line.items()}
         return super().of_version_0_1(renamed)
 
@@ -66,9 +66,9 @@ class RetrievalNumbers(Record):
     """How many sentences found their own translation.
 
     Attributes:
-        accuracy: their share, pooled over the layers.
-        p_value: probability of it by chance.
-        ci: its 95 % bootstrap interval over the sentences.
+        accuracy: the share of these sentences, pooled over the layers.
+        p_value: the probability of this accuracy by chance.
+        ci: the accuracy's 95 % bootstrap interval over the sentences.
         per_layer: the share at each layer.
     """
 
@@ -79,7 +79,7 @@ class RetrievalNumbers(Record):
 
 
 class Retrieval(Record):
-    """Retrieval between one language pair's sides.
+    """Retrieval between the two sides of one language pair.
 
     Attributes:
         signature: the choices behind the numbers.
@@ -98,12 +98,12 @@ Line = TypeVar("Line", bound=SurveyLine)
 
 
 def key_of_version_0_1(text: str) -> Signature:
-    """The key that version 0.1 wrote as the model's five parts and the evaluator's choices, with bars between.
+    """Return the key that version 0.1 wrote as the model's five parts and the evaluator's choices, with bars between.
 
-    The model's path may hold a bar itself: the other four parts are counted from the choices back.
+    The model's path may hold a bar itself, so the other four parts are counted backwards from the choices.
 
     Raises:
-        ValueError: the text is no such key.
+        ValueError: the text is not such a key.
     """
     model, found, choices = text.rpartition("|method:")
     parts = model.rsplit("|", len(IDENTITY) - 1)

@@ -1,4 +1,4 @@
-"""Retrieval of translations: how many sentences find their own, over many languages."""
+"""Retrieval over many languages: how many sentences find their own translation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from neuronxa_callback.vocabulary import Direction, Representation
 def retrieve(
     choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, notes: list[str], progress: Progress | None = None
 ) -> list[RetrievalLine]:
-    """Retrieval accuracy on what the evaluator's methods read, into retrieval.jsonl; see `measure`."""
+    """Measure retrieval accuracy on what the evaluator's methods read and write retrieval.jsonl; see `measure`."""
     return measure(choice, evaluator, folder / "retrieval.jsonl", RetrievalLine, retrieval_of, notes, progress)
 
 
 def retrieval_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: Signature) -> Retrieval:
-    """Retrieval between two encoded sides, pooled over the layers as the evaluator does."""
+    """Return the retrieval between two encoded sides, with the evaluator's pooling over the layers."""
     found: dict[Representation, dict[Direction, RetrievalNumbers]] = {}
     n = next(iter(source.values())).shape[1]
     for read in dict.fromkeys(evaluator.representations.values()):

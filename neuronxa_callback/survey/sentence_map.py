@@ -1,7 +1,7 @@
 """Sentences and their translations in the plane, by t-SNE (paper, Fig. 1).
 
-A map is a picture and no measure: t-SNE keeps neighbours together and distorts every larger distance. The share of
-weakly aligned pairs (Eq. 4), which is computed from the representations themselves, stands beside it.
+A map is a picture and not a measurement, because t-SNE keeps neighbours together and distorts every larger distance.
+The share of weakly aligned pairs (Eq. 4) stands beside it. That share comes from the representations themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neuronxa_callback.tables import Cell, Table
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation, TokenPooling
 
-PERPLEXITY = 30.0  # scikit-learn's own; of few sentences a third of their number, which it must stay below
+PERPLEXITY = 30.0  # scikit-learn's default. It must be below the number of points, so few points take a third of it.
 SEED = 0
 
 
@@ -35,15 +35,15 @@ class SentenceMap:
     """The sentences of one language pair in one representation.
 
     Attributes:
-        model: what tables call it.
+        model: the model's name in tables.
         pairs: the sentences.
         representation: "embedding", "nas" or "nav".
-        layer: which, FFNs counted from 1; of embeddings this is that layer's output.
-        points: float64 (2, sentences, 2): of the source and the target sentences, without a unit.
-        divergence: the Kullback-Leibler divergence that t-SNE was left with.
+        layer: the layer's number, with FFNs counted from 1. For embeddings it means that layer's output.
+        points: float64 (2, sentences, 2): the places of the source and the target sentences, without a unit.
+        divergence: the Kullback-Leibler divergence that remains after t-SNE.
         aligned: the share of weakly aligned pairs at this layer.
-        p_value: of this share by chance (Eq. 5).
-        signature: the choices behind them.
+        p_value: the probability of this share by chance (Eq. 5).
+        signature: the choices behind these numbers.
     """
 
     model: str
@@ -72,16 +72,17 @@ def measure_maps(
     Args:
         choice: the model.
         pairs: the language pairs.
-        representations: what to map; the forward pass ends after the layer.
-        notes: gets a sentence for each language that is left out, beyond the model's context.
-        layer: which; for None the middle one, where the paper finds the highest alignment.
+        representations: the representations to map.
+        notes: gets a sentence for each language that is left out because it does not fit into the model's context.
+        layer: the layer to map; the forward pass ends after it. None means the middle layer, where the paper finds the
+            highest alignment.
         token_pooling: "weighted", "average" or "last".
-        token_budget: padded tokens in a batch at most.
-        progress: is shown a task that counts the language pairs.
+        token_budget: the largest number of tokens in a batch, including padding.
+        progress: shows a task that counts the language pairs.
 
     Raises:
         ModelError: the model cannot be loaded.
-        ValueError: it cannot be measured (see `NeuronXAEvaluator.check`).
+        ValueError: the model cannot be measured (see `NeuronXAEvaluator.check`), or scikit-learn is missing.
     """
     _check_scikit_learn()
     methods = [method for method in ALIGNMENT if REPRESENTATION_OF[method] in representations]
@@ -112,18 +113,19 @@ def measure_maps(
 
 
 def project(source: Tensor, target: Tensor) -> tuple[NDArray[np.float64], float]:
-    """t-SNE of both sides together, by cosine distance, which alignment is measured by.
+    """Project both sides together into the plane by t-SNE.
 
-    The same numbers give the same map: it starts from the principal components, and the seed is fixed.
+    The distance is the cosine distance, because alignment is measured by it. The same numbers give the same map,
+    because t-SNE starts from the principal components with a fixed seed.
 
     Args:
         source: (sentences, features).
         target: the same shape.
 
     Returns:
-        points (2, sentences, 2), and the divergence that is left.
+        the points (2, sentences, 2), and the divergence that remains.
     """
-    from sklearn.manifold import TSNE  # not needed for anything else
+    from sklearn.manifold import TSNE  # only maps need it
 
     vectors = np.concatenate([source.double().numpy(), target.double().numpy()])
     perplexity = min(PERPLEXITY, len(vectors) / 3)
@@ -133,7 +135,10 @@ def project(source: Tensor, target: Tensor) -> tuple[NDArray[np.float64], float]
 
 
 def map_table(maps: Sequence[SentenceMap], notes: Sequence[str]) -> Table:
-    """One row a language pair and representation: the layer, its share of aligned pairs, and how well t-SNE did."""
+    """Return a table with one row for each language pair and representation.
+
+    A row holds the layer, its share of aligned pairs with a p-value, and the divergence that remains after t-SNE.
+    """
     rows: list[list[Cell]] = [
         [m.pairs.target_lang, m.representation, m.layer, m.aligned, m.p_value, m.divergence, m.signature] for m in maps
     ]
@@ -142,7 +147,10 @@ def map_table(maps: Sequence[SentenceMap], notes: Sequence[str]) -> Table:
 
 
 def point_table(maps: Sequence[SentenceMap], notes: Sequence[str]) -> Table:
-    """One row a sentence: its pair's number from 1, its language and its place, with the text."""
+    """Return a table with one row for each sentence.
+
+    A row holds the language, the pair's number from 1, the sentence's place and its text.
+    """
     rows: list[list[Cell]] = []
     for m in maps:
         name, sides = m.pairs.name, ((m.pairs.source_lang, m.pairs.source), (m.pairs.target_lang, m.pairs.target))
@@ -154,7 +162,7 @@ def point_table(maps: Sequence[SentenceMap], notes: Sequence[str]) -> Table:
 
 
 def draw(maps: Sequence[SentenceMap], folder: Path) -> list[Path]:
-    """A figure for each language pair, a panel a representation, in the folder."""
+    """Draw a figure for each language pair into the folder, with one panel for each representation."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in dict.fromkeys(m.pairs.name for m in maps):
@@ -171,7 +179,7 @@ def _title(maps: Sequence[SentenceMap]) -> str:
 
 
 def _check_scikit_learn() -> None:
-    """Raise before a model is loaded."""
+    """Raise ValueError before a model is loaded if scikit-learn is missing."""
     try:
         import sklearn  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""The tables of a survey, from its lines."""
+"""The tables of a survey, made from its lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, Method
 
 
 def score_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
-    """One row a language and method: score, 95 % interval, p-value, and that corrected over the languages (Holm)."""
+    """Return a table with one row for each language and method.
+
+    A row holds the score, its 95 % interval, its p-value, and the p-value corrected over the languages (Holm).
+    """
     methods = list(records[0].score)
     corrected = {m: holm(record.p_value.get(m) for record in records) for m in methods}
     rows: list[list[Cell]] = []
@@ -30,10 +33,11 @@ def score_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
 
 
 def retrieval_table(records: Sequence[RetrievalLine], notes: Sequence[str], head: Container[str]) -> Table:
-    """One row a language, representation and direction; `head` are the languages that the paper calls so.
+    """Return a table with one row for each language, representation and direction.
 
-    Accuracy with its 95 % interval over the sentences, the probability of it by chance (for the greatest layer
-    multiplied by the number of layers), and that corrected over the languages (Holm).
+    A row holds the accuracy, its 95 % interval over the sentences, its probability by chance, and that probability
+    corrected over the languages (Holm). If the accuracy is that of the best layer, the probability by chance is
+    multiplied by the number of layers. `head` holds the languages that the paper calls head.
     """
     rows: list[list[Cell]] = []
     for read, by_direction in records[0].retrieval.items():
@@ -50,14 +54,14 @@ def retrieval_table(records: Sequence[RetrievalLine], notes: Sequence[str], head
 
 
 def _group(record: SurveyLine, head: Container[str]) -> str | None:
-    """Head or long-tail; English, which has more data than any, is neither (paper, appendix A.1)."""
+    """Return "head" or "long-tail". English has more data than any other and is neither (paper, appendix A.1)."""
     if record.lang in head:
         return "head"
     return None if record.lang == ENGLISH else "long-tail"
 
 
 def retrieval_summary(records: Sequence[RetrievalLine], head: Container[str]) -> Table:
-    """Tables 1 and 5 of the paper: accuracy averaged over head, long-tail and all languages."""
+    """Average the accuracy over head, long-tail and all languages (paper, Tables 1 and 5)."""
     grouped = [(record, _group(record, head)) for record in records]
     groups = {name: [record for record, group in grouped if group == name] for name in ("head", "long-tail")}
     groups["all"] = list(records)
@@ -76,17 +80,17 @@ def retrieval_summary(records: Sequence[RetrievalLine], head: Container[str]) ->
 
 
 def _mean_over_languages(values: Sequence[float]) -> list[Cell]:
-    """Mean and interval; none of no language, and no interval of one."""
+    """Return the mean and its interval. No language has neither, and one language has no interval."""
     if not values:
         return [None] * 3
     return [fmean(values), *(significance.bootstrap_interval(values) if len(values) > 1 else (None, None))]
 
 
 def layer_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
-    """One row a language, method and layer (paper, Fig. 2).
+    """Return a table with one row for each language, method and layer (paper, Fig. 2).
 
-    Where the method is a share of pairs: its 95 % interval over them, Eq. 5's p-value, and that corrected over the
-    languages and layers (Holm).
+    If the method is a share of pairs, the row also holds its 95 % interval over the pairs, Eq. 5's p-value, and the
+    p-value corrected over the languages and layers (Holm).
     """
     rows: list[list[Cell]] = []
     for method in records[0].per_layer:
@@ -111,10 +115,10 @@ def _layers_of(record: ScoreLine, method: Method) -> list[tuple[int, float]]:
 
 
 def compare_table(first: Sequence[ScoreLine], second: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
-    """One row a language and method of two models on the same pairs.
+    """Return a table of two models on the same pairs, with one row for each language and method.
 
-    Both scores, their difference with its 95 % interval over the sentence pairs, the p-value of the two-sided paired
-    permutation test, and that corrected over the languages (Holm).
+    A row holds both scores, their difference with its 95 % interval over the sentence pairs, the p-value of the
+    two-sided paired permutation test, and the p-value corrected over the languages (Holm).
     """
     rows: list[list[Cell]] = []
     for method in (method for method in first[0].score if method in OVER_PAIRS):
@@ -136,7 +140,7 @@ def compare_table(first: Sequence[ScoreLine], second: Sequence[ScoreLine], notes
 
 
 def _compare(one: ScoreLine, other: ScoreLine, method: Method) -> tuple[float, float, float, float, float, float]:
-    """Both scores, the difference, its interval and its p-value."""
+    """Return both scores, their difference, its interval and its p-value."""
     before, now = (record.per_pair[method] for record in (one, other))
     low, high = significance.bootstrap_interval([b - a for a, b in zip(before, now, strict=True)])
     p_value = significance.paired_p_value(now, before, "two-sided")
@@ -145,7 +149,7 @@ def _compare(one: ScoreLine, other: ScoreLine, method: Method) -> tuple[float, f
 
 
 def for_people(table: Table) -> Table:
-    """The table without its signatures, which the notes hold once, as far as they agree."""
+    """Return the table without its signatures. One note holds what they agree in."""
     at = table.columns.index("signature")
     signatures = [Signature.parse(str(row[at])) for row in table.rows]
     rows = [row[:at] + row[at + 1 :] for row in table.rows]
@@ -154,12 +158,12 @@ def for_people(table: Table) -> Table:
 
 
 def shared(signatures: Iterable[Signature]) -> str:
-    """What signatures agree in; the names alone of what differs."""
+    """Return what signatures agree in. A field in which they differ keeps its name but not its value."""
     return str(Signature.common(signatures))
 
 
 def holm(p_values: Iterable[float | None]) -> list[float | None]:
-    """Corrected over those that are there."""
+    """Return Holm's correction over the p-values that are not None."""
     given = list(p_values)
     corrected = iter(significance.holm([p for p in given if p is not None]))
     return [None if p is None else next(corrected) for p in given]
@@ -168,13 +172,14 @@ def holm(p_values: Iterable[float | None]) -> list[float | None]:
 def _retrieval_chance(records: Sequence[RetrievalLine]) -> list[str]:
     counts = sorted({record.n for record in records})
     return [
-        f"By chance one direction reaches {1 / n:.4f} at a layer, both {significance.chance_level(n):.4f} ({n} pairs)."
+        f"By chance, a layer reaches {1 / n:.4f} in one direction and {significance.chance_level(n):.4f} in both "
+        f"({n} pairs)."
         for n in counts
     ]
 
 
 def chance_notes(records: Sequence[ScoreLine]) -> list[str]:
-    """What chance gives the shares of weakly aligned pairs (Eq. 5)."""
+    """Return a note with the chance level of the shares of weakly aligned pairs (Eq. 5)."""
     counts = sorted({record.n for record in records})
     levels = ", ".join(f"{significance.chance_level(n):.4f} for {n} pairs" for n in counts)
     return [f"Chance level of NASCA, NAVCA and MEXA (Eq. 5): {levels}."]

@@ -1,1 +1,1 @@
-"""COMET in an environment and a process of its own."""
+"""COMET in its own environment and its own process."""

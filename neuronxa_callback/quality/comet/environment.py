@@ -1,7 +1,7 @@
-"""Which Python interpreter has COMET, and making an environment that does.
+"""Find the Python interpreter that has COMET, and make an environment that has it.
 
-unbabel-comet cannot live beside transformers 5, so it runs in a process of its own, and mostly in an environment of
-its own.
+unbabel-comet cannot be installed beside transformers 5. So it runs in its own process, and mostly in its own
+environment.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 VARIABLE = "NEURONXA_COMET_PYTHON"
-OLDEST, NEWEST = (3, 11), (3, 12)  # Pythons that the pinned versions have wheels for
+OLDEST, NEWEST = (3, 11), (3, 12)  # the Pythons for which the pinned versions have wheels
 READY = "neuronxa-comet-ready"
 
 
 class CometEnvironmentError(RuntimeError):
-    """There is no environment with COMET, or none can be made; the message says what to do."""
+    """No environment has COMET, or none can be made. The message says what to do."""
 
 
 def default_path() -> Path:
-    """The environment's place in the user's cache directory."""
+    """Return the path of the environment in the user's cache directory."""
     return user_cache_path("neuronxa-callback") / "comet"
 
 
 def find_python() -> Path:
-    """The interpreter that has COMET: the one that NEURONXA_COMET_PYTHON names, this one, or `setup`'s.
+    """Return the interpreter that has COMET.
+
+    The interpreter that NEURONXA_COMET_PYTHON names comes first, then this one, then the one that `setup` made.
 
     Raises:
-        CometEnvironmentError: there is none.
+        CometEnvironmentError: no interpreter has COMET, or NEURONXA_COMET_PYTHON names no program.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -54,7 +56,7 @@ def find_python() -> Path:
 
 
 def comet_works_here() -> bool:
-    """Whether this interpreter has unbabel-comet, and the older transformers that it works with."""
+    """Return whether this interpreter has unbabel-comet and the older transformers that it needs."""
     try:
         metadata.version("unbabel-comet")
     except metadata.PackageNotFoundError:
@@ -63,23 +65,23 @@ def comet_works_here() -> bool:
 
 
 def python_in(environment: Path) -> Path:
-    """The interpreter of a virtual environment."""
+    """Return the interpreter of a virtual environment."""
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def setup(path: Path, base_python: str = sys.executable, tell: Callable[[str], None] = print) -> Path:
-    """Make a virtual environment with unbabel-comet at pinned versions; one that is there already stays.
+    """Make a virtual environment with unbabel-comet at pinned versions, unless it exists already.
 
     Args:
-        path: where it goes.
+        path: the folder of the environment.
         base_python: the Python to make it with, 3.11 or 3.12.
-        tell: is called with each step, in a few words.
+        tell: a function that is called at each step with a few words about it.
 
     Returns:
-        its interpreter.
+        the environment's interpreter.
 
     Raises:
-        CometEnvironmentError: something else is in its place, the Python does not fit, or an installation failed.
+        CometEnvironmentError: the folder holds something else, the Python does not fit, or an installation failed.
     """
     requirements = resources.files("neuronxa_callback") / "data" / "comet-requirements.txt"
     fingerprint = hashlib.sha256(requirements.read_bytes()).hexdigest()
@@ -96,7 +98,7 @@ def setup(path: Path, base_python: str = sys.executable, tell: Callable[[str], N
     _run([base_python, "-m", "venv", str(path)], "the virtual environment could not be made")
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     with resources.as_file(requirements) as file:
-        # torch first and alone: where a CPU build is configured, pip then takes it.
+        # torch is installed first and alone, so that pip takes a CPU build if one is configured.
         for what in (["torch", "setuptools"], ["--requirement", str(file)]):
             tell("Installing PyTorch" if "torch" in what else "Installing unbabel-comet and what it needs")
             _run([*install, "--constraint", str(file), *what], "the installation failed")
@@ -105,11 +107,11 @@ def setup(path: Path, base_python: str = sys.executable, tell: Callable[[str], N
 
 
 def _check_version(python: str) -> None:
-    told = _run(
+    output = _run(
         [python, "-c", "import sys; print(*sys.version_info[:2])"],
         f"{python} does not run; pass --python with a Python {OLDEST[0]}.{OLDEST[1]} or {NEWEST[0]}.{NEWEST[1]}",
     )
-    version = tuple(int(part) for part in told.split())
+    version = tuple(int(part) for part in output.split())
     if not OLDEST <= version <= NEWEST:
         raise CometEnvironmentError(
             f"{python} is Python {'.'.join(map(str, version))}, which the versions that unbabel-comet needs do not "

@@ -1,4 +1,4 @@
-"""COMET in a process of its own, asked from a thread of its own, so that training goes on while it scores."""
+"""COMET in its own process, which its own thread talks to, so that training continues while COMET scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.signature import Signature
 
-# Set by launchers for the training processes; the worker is none of them, and Lightning would believe them.
+# Launchers set these for the training processes. The worker is not one of them, but Lightning would take it for one.
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR")
 LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PMI_", "PMIX_", "OMPI_", "ACCELERATE_", "JSM_", "LSB_")
 
@@ -36,11 +36,11 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @dataclass(frozen=True)
 class QualityScore:
-    """A metric's judgement of one direction's translations.
+    """A metric's score of one direction's translations.
 
     Attributes:
-        system: the score of all; 0 to 100 for chrF and BLEU, mostly 0 to 1 for COMET and CometKiwi.
-        segments: the score of each translation, where the metric gives one.
+        system: the score of all translations; 0 to 100 for chrF and BLEU, mostly 0 to 1 for COMET and CometKiwi.
+        segments: the score of each translation, or None if the metric gives none.
         signature: the choices behind the numbers.
     """
 
@@ -50,7 +50,7 @@ class QualityScore:
 
 
 class QualityError(RuntimeError):
-    """A metric gave no score; the message says why, and what to do."""
+    """A metric gave no score. The message says why and what to do."""
 
 
 class _LateError(QualityError):
@@ -58,10 +58,10 @@ class _LateError(QualityError):
 
 
 def checked(score: QualityScore, expected: int) -> QualityScore:
-    """The score, if it is finite and has one segment for each translation.
+    """Return the score after a check of its numbers.
 
     Raises:
-        QualityError: it is not, or has not.
+        QualityError: a number is not finite, or the number of segment scores is not the number of translations.
     """
     if score.segments is not None and len(score.segments) != expected:
         raise QualityError(f"{len(score.segments)} scores came back for {expected} translations.")
@@ -71,16 +71,16 @@ def checked(score: QualityScore, expected: int) -> QualityScore:
 
 
 class CometWorker:
-    """A process that scores with COMET, started when needed.
+    """A process that scores with COMET and starts when it is needed.
 
-    The process starts at the first request. It is ended and started anew at the next request after a failure:
-    a crash, a missed time limit, anything on its output that is no answer.
+    The process starts at the first request. A failure ends it, and the next request starts a new one. A crash, a
+    missed time limit and output that is not an answer are failures.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
-        batch_size: segments judged at once.
-        timeout: seconds that one request may take, its model's loading included.
-        idle: seconds without a request after which the process ends by itself.
+        batch_size: segments scored at once.
+        timeout: seconds that one request may take, including loading its model.
+        idle: seconds without a request after which the process ends itself.
     """
 
     def __init__(self, device: str = "cpu", batch_size: int = 8, timeout: float = 1200, idle: float = 600) -> None:
@@ -100,12 +100,12 @@ class CometWorker:
     def submit(
         self, model: str, samples: Sequence[Mapping[str, str]], local_only: bool = False
     ) -> Future[QualityScore]:
-        """Have samples judged by a model, after those that were handed in before.
+        """Queue samples for a model to score, after the samples of earlier requests.
 
         Args:
-            model: hub name, or path of a checkpoint.
-            samples: one dict a segment, with "src", "mt" and, for models that use it, "ref".
-            local_only: whether to look for the model in the local cache alone.
+            model: the hub name or the path of a checkpoint.
+            samples: one dict for each segment, with "src", "mt" and, for models that use it, "ref".
+            local_only: whether to look for the model only in the local cache.
 
         Returns:
             a future of the score, or of a QualityError.
@@ -121,35 +121,35 @@ class CometWorker:
         return future
 
     def close(self) -> None:
-        """End the process and the thread; requests that are not done fail."""
+        """End the process and the thread. Requests that are not done fail."""
         thread, requests = self._thread, self._requests
-        self._thread = self._requests = None  # at once: an interruption here must not leave them half ended
+        self._thread = self._requests = None  # first, so that an interruption leaves nothing half ended
         if thread is None or requests is None:
             return
         self._closing = thread
-        _fail_all(requests, "COMET was ended before it came to this.")
+        _fail_all(requests, "COMET was ended before it scored this.")
         requests.put(None)
         self._await_end(thread, CLOSING_SECONDS)
 
     def _await_end(self, thread: threading.Thread, seconds: float) -> None:
-        """Wait for a thread that was told to end, and kill the process that it may be waiting for."""
+        """Wait for a thread that was asked to end, and kill the process that it may be waiting for."""
         deadline = time.monotonic() + seconds
         while thread.is_alive() and time.monotonic() < deadline:
-            process = self.process  # the thread may be done with it by the next line
+            process = self.process  # read once: the thread may clear it before the next line
             if process is not None:
                 _kill(process)
             thread.join(0.05)
 
     def _work(self, requests: queue.Queue[Any], before: threading.Thread | None) -> None:
-        if before is not None:  # of an interrupted close: it would end this thread's process as its own
+        if before is not None:  # left over from an interrupted close: it would end this thread's process
             self._await_end(before, math.inf)
         while (item := requests.get()) is not None:
             request, future = item
             try:
                 future.set_result(self._ask(request))
             except _LateError as error:
-                # What hung once may hang again, and training may be waiting for all that is left.
-                _fail_all(requests, f"COMET was not asked, after this happened: {error}")
+                # The next request may hang too, and training may be waiting for all the requests that are left.
+                _fail_all(requests, f"COMET was not asked because an earlier request failed: {error}")
                 future.set_exception(QualityError(str(error)))
             except Exception as error:
                 future.set_exception(error)
@@ -157,31 +157,31 @@ class CometWorker:
 
     def _ask(self, request: Mapping[str, Any]) -> QualityScore:
         line, late = self._exchange(json.dumps(request) + "\n")
-        if not late and not line and self._exit_code() == 0:  # it went idle at this very moment
+        if not late and not line and self._exit_code() == 0:  # it ended just now because it was idle
             line, late = self._exchange(json.dumps(request) + "\n")
         if late:
             self._end()
             raise _LateError(
                 f"COMET gave no answer within {self.timeout:g} s and was stopped; raise comet_timeout, give it a GPU "
-                "with comet_device, score fewer pairs, or, if its model was still on the way from the hub, fetch it "
+                "with comet_device, score fewer pairs, or, if its model was still being downloaded, download it "
                 "beforehand with `neuronxa comet check`."
             )
         if not line:
             raise self._failed(f"the COMET process ended with exit code {self._exit_code()} ({self._last_words()}).")
         try:
             answer = json.loads(line)
-            if "refused" in answer:  # the process is well, and may serve another model
+            if "refused" in answer:  # the process still works and may serve another model
                 raise QualityError(answer["refused"])
             if "error" in answer:
                 raise self._failed(f"COMET failed ({answer['error']}).")
             signature = Signature.of(model=request["model"], comet=answer["version"])
             score = QualityScore(float(answer["system"]), tuple(map(float, answer["scores"])), signature)
         except (ValueError, TypeError, KeyError):
-            raise self._failed(f"the COMET process wrote {line[:60]!r} where an answer was due.") from None
+            raise self._failed(f"the COMET process wrote {line[:60]!r} instead of an answer.") from None
         return checked(score, len(request["samples"]))
 
     def _exchange(self, request: str) -> tuple[str, bool]:
-        """The answering line ("" if the process ended), and whether it was late."""
+        """Send a request. Return the answer's line ("" if the process ended), and whether the time limit passed."""
         process = self._running()
         late = threading.Event()
 
@@ -196,7 +196,7 @@ class CometWorker:
             process.stdin.write(request)  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
             line = process.stdout.readline()  # type: ignore[union-attr]
-        except OSError:  # it ended before it took the request
+        except OSError:  # the process ended before it read the request
             line = ""
         finally:
             timer.cancel()
@@ -226,18 +226,18 @@ class CometWorker:
                 encoding="utf-8",
                 errors="replace",
                 env=_environment(python, self.device),
-                start_new_session=True,  # Ctrl-C is the training's alone; and the whole session can be killed
+                start_new_session=True,  # Ctrl-C reaches only the training, and the whole session can be killed
             )
         except OSError as error:
             self._stderr.close()
             raise QualityError(
                 f"{python} does not run ({error.strerror}); {comet_environment.VARIABLE} must name a Python."
             ) from None
-        weakref.finalize(self, _kill, self.process)  # at the interpreter's end
+        weakref.finalize(self, _kill, self.process)  # at the latest when this interpreter ends
         return self.process
 
     def _failed(self, message: str) -> QualityError:
-        """The error to raise, with the process ended: the next request gets a new one."""
+        """End the process and return the error to raise. The next request starts a new process."""
         self._end()
         return QualityError(message)
 
@@ -248,11 +248,11 @@ class CometWorker:
         _kill(process)
         process.wait()
         for pipe in (process.stdin, process.stdout, self._stderr):
-            with suppress(OSError):  # what is still in the buffer has nowhere to go
+            with suppress(OSError):  # nobody reads what is still in the buffer
                 pipe.close()  # type: ignore[union-attr]
 
     def _exit_code(self) -> int:
-        """Of a process that has closed its output."""
+        """Return the exit code of the process, which has closed its output."""
         try:
             return self.process.wait(5)  # type: ignore[union-attr]
         except subprocess.TimeoutExpired:
@@ -260,14 +260,14 @@ class CometWorker:
             return self.process.wait()  # type: ignore[union-attr]
 
     def _last_words(self) -> str:
-        """The last line that the process wrote on stderr."""
+        """Return the last line that the process wrote to stderr."""
         self._stderr.seek(0)
         lines = self._stderr.read()[-4000:].decode("utf-8", "replace").splitlines()
-        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it wrote nothing to stderr")
 
 
 def _fail_all(requests: queue.Queue[Any], reason: str) -> None:
-    """Fail the requests that are waiting; the sign to end, if it is among them, stays."""
+    """Fail the requests that are waiting. The None that ends the thread stays in the queue if it is there."""
     with suppress(queue.Empty):
         while (item := requests.get_nowait()) is not None:
             item[1].set_exception(QualityError(reason))
@@ -275,7 +275,7 @@ def _fail_all(requests: queue.Queue[Any], reason: str) -> None:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill the process and what it has started: the Python may hide behind a script that does not give way to it."""
+    """Kill the process and everything that it started. The process may be a script that runs Python as its child."""
     if process.poll() is not None:
         return
     if os.name == "nt":
@@ -286,17 +286,17 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _environment(python: Path, device: str) -> dict[str, str]:
-    """The environment variables for the worker: those of the training, less what is meant for the training alone."""
+    """Return the worker's environment variables: those of the training, without those that are only for training."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
     }
-    if "WORLD_SIZE" in os.environ:  # torchrun's one thread a process is meant for processes that share the machine
+    if "WORLD_SIZE" in os.environ:  # torchrun sets one thread for each of its processes, which share the machine
         kept.pop("OMP_NUM_THREADS", None)
     if python != Path(sys.executable):
         for name in ("PYTHONPATH", "PYTHONHOME"):  # they point at packages for another interpreter
             kept.pop(name, None)
     if device == "cpu":
-        kept["CUDA_VISIBLE_DEVICES"] = ""  # or it would take memory on the GPU that trains
+        kept["CUDA_VISIBLE_DEVICES"] = ""  # otherwise it would take memory on the GPU that trains
     return kept

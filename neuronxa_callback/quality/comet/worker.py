@@ -1,17 +1,17 @@
-"""Score translations with COMET in a process of its own: JSON lines on stdin and stdout.
+"""Score translations with COMET in a separate process, with JSON lines on stdin and stdout.
 
-This script needs the standard library and unbabel-comet, nothing else of this package: it runs in the interpreter
-that has COMET, whichever that is. COMET checkpoints are pickles, which can run any code when they are read; they are
-read here and nowhere else.
+This script needs the standard library and unbabel-comet, and nothing else from this package, because it runs in any
+interpreter that has COMET. COMET checkpoints are pickles, which can run any code when they are read. They are read
+only here.
 
 A request is one line:
     {"model": NAME_OR_PATH, "local_only": false, "samples": [{"src": ..., "mt": ..., "ref": ...}, ...]}
 The answer is one of:
     {"scores": [...], "system": ..., "version": ...}
-    {"refused": WHY_AND_WHAT_TO_DO}  for a model that cannot be had or used
-    {"error": WHAT}                  after which the process ends
-A model is loaded at its first request and kept. The process ends with its input, with its parent, and after `--idle`
-seconds without work.
+    {"refused": WHY_AND_WHAT_TO_DO}  if the model cannot be found or used
+    {"error": WHAT}                  and then the process ends
+A model is loaded at its first request and stays loaded. The process ends when its input ends, when its parent ends, and
+after `--idle` seconds without work.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARENT_CHECK_SECONDS = 1.0
 
 
 class RefusedError(Exception):
-    """A model that cannot be had or used; the message says why and what to do."""
+    """A model cannot be found or used. The message says why and what to do."""
 
 
 class Scorer:
@@ -39,7 +39,7 @@ class Scorer:
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
-        batch_size: segments judged at once.
+        batch_size: segments scored at once.
     """
 
     def __init__(self, device: str, batch_size: int) -> None:
@@ -48,7 +48,7 @@ class Scorer:
         self.models: dict[str, Any] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The scores that a request asks for, or why its model is refused."""
+        """Return the scores that a request asks for, or the reason why its model is refused."""
         name = request["model"]
         try:
             if name not in self.models:
@@ -58,12 +58,12 @@ class Scorer:
             return {"refused": str(refused)}
 
     def score(self, name: str, samples: list[dict[str, str]]) -> dict[str, Any]:
-        """Segment scores in the order of the samples, and the system score."""
+        """Return the segment scores in the order of the samples, the system score and COMET's version."""
         from importlib.metadata import version
 
         model = self.models[name]
         if model.requires_references() and any("ref" not in sample for sample in samples):
-            raise RefusedError(f"{name} needs references, which CometKiwi goes without; choose a reference-free model.")
+            raise RefusedError(f"{name} needs references, but CometKiwi gets none; choose a reference-free model.")
         on_gpu = self.device != "cpu"
         prediction = model.predict(
             samples,
@@ -81,11 +81,11 @@ class Scorer:
 
 
 def load(name: str, local_only: bool) -> Any:
-    """A model from a local checkpoint or from the hub, its cache first."""
+    """Load a model from a local checkpoint, or from the hub through its local cache."""
     from comet import load_from_checkpoint
 
     path = Path(name) if Path(name).exists() else download(name, local_only)
-    if path.is_dir():  # a model's folder as the hub holds it
+    if path.is_dir():  # a model's folder with the hub's layout
         path = path / "checkpoints" / "model.ckpt"
     if not path.is_file() or not (path.parent.parent / "hparams.yaml").is_file():
         raise RefusedError(
@@ -96,7 +96,7 @@ def load(name: str, local_only: bool) -> Any:
 
 
 def download(name: str, local_only: bool) -> Path:
-    """A model's folder in the hub's cache, fetched if need be."""
+    """Return a model's folder in the hub's cache, and download it if it is not there."""
     from huggingface_hub import errors, snapshot_download
 
     log_in = "`hf auth login` (or the variable HF_TOKEN)"
@@ -120,7 +120,7 @@ def download(name: str, local_only: bool) -> Path:
 
 
 def serve(requests: queue.Queue[str], answers: TextIO, scorer: Scorer, idle_seconds: float) -> None:
-    """Answer requests until nothing comes for a while or something breaks."""
+    """Answer requests until none comes for `idle_seconds` or an answer fails with an error."""
     broken = False
     while not broken:
         try:
@@ -130,28 +130,28 @@ def serve(requests: queue.Queue[str], answers: TextIO, scorer: Scorer, idle_seco
         try:
             answer = scorer.answer(json.loads(line))
         except BaseException as error:
-            # After it (out of memory, a broken CUDA context) the state of this process is anybody's guess.
+            # After such an error (out of memory, a broken CUDA context) nobody knows the state of this process.
             answer, broken = {"error": f"{type(error).__name__}: {error}"}, True
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def read_requests(requests: queue.Queue[str]) -> None:
-    """Hand over lines until the input ends; then end the process at once, whatever it is doing."""
+    """Hand over lines until the input ends. Then end the process at once, whatever it is doing."""
     for line in sys.stdin:
         requests.put(line)
     os._exit(0)
 
 
 def end_with_parent(parent: int) -> None:
-    """End the process when its parent is gone, however the parent ended and however early.
+    """End the process when its parent is gone, however and however early the parent ended.
 
-    The input's end says so too, unless another child of the parent's (a DataLoader worker) holds it open.
+    The end of the input says so too, unless another child of the parent (a DataLoader worker) holds the input open.
 
     Args:
-        parent: process number of the process that asks. It may be gone before this one runs its first line: whoever
-            leads its session was started by the asking process itself, and having another parent then is an orphan. A
-            script in between, which does not give way to this process, stands between the two and is the parent here.
+        parent: process number of the process that asks. That process may be gone before this one runs its first line.
+            If this process leads its session, the asking process started it directly, and any other parent means that
+            it is an orphan. Otherwise a script runs this process as its child, and that script is the parent.
     """
     first = os.getppid()
     started_directly = hasattr(os, "getsid") and os.getsid(0) == os.getpid()
@@ -164,22 +164,22 @@ def main() -> None:
     """Run the worker."""
     parser = argparse.ArgumentParser(description="Score translations with COMET: JSON lines on stdin and stdout.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--batch-size", type=int, default=8, help="segments judged at once")
+    parser.add_argument("--batch-size", type=int, default=8, help="segments scored at once")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process number of the process that asks")
     parser.add_argument("--idle", type=float, default=600, help="seconds without work after which to end")
     arguments = parser.parse_args()
 
-    # Answers go to the real stdout; what libraries print there goes to stderr.
+    # Answers go to the real stdout. What libraries print there goes to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.filterwarnings("ignore")
-    # Checkpoints of older Lightnings hold objects beside tensors, which torch reads only when told to.
+    # Checkpoints of older Lightning versions hold objects beside tensors. torch reads these only with this setting.
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=end_with_parent, args=(arguments.parent,), daemon=True).start()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
     serve(requests, answers, Scorer(arguments.device, arguments.batch_size), arguments.idle)
-    os._exit(0)  # at once: a thread is still reading
+    os._exit(0)  # at once, because a thread is still reading stdin
 
 
 if __name__ == "__main__":
