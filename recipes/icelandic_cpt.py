@@ -26,6 +26,7 @@ import training_text
 from datasets import Dataset, concatenate_datasets
 from held_out import HeldOut
 from preflight import PreflightError
+from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
@@ -166,5 +167,5 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 if __name__ == "__main__":
     try:
         main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
-    except (PreflightError, training_text.TextError, PairsError) as error:
+    except (PreflightError, TextError, PairsError) as error:
         raise SystemExit(str(error)) from None
