@@ -1,1 +1,1 @@
-"""Measurements behind the speed, memory and accuracy claims of the docs."""
+"""The measurements behind the speed, memory and accuracy claims of the docs."""

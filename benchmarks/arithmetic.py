@@ -1,7 +1,8 @@
-"""By how much arithmetic changes a number: other batches, bfloat16 and NF4 against float32 at the default budget.
+"""Measure how much the arithmetic changes NASCA: other batches, bfloat16 and NF4, compared with float32.
 
-python -m benchmarks.arithmetic prints, for each setting, the share of neuron states that differ, how much NASCA
-changes over all layers and at the worst layer, and writes benchmarks/results/arithmetic.json.
+The reference is float32 with the default token budget. `python -m benchmarks.arithmetic` prints three numbers for each
+setting: the share of neuron states that differ, and the change of NASCA, over all layers and at the worst layer. It
+also writes them to benchmarks/results/arithmetic.json.
 """
 
 from __future__ import annotations
@@ -28,14 +29,21 @@ RESULTS = Path(__file__).parent / "results" / "arithmetic.json"
 
 
 class Reading(NamedTuple):
-    """All neuron states of both sides, and the score that follows."""
+    """The neuron states of both sides, and NASCA of each layer."""
 
     states: list[list[Tensor]]  # side -> sentence -> (layers, tokens, neurons)
-    nasca: Tensor
+    nasca: Tensor  # (layers,)
 
 
 class Difference(NamedTuple):
-    """How a setting differs from the first."""
+    """How a setting differs from the reference.
+
+    Attributes:
+        setting: the name of the setting.
+        states: the share of neuron states that differ.
+        nasca: the change of NASCA, as the mean over the layers.
+        worst_layer: the largest absolute change of NASCA at one layer.
+    """
 
     setting: str
     states: float

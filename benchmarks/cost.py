@@ -1,6 +1,8 @@
-"""What an evaluation costs, as ratios measured in one run, interleaved, medians: `make bench`.
+"""Measure what an evaluation costs: `make bench`.
 
-Each row says what is compared, the ratio, its target and whether that is met. Results go to benchmarks/results/.
+All costs are ratios of two works. Both works run interleaved in the same process, and the ratio compares their median
+times. Each row shows what is compared, the ratio, its target, and whether the ratio meets the target. The results are
+written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -32,7 +34,17 @@ STEP_TOKENS = 8192
 
 
 class Row(NamedTuple):
-    """One comparison."""
+    """The comparison of two works.
+
+    Attributes:
+        name: what the comparison is about.
+        numerator: the work whose cost is measured.
+        denominator: the work that it is compared with.
+        ratio: the cost of the first work divided by that of the second.
+        target: the highest ratio that is good enough.
+        unit: the unit of `values`, seconds or bytes.
+        values: the costs of the two works.
+    """
 
     name: str
     numerator: str
@@ -44,7 +56,7 @@ class Row(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether the ratio is within its target."""
+        """Whether the ratio meets its target."""
         return self.ratio <= self.target
 
 
@@ -55,7 +67,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each work; a round runs each once, so that a slow minute hits all alike."""
+    """Return the median seconds of each work. A round runs each work once, so a slow minute slows down all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()  # warm-up
@@ -66,7 +78,7 @@ def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def forward(decoder: Decoder, token_ids: list[list[int]], rows: list[list[int]]) -> None:
-    """The decoder over the batches, without hooks or LM head."""
+    """Run the decoder over the batches, without hooks and without the LM head."""
     with decoder.evaluation_mode():
         for batch in rows:
             decoder.run([token_ids[row] for row in batch])
@@ -77,7 +89,10 @@ def file_order(count: int, size: int = 32) -> list[list[int]]:
 
 
 def least_batching_ratio(tokenizer: Any, pairs: ParallelPairs) -> float:
-    """What batching could reach at the best: real tokens against those of padded batches of 32 in file order."""
+    """Return the ratio that perfect batching would reach.
+
+    That is the number of real tokens, divided by the number of tokens in padded batches of 32 in file order.
+    """
     real = padded = 0
     for side in (pairs.source, pairs.target):
         lengths = [len(tokenizer(sentence)["input_ids"]) for sentence in side]
@@ -87,7 +102,7 @@ def least_batching_ratio(tokenizer: Any, pairs: ParallelPairs) -> float:
 
 
 def peak_memory(work: Callable[[], object]) -> int:
-    """Bytes that tensors take at the most while `work` runs, beyond those that were there before."""
+    """Return the peak of the bytes that tensors take while `work` runs, without the tensors from before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -99,7 +114,7 @@ def peak_memory(work: Callable[[], object]) -> int:
 
 
 def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
-    """One LoRA fine-tuning step on 16 sequences of 512 tokens of the demo's training text."""
+    """Return a LoRA fine-tuning step on 16 sequences of 512 tokens from the demo's training text."""
     text = " ".join(sentence for column in embedded("demo_train.tsv").values() for sentence in column)
     ids = tokenizer(text)["input_ids"]
     input_ids = torch.tensor((ids * (1 + STEP_TOKENS // len(ids)))[:STEP_TOKENS]).view(16, 512)
@@ -169,7 +184,7 @@ def _row(name: str, numerator: str, denominator: str, seconds: dict[str, float],
     return Row(name, numerator, denominator, values[0] / values[1], target, "seconds", values)
 
 
-def report(rows: list[Row], pairs: ParallelPairs, console: Console) -> None:
+def show(rows: list[Row], pairs: ParallelPairs, console: Console) -> None:
     table = Table(title=f"Cost of an evaluation: {len(pairs)} pairs {pairs.name}", title_justify="left")
     for column in ("what", "compared", "with", "values", "ratio", "target", "met"):
         table.add_column(column)
@@ -205,7 +220,7 @@ def save(rows: list[Row], pairs: ParallelPairs, options: argparse.Namespace) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(".models/smollm2-135m-instruct"))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the interleaved timings")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each work is timed")
     parser.add_argument("--files", nargs=2, metavar="FILE", help="aligned text files instead of the embedded pairs")
     parser.add_argument("--languages", nargs=2, metavar="CODE", default=(None, None), help="their FLORES-200 codes")
     parser.add_argument("--name", default="cost", help="name of the result file")
@@ -214,7 +229,7 @@ def main() -> None:
     pairs = ParallelPairs.load(spec, *options.languages)
     console = Console(width=150)
     rows = measure(options.model, pairs, options.rounds)
-    report(rows, pairs, console)
+    show(rows, pairs, console)
     least = least_batching_ratio(AutoTokenizer.from_pretrained(options.model), pairs)
     console.print(f"Without a single token of padding the batching row would be {least:.3f} on this text.")
     console.print(f"written to {save(rows, pairs, options)}")

@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement was made with."""
+"""The machine and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("neuronxa-callback", "torch", "transformers", "peft", "bitsandbytes"
 
 
 def describe() -> dict[str, Any]:
-    """What stands beside the figures of every result file."""
+    """Return the machine and the versions, which every result file names beside its figures."""
     return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},

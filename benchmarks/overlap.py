@@ -1,7 +1,8 @@
-"""What the search for held-out sentences in a training set costs, and what it finds: `python -m benchmarks.overlap`.
+"""Measure what the search for held-out sentences in a training set costs and finds: `python -m benchmarks.overlap`.
 
-A million rows of two sentences each, words of the embedded training text in random order, in which held-out
-sentences are hidden: some whole, some with one word changed, some with two. Results go to benchmarks/results/.
+The training set has a million rows. Each row has two sentences, which are words of the embedded training text in random
+order. Some rows hide a held-out sentence, either whole or with one or two words changed. The results are written to
+benchmarks/results/overlap.json.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ from neuronxa_callback.text.overlap import search
 
 LANGUAGES = ("isl_Latn", "fra_Latn", "spa_Latn")
 KINDS = ("whole", "one word changed", "two words changed")
-WORDS = 12  # in a row's sentence
+WORDS = 12  # in a sentence of a row
 
 
 def rows(count: int, pairs: list[ParallelPairs], hidden: Counter[str]) -> Iterator[dict[str, str]]:
-    """Rows as they are asked for; evenly spread, each sentence is hidden once a kind."""
+    """Yield the rows, and hide each held-out sentence once in every kind, evenly spread.
+
+    Args:
+        count: the number of rows.
+        pairs: the held-out pairs, whose target sides are hidden.
+        hidden: receives how many sentences of each kind were hidden.
+    """
     rng = random.Random(0)
     vocabulary = {code: " ".join(sentences).split() for code, sentences in embedded("demo_train.tsv").items()}
     to_hide = [(kind, sentence) for kind in KINDS for pair in pairs for sentence in pair.target]
@@ -48,7 +55,7 @@ def rows(count: int, pairs: list[ParallelPairs], hidden: Counter[str]) -> Iterat
 
 
 def changed(sentence: str, count: int, rng: random.Random) -> str:
-    """The sentence with some of its words replaced."""
+    """Return the sentence with `count` of its words replaced."""
     words = sentence.split()
     for place in rng.sample(range(len(words)), min(count, len(words))):
         words[place] = "xylofon"
@@ -56,7 +63,7 @@ def changed(sentence: str, count: int, rng: random.Random) -> str:
 
 
 def peak_mebibytes(count: int, pairs: list[ParallelPairs]) -> float:
-    """What a search of so many rows takes at its peak, the rows themselves included."""
+    """Return the peak memory of a search of `count` rows, in MiB. It includes the rows themselves."""
     tracemalloc.start()
     search(rows(count, pairs, Counter()), pairs)
     peak = tracemalloc.get_traced_memory()[1]
@@ -71,7 +78,7 @@ def main() -> None:
     pairs = [ParallelPairs.load(f"eng_Latn-{code}") for code in LANGUAGES]
     found: Counter[str] = Counter()
     sentences = [sentence for pair in pairs for sentence in pair.target]
-    for kind in KINDS:  # apart, so that what is found of each can be counted
+    for kind in KINDS:  # each kind is searched on its own, so that its findings can be counted
         rng = random.Random(1)
         report = search([changed(sentence, KINDS.index(kind), rng) for sentence in sentences], pairs)
         found[kind] = report.whole + report.near

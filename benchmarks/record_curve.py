@@ -1,7 +1,8 @@
-"""Record a real curve for benchmarks/stopping.py: each held-out pair's alignment at every evaluation of a real run.
+"""Record a real curve for benchmarks/stopping.py: the alignment of each held-out pair at every evaluation of a run.
 
-SmolLM2 in 4-bit LoRA on the embedded training sentences, as `neuronxa demo`, several times over, until it no longer
-rises. Takes about half an hour on two CPU cores: `python -m benchmarks.record_curve`.
+The run trains SmolLM2 with 4-bit LoRA on the embedded training sentences, as `neuronxa demo` does. It goes through them
+several times, until alignment no longer rises. `python -m benchmarks.record_curve` takes about half an hour on two CPU
+cores.
 """
 
 from __future__ import annotations

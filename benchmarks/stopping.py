@@ -1,11 +1,12 @@
-"""How often each stopping rule stops too early, and how late it stops: `python -m benchmarks.stopping`.
+"""Measure how often each stopping rule stops too early, and how late it stops: `python -m benchmarks.stopping`.
 
-The rules are the package's own, run over curves that are drawn anew from a recorded run (benchmarks/record_curve.py):
-of every held-out pair its own values, as they were before the rise and after it, for pairs that are drawn with
-replacement. What is true of a drawn curve is known: up to which evaluation it rises, and that it stays there
-from then on. Noise is independent from one evaluation to the next, which that of a real run is not quite.
+The rules are the package's own. They run over curves that are drawn from a recorded run (benchmarks/record_curve.py).
+A curve draws its held-out pairs with replacement. Each drawn pair takes its values from its own values before the rise
+and after it. So the truth about a drawn curve is known: it rises up to a certain evaluation and is flat from then on.
+The noise is independent from one evaluation to the next. The noise of a real run is not quite independent.
 
-Takes about ten minutes on two CPU cores. Results go to benchmarks/results/stopping.json; docs/stopping.md shows them.
+The benchmark takes about ten minutes on two CPU cores. The results are written to benchmarks/results/stopping.json, and
+docs/stopping.md shows them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Curve = NDArray[np.float64]  # (evaluations, pairs)
 
 
 class Rule(NamedTuple):
-    """A rule and the patience values that it is tried with."""
+    """A rule, and the values of patience that it is tried with."""
 
     name: str
     rule: StoppingRule
@@ -62,9 +63,9 @@ class Scenario(NamedTuple):
     """A kind of curve.
 
     Attributes:
-        name: what the table calls it.
-        draw: makes one.
-        plateau: the evaluation from which it no longer rises.
+        name: the name in the table.
+        draw: draws a curve.
+        plateau: the evaluation from which the curve no longer rises.
     """
 
     name: str
@@ -74,7 +75,11 @@ class Scenario(NamedTuple):
 
 @cache
 def recorded(name: str | None = None) -> Curve:
-    """Each pair's share of aligned layers at every recorded evaluation, of one language or the mean of all."""
+    """Return the share of layers at which each pair is aligned, at every recorded evaluation.
+
+    Args:
+        name: the language pair; None for the mean over all language pairs.
+    """
     evaluations = json.loads(RECORDED.read_text(encoding="utf-8"))["evaluations"]
     languages = [name] if name else list(evaluations[0]["per_pair"])
     curves = np.array([[line["per_pair"][language] for line in evaluations] for language in languages], dtype=float)
@@ -82,7 +87,7 @@ def recorded(name: str | None = None) -> Curve:
 
 
 def drawn(curve: Curve, plateau: int, rng: np.random.Generator) -> Curve:
-    """A curve of the recorded pairs that rises from the recorded beginning to the recorded end."""
+    """Draw a curve of the recorded pairs that rises from the recorded beginning to the recorded end."""
     count = curve.shape[1]
     pairs = rng.integers(count, size=count)
     before, after = curve[:BEFORE, pairs], curve[-AFTER:, pairs]
@@ -97,7 +102,10 @@ def drawn(curve: Curve, plateau: int, rng: np.random.Generator) -> Curve:
 
 
 def simulated(plateau: int, rng: np.random.Generator) -> Curve:
-    """A curve as of a multilingual model, 0.3 to 0.5: each of 100 pairs has a probability of its own at 32 layers."""
+    """Draw a curve like that of a multilingual model with 32 layers, which rises from 0.3 to 0.5.
+
+    Each of its 100 pairs has its own probability of being aligned at a layer.
+    """
     end = rng.beta(2, 2, size=100)
     rise = np.minimum(1.0, np.arange(EVALUATIONS) / plateau)
     return rng.binomial(32, np.outer(0.6 + 0.4 * rise, end)) / 32
@@ -114,7 +122,10 @@ SCENARIOS = (
 
 
 def waits(rule: StoppingRule, curve: Curve) -> list[int]:
-    """The evaluations without an improvement up to each; it stops where they reach its patience."""
+    """Return, for each evaluation, how many evaluations the rule has waited for an improvement.
+
+    The rule stops the run at the first evaluation at which this number reaches the patience.
+    """
     evaluations: list[Evaluation] = []
     waited: list[int] = []
     for step, shares in enumerate(curve):
@@ -129,7 +140,11 @@ def waits(rule: StoppingRule, curve: Curve) -> list[int]:
 
 
 def stops(seed: int) -> list[list[int]]:
-    """Where each rule stops a curve of each scenario: a row a scenario; EVALUATIONS where it does not."""
+    """Return the evaluation at which each rule stops a curve of each scenario.
+
+    The rows are scenarios, the columns are rules and their patience values. A rule that does not stop the curve has
+    EVALUATIONS.
+    """
     rows = []
     for number, scenario in enumerate(SCENARIOS):
         curve = scenario.draw(np.random.default_rng([seed, number]))
@@ -146,7 +161,7 @@ def _first(waited: list[int], patience: int) -> int:
 
 
 def measure(curves: int) -> list[dict[str, Any]]:
-    """A row for each scenario, rule and patience."""
+    """Draw so many curves of each scenario, and return a row for each scenario, rule and patience."""
     with ProcessPoolExecutor() as pool:
         found = np.array(list(track(pool.map(stops, range(curves)), total=curves, description="drawing curves")))
     names = [(rule.name, patience) for rule in RULES for patience in rule.patience]
@@ -170,7 +185,7 @@ def measure(curves: int) -> list[dict[str, Any]]:
 
 
 def on_the_recorded_run() -> list[dict[str, Any]]:
-    """The step at which each rule would have stopped the recorded run; None where it would not."""
+    """Return the step at which each rule would have stopped the recorded run, or None if it would not have."""
     steps = [line["step"] for line in json.loads(RECORDED.read_text(encoding="utf-8"))["evaluations"]]
     rows = []
     for rule in RULES:
@@ -184,7 +199,11 @@ def on_the_recorded_run() -> list[dict[str, Any]]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/stopping.md: a row a rule and patience, of each curve how many stop too early, and how late."""
+    """Return the table of docs/stopping.md.
+
+    It has a row for each rule and patience. A cell has the share of curves that stop too early, and the delay of the
+    others.
+    """
     scenarios = [scenario.name for scenario in SCENARIOS]
     cells = {(row["rule"], row["patience"], row["scenario"]): _cell(row) for row in rows}
     rules = dict.fromkeys((row["rule"], row["patience"]) for row in rows)

@@ -1,8 +1,8 @@
-"""Keep the checkpoint with the best alignment and stop when it no longer rises, on one's own held-out pairs.
+"""Keep the checkpoint with the best alignment on your own held-out pairs, and stop when alignment no longer rises.
 
 python examples/best_model_by_alignment.py MODEL PAIRS.tsv OUTPUT_DIR [STEPS]
 
-PAIRS.tsv has two columns named by FLORES-200 codes, such as eng_Latn and isl_Latn.
+PAIRS.tsv has two columns with FLORES-200 codes as names, such as eng_Latn and isl_Latn.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Judge the model's translations by a metric of one's own: do the numbers of a sentence survive?
+"""Score the model's translations with your own metric: do they keep the numbers of the source?
 
 python examples/own_quality_metric.py MODEL OUTPUT_DIR [STEPS]
 """
@@ -16,12 +16,12 @@ from neuronxa_callback.text.embedded import embedded
 
 
 class NumbersKept:
-    """Share of a source's numbers that stand in its translation, 1 where it has none; one value a sentence."""
+    """The share of a source's numbers that its translation keeps; 1 if the source has no numbers."""
 
     name = "numbers_kept"
 
     def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> list[float]:
-        """One value a translation."""
+        """Return one value for each translation."""
         return [self._kept(*pair) for pair in zip(sources, translations, strict=True)]
 
     def _kept(self, source: str, translation: str) -> float:
@@ -37,7 +37,7 @@ def main(model_name: str, output_dir: str, steps: str = "100") -> None:
         args=SFTConfig(output_dir, max_steps=int(steps), bf16=False, save_strategy="no", report_to="tensorboard"),
         train_dataset=Dataset.from_dict({"text": list(embedded("demo_train.tsv")["isl_Latn"])}),
         processing_class=AutoTokenizer.from_pretrained(model_name),
-        # Logged as eval_numbers_kept beside eval_nasca and eval_chrf.
+        # The Trainer logs it as eval_numbers_kept, beside eval_nasca and eval_chrf.
         callbacks=[NeuronXACallback(pairs, eval_steps=every, quality=("chrf", NumbersKept()))],
     )
     trainer.train()

@@ -1,8 +1,8 @@
-"""Train with checkpoints, and go on from the last one when the same command is given again.
+"""Train with checkpoints. The same command, given again, goes on from the last checkpoint.
 
 python examples/resume.py MODEL OUTPUT_DIR [STEPS]
 
-The scores of both parts stand in one scores.jsonl.
+One scores.jsonl has the scores of both parts.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The pairs that a recipe never trains on: FLORES-200 dev to watch the run by, devtest to judge it by at the end."""
+"""The pairs that a recipe never trains on: FLORES-200 dev to watch the run, and devtest to score the result."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ METRICS: tuple[MetricName, ...] = ("comet", "cometkiwi", "chrf")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is watched during a run, and what is left for its end.
+    """The held-out pairs of a run, and the quality metrics that score them.
 
     Attributes:
-        watched: pairs that are scored at every evaluation.
-        test: pairs that nothing is chosen by; None where there are none.
-        watched_name: what a reader knows them as.
-        test_name: likewise; None where there are none.
-        metrics: quality metrics that this machine can score.
-        left_out: a sentence on those it cannot; None where it can all.
+        watched: the pairs that are scored at every evaluation.
+        test: the pairs that are scored once at the end. Nothing is chosen by them. None if there is no test.
+        watched_name: the name of the watched pairs in messages and in the model card.
+        test_name: the name of the test pairs; None if there is no test.
+        metrics: the quality metrics that this machine can compute.
+        left_out: a sentence about the metrics that it cannot compute; None if it can compute all.
     """
 
     watched: ParallelPairs
@@ -45,20 +45,23 @@ class HeldOut:
 
     @property
     def all_pairs(self) -> list[ParallelPairs]:
-        """Everything that must not be trained on."""
+        """All pairs that must not be trained on."""
         return [pairs for pairs in (self.watched, self.test) if pairs is not None]
 
 
 def load(flores: str, n: int) -> HeldOut:
-    """FLORES' dev to watch and devtest for the end; the embedded pairs and no test where it cannot be had.
+    """Load dev of FLORES to watch and devtest for the end.
+
+    If `flores` is "embedded" or FLORES+ cannot be reached, the embedded pairs are watched and there is no test.
 
     Args:
-        flores: FLORES-200's release folder (dev/isl_Latn.dev, devtest/isl_Latn.devtest), a data set of the hub with
-            a configuration a language and a column "text" (FLORES+), or "embedded".
-        n: pairs of each.
+        flores: FLORES-200's release folder (dev/isl_Latn.dev, devtest/isl_Latn.devtest), a data set of the hub that
+            has a configuration for each language and a column "text" (FLORES+), or "embedded".
+        n: the number of pairs to watch, and of pairs for the end.
 
     Raises:
-        PairsError: no such folder, one without these files, or sentences that cannot be used.
+        PairsError: the folder does not exist or lacks these files, another data set of the hub cannot be reached, or
+            the sentences cannot be used.
     """
     found = _flores(flores, n) if flores != "embedded" else None
     if found is None:
@@ -80,7 +83,7 @@ def _flores(flores: str, n: int) -> tuple[ParallelPairs, ParallelPairs] | None:
     try:
         return _from_hub(flores, "dev", n), _from_hub(flores, "devtest", n)
     except PairsError as error:
-        if flores != FLORES_PLUS:  # what is asked for by name is not replaced
+        if flores != FLORES_PLUS:  # a data set that the user named is not replaced
             raise
         reason = str(error).rstrip(".")
         print(
@@ -101,14 +104,17 @@ def _from_hub(name: str, split: str, n: int) -> ParallelPairs:
 
 
 def _quality_metrics(pairs: ParallelPairs) -> tuple[tuple[Metric, ...], str | None]:
-    """chrF, and COMET and CometKiwi where they are on this machine; a sentence says what is missing."""
+    """Return chrF, COMET and CometKiwi as far as they are on this machine, and a sentence about the missing ones."""
     with QualityEvaluator(METRICS, [pairs]) as quality:
         names, left_out = quality.without_downloads()
         return tuple(metric for metric in METRICS if metric in names), left_out
 
 
 def test_scores(model: torch.nn.Module, tokenizer: Any, held_out: HeldOut, prompt: Prompt) -> dict[str, float]:
-    """Alignment and translation quality, both ways, on the pairs that nothing was chosen by; empty where none are."""
+    """Score alignment, and translations in both directions, on the test pairs.
+
+    The scores are named by their methods and metrics. They are empty if there is no test.
+    """
     if held_out.test is None:
         return {}
     decoder = Decoder.find(model, tokenizer)

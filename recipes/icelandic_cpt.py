@@ -1,10 +1,10 @@
-"""Continue to pretrain a language model on Icelandic, then on parallel text, with alignment and quality watched.
+"""Continue to pretrain a language model on Icelandic and then on parallel text, and watch alignment and quality.
 
 python recipes/icelandic_cpt.py --config recipes/configs/smoke_cpt.yaml [--dry-run] [--max_steps 500 ...]
 
-First monolingual Icelandic mixed with English, then sentence pairs as documents, packed into full sequences. Every
-setting is in the YAML file and can be changed on the command line. Interrupted, the same command goes on from the last
-checkpoint.
+The model reads monolingual Icelandic mixed with English first, and then sentence pairs as documents. All texts are
+packed into full sequences. Every setting is in the YAML file and can be changed on the command line. After an
+interruption, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ import training_text
 from datasets import Dataset, concatenate_datasets
 from held_out import HeldOut
 from preflight import PreflightError
+from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.pairs import PairsError
 
-SAMPLE = 200  # documents whose length is taken for that of all
+SAMPLE = 200  # documents by whose mean length that of all documents is estimated
 
 
 @dataclass
 class RecipeArguments(training_run.WatchArguments):
-    """What is trained on, beside what is watched."""
+    """The settings of the training text, beside those of watching."""
 
     icelandic_text: str = field(
         default="HuggingFaceFW/fineweb-2:isl_Latn",
         metadata={"help": "Monolingual Icelandic: a local file, or a data set of the hub with a column text."},
     )
     english_text: str = field(
-        default="HuggingFaceFW/fineweb:sample-10BT", metadata={"help": "Monolingual English, as icelandic_text."}
+        default="HuggingFaceFW/fineweb:sample-10BT",
+        metadata={"help": "Monolingual English, given like icelandic_text."},
     )
     documents: int | None = field(default=100_000, metadata={"help": "Icelandic documents to keep after cleaning."})
     english_share: float = field(default=0.2, metadata={"help": "Share of English among the monolingual documents."})
@@ -54,7 +56,7 @@ class RecipeArguments(training_run.WatchArguments):
 def texts(
     recipe: RecipeArguments, held: HeldOut, folder: Path
 ) -> tuple[Dataset, Dataset, Dataset, dict[str, dict[str, int]]]:
-    """Icelandic and English documents and sentence pairs, cleaned, and what cleaning removed of each."""
+    """Return clean Icelandic documents, English documents and sentence pairs, and what cleaning removed from each."""
     icelandic, isl = training_text.training_documents(
         recipe.icelandic_text, "isl_Latn", held.all_pairs, recipe.documents, folder / "isl_Latn"
     )
@@ -72,7 +74,7 @@ def texts(
 
 
 def as_document(row: dict[str, str], i: int) -> dict[str, str]:
-    """A sentence pair as a text, from English and from Icelandic in turn, in the words of the plain prompt."""
+    """Return a sentence pair as a text in the words of the plain prompt; English comes first if `i` is even."""
     names = [("English", "eng_Latn"), ("Icelandic", "isl_Latn")]
     (first, source), (second, target) = names if i % 2 == 0 else names[::-1]
     asked = PLAIN_PROMPT.format(source_language=first, source=row[source], target_language=second)
@@ -80,7 +82,7 @@ def as_document(row: dict[str, str], i: int) -> dict[str, str]:
 
 
 def in_order(icelandic: Dataset, english: Dataset, pairs: Dataset) -> Dataset:
-    """All Icelandic documents with all English ones evenly between them, then the pairs."""
+    """Return all Icelandic documents, with all English ones spread evenly among them, and then the pairs."""
     monolingual = concatenate_datasets([icelandic.select_columns(["text"]), english.select_columns(["text"])])
     places = np.concatenate([(np.arange(len(texts)) + 0.5) / len(texts) for texts in (icelandic, english)])
     documents = pairs.map(as_document, with_indices=True, remove_columns=pairs.column_names)
@@ -90,35 +92,37 @@ def in_order(icelandic: Dataset, english: Dataset, pairs: Dataset) -> Dataset:
 def notes(
     recipe: RecipeArguments, args: SFTConfig, tokenizer: Any, documents: Dataset, mixed: tuple[int, int]
 ) -> list[str]:
-    """What a reader of the plan should know of the order of the texts.
+    """Return sentences for the plan: when the pairs begin, and whether the English runs out.
 
     Args:
-        recipe: the share of English that was asked for.
-        args: of the training.
-        tokenizer: the model's.
-        documents: in their order.
-        mixed: how many of them are Icelandic and English.
+        recipe: the recipe's settings, with the share of English.
+        args: the settings of the training.
+        tokenizer: the model's tokenizer.
+        documents: all texts in the order in which they are read.
+        mixed: how many of them are monolingual Icelandic, and how many are English.
     """
     monolingual = sum(mixed)
     sample = documents.select(range(monolingual)).shuffle(args.seed).select(range(min(SAMPLE, monolingual)))["text"]
-    length = sum(len(tokenizer(text)["input_ids"]) + 1 for text in sample) / len(sample)  # and one that ends it
+    length = sum(len(tokenizer(text)["input_ids"]) + 1 for text in sample) / len(sample)  # and the token that ends it
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * args.max_length
     begin = math.ceil(monolingual * length / per_step)
-    told = [f"The sentence pairs begin at about step {begin} of {args.max_steps}."]
+    sentences = [f"The sentence pairs begin at about step {begin} of {args.max_steps}."]
     if begin >= args.max_steps:
-        told = [
+        sentences = [
             f"The run ends before the sentence pairs begin, at about step {begin}; lower --documents (now "
             f"{mixed[0]:,}) or raise --max_steps (now {args.max_steps})."
         ]
     share = mixed[1] / monolingual
     if share < 0.9 * recipe.english_share:
-        told.append(f"English ends early: its share is {share:.3f}, where --english_share is {recipe.english_share}.")
-    return told
+        sentences.append(
+            f"English ends early: its share is {share:.3f}, where --english_share is {recipe.english_share}."
+        )
+    return sentences
 
 
 def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
-    """Check, train, and leave a report."""
-    # What can be wrong, before anything long.
+    """Check the settings, train, and write the model card."""
+    # Everything that can be wrong is checked before anything long starts.
     training_run.check(recipe, args, model_args)
     if not 0 < recipe.english_share < 1:
         raise PreflightError(f"--english_share {recipe.english_share} must lie between 0 and 1, as 0.2 does.")
@@ -135,16 +139,16 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     callbacks = training_run.callbacks(recipe, held, PLAIN_PROMPT)
     settings_of_run = run_settings.of(recipe, args, model_args, held)
 
-    # The training text: streamed, cleaned, and never the held-out pairs.
+    # The training text is streamed and cleaned, and holds no held-out pair.
     with args.main_process_first(desc="cleaning the training text"):
         icelandic, english, pairs, counts = texts(recipe, held, Path(args.output_dir) / "training_text")
     documents = in_order(icelandic, english, pairs)
 
-    # What it will take.
+    # The plan: steps, evaluations, memory.
     sample = documents.shuffle(args.seed).select(range(min(SAMPLE, len(documents))))["text"]
     planned = plan.estimate(tokenizer, args, sample, len(documents), held.watched, recipe.score_every)
-    told = notes(recipe, args, tokenizer, documents, (len(icelandic), len(english)))
-    plan.show(planned, needed, args, counts, [*told, *([held.left_out] if held.left_out else [])])
+    of_order = notes(recipe, args, tokenizer, documents, (len(icelandic), len(english)))
+    plan.show(planned, needed, args, counts, [*of_order, *([held.left_out] if held.left_out else [])])
     if recipe.dry_run:
         return
 
@@ -152,7 +156,7 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     trainer = SFTTrainer(
         model=training_run.load_model(model_args, args),
         args=args,
-        # A stream keeps the order of the texts, which the Trainer would shuffle otherwise.
+        # The Trainer shuffles a data set, and leaves the order of a stream as it is.
         train_dataset=documents.to_iterable_dataset(),
         eval_dataset=watched if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
@@ -166,5 +170,5 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 if __name__ == "__main__":
     try:
         main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
-    except (PreflightError, training_text.TextError, PairsError) as error:
+    except (PreflightError, TextError, PairsError) as error:
         raise SystemExit(str(error)) from None

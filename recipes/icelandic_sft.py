@@ -1,9 +1,9 @@
-"""Fine-tune a language model to translate between English and Icelandic, with alignment and quality watched.
+"""Fine-tune a language model to translate between English and Icelandic, and watch alignment and quality.
 
 python recipes/icelandic_sft.py --config recipes/configs/smoke.yaml [--dry-run] [--max_steps 500 ...]
 
-Every setting is in the YAML file and can be changed on the command line. Interrupted, the same command goes on from
-the last checkpoint.
+Every setting is in the YAML file and can be changed on the command line. After an interruption, the same command goes
+on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import training_run
 import training_text
 from datasets import Dataset
 from preflight import PreflightError
+from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT
@@ -34,15 +35,17 @@ BOTH_WAYS = (("eng_Latn", "isl_Latn"), ("isl_Latn", "eng_Latn"))
 
 @dataclass
 class RecipeArguments(training_run.WatchArguments):
-    """What is trained on, beside what is watched."""
+    """The settings of the training text, beside those of watching."""
 
     train_text: str = field(default="nllb", metadata={"help": "nllb, opus100, paracrawl, embedded or a local file."})
     train_pairs: int | None = field(default=1_000_000, metadata={"help": "Sentence pairs to keep after cleaning."})
-    prompt: str = field(default="auto", metadata={"help": "chat, plain, or auto: chat where there is a template."})
+    prompt: str = field(
+        default="auto", metadata={"help": "chat, plain, or auto: chat if the tokenizer has a template."}
+    )
 
 
 def prompt_of(source: str, source_lang: str, target_lang: str, chat: bool) -> Any:
-    """What the model sees before the translation, as text or as messages; the callback gives it the same."""
+    """Return the prompt of a translation, as text or as messages. The callback translates with the same prompt."""
     template = CHAT_PROMPT if chat else PLAIN_PROMPT
     text = template.format(
         source=source, source_language=language_name(source_lang), target_language=language_name(target_lang)
@@ -51,13 +54,13 @@ def prompt_of(source: str, source_lang: str, target_lang: str, chat: bool) -> An
 
 
 def both_ways(rows: dict[str, list[str]], chat: bool) -> dict[str, list[Any]]:
-    """One example from English and one into English of each pair (1:1, as in the paper's appendix B)."""
+    """Return two examples for each pair, one from English and one into English (1:1, as in the paper's appendix B)."""
     examples: dict[str, list[Any]] = {"prompt": [], "completion": []}
     for i in range(len(rows["eng_Latn"])):
         for source, target in BOTH_WAYS:
             translation = rows[target][i]
             examples["prompt"].append(prompt_of(rows[source][i], source, target, chat))
-            # The loss is on the completion alone.
+            # The loss is computed on the completion only.
             examples["completion"].append(
                 [{"role": "assistant", "content": translation}] if chat else f" {translation}"
             )
@@ -65,13 +68,17 @@ def both_ways(rows: dict[str, list[str]], chat: bool) -> dict[str, list[Any]]:
 
 
 def as_text(example: dict[str, Any], tokenizer: Any, chat: bool) -> str:
-    """A training example as the model reads it."""
+    """Return a training example as the text that the model reads."""
     prompt, completion = example["prompt"], example["completion"]
     return str(tokenizer.apply_chat_template(prompt + completion, tokenize=False) if chat else prompt + completion)
 
 
 def uses_chat(prompt: str, tokenizer: Any) -> bool:
-    """Whether the prompt is a chat message."""
+    """Return whether the prompt is a chat message.
+
+    Raises:
+        PreflightError: `prompt` is unknown, or it is "chat" and the tokenizer has no chat template.
+    """
     has_template = tokenizer.chat_template is not None
     if prompt not in ("auto", "chat", "plain") or (prompt == "chat" and not has_template):
         raise PreflightError(
@@ -81,8 +88,8 @@ def uses_chat(prompt: str, tokenizer: Any) -> bool:
 
 
 def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
-    """Check, train, and leave a report."""
-    # What can be wrong, before anything long.
+    """Check the settings, train, and write the model card."""
+    # Everything that can be wrong is checked before anything long starts.
     training_run.check(recipe, args, model_args)
     if recipe.train_pairs is not None and recipe.train_pairs < 1:
         raise PreflightError(
@@ -99,7 +106,7 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     callbacks = training_run.callbacks(recipe, held, prompt)
     settings_of_run = run_settings.of(recipe, args, model_args, held)
 
-    # The training text: streamed, cleaned, and never the held-out pairs.
+    # The training text is streamed and cleaned, and holds no held-out pair.
     with args.main_process_first(desc="cleaning the training text"):
         pairs, removed = training_text.training_pairs(
             recipe.train_text, held.all_pairs, recipe.train_pairs, Path(args.output_dir) / "training_text"
@@ -112,7 +119,7 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     train_dataset = examples(pairs)
     watched = Dataset.from_dict({"eng_Latn": list(held.watched.source), "isl_Latn": list(held.watched.target)})
 
-    # What it will take.
+    # The plan: steps, evaluations, memory.
     sample = [
         as_text(example, tokenizer, chat) for example in train_dataset.select(range(min(200, len(train_dataset))))
     ]
@@ -137,5 +144,5 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 if __name__ == "__main__":
     try:
         main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
-    except (PreflightError, training_text.TextError, PairsError) as error:
+    except (PreflightError, TextError, PairsError) as error:
         raise SystemExit(str(error)) from None

@@ -1,4 +1,4 @@
-"""Memory that a run needs, by arithmetic, against what the device has free."""
+"""An estimate of the memory that a run needs, compared with the memory that the device has free."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ GIB = 2**30
 
 
 def estimate(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -> int:
-    """Bytes that one device needs in training, roughly.
+    """Return roughly the number of bytes that one device needs in training.
 
-    Arithmetic, not a measurement: weights by their dtype, LoRA with its gradient and Adam's two moments in float32,
-    the activations (with gradient checkpointing one hidden state a layer and those of a single layer), and the logits
-    of a full batch with a float32 copy and their gradient.
+    The number is arithmetic and not a measurement. It adds up
+
+    * the weights in their dtype,
+    * LoRA's weights with their gradient and Adam's two moments in float32,
+    * the activations; with gradient checkpointing these are one hidden state a layer and all those of a single layer,
+    * the logits of a full batch with a float32 copy and their gradient.
 
     Args:
-        model: without weights.
-        args: of the training; `max_length` bounds a sequence.
+        model: the model without its weights.
+        args: the settings of the training; `max_length` bounds a sequence.
         model_args: dtype, quantisation and LoRA.
     """
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
     width = 4 if model_args.dtype == "float32" else 2
-    # A float32 weight with its gradient and Adam's two moments.
+    # Four float32 numbers a parameter: the weight, its gradient and Adam's two moments.
     adapter = 16 * _lora_parameters(model, model_args)
     tokens = args.per_device_train_batch_size * args.max_length
     layer = tokens * (8 * config.hidden_size + 3 * _ffn_width(model)) * width
@@ -38,7 +41,10 @@ def estimate(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -
 
 
 def _ffn_width(model: torch.nn.Module) -> int:
-    """Neurons that a token passes in the widest layer; of a mixture those of the experts it is routed to."""
+    """Return the number of neurons that a token passes in the widest layer.
+
+    In a mixture of experts, only the neurons of the experts that the token is routed to count.
+    """
     routed = getattr(model.config.get_text_config(), "num_experts_per_tok", 1)  # type: ignore[operator, union-attr]
     return max(
         sum(ffn.neurons if isinstance(ffn, DenseFFN) else ffn.width * routed for ffn in layer)
@@ -47,8 +53,8 @@ def _ffn_width(model: torch.nn.Module) -> int:
 
 
 def _weights(model: torch.nn.Module, model_args: ModelConfig, width: int) -> float:
-    """Bytes of the model as it is loaded; bitsandbytes leaves embeddings and the head as they are."""
-    # Four bits and a float32 scale for every 64 weights, or eight bits.
+    """Return the bytes of the loaded model. bitsandbytes does not quantise the embeddings and the head."""
+    # A weight takes four bits and a 64th of a float32 scale, or eight bits, or the bytes of its dtype.
     quantised = 0.5 + 4 / 64 if model_args.load_in_4bit else 1.0 if model_args.load_in_8bit else float(width)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
     outside = {id(parameter) for module in ends if module is not None for parameter in module.parameters()}
@@ -57,21 +63,21 @@ def _weights(model: torch.nn.Module, model_args: ModelConfig, width: int) -> flo
 
 
 def _lora_parameters(model: torch.nn.Module, model_args: ModelConfig) -> int:
-    """Parameters that LoRA adds, at the most: every linear layer but the head counts."""
+    """Return the most parameters that LoRA can add. Every linear layer counts except the head."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
     return sum(int(model_args.lora_r) * sum(module.weight.shape) for module in linear)
 
 
 def available(args: SFTConfig) -> int:
-    """Bytes free on the device that the Trainer will use."""
+    """Return the bytes that are free on the device that the Trainer will use."""
     if args.device.type == "cuda":
         return int(torch.cuda.mem_get_info(args.device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def check(needed: int, args: SFTConfig) -> None:
-    """Raise PreflightError where the estimate is above what the device has free."""
+    """Raise PreflightError if the run needs more memory than the device has free."""
     free = available(args)
     if needed > free:
         raise PreflightError(

@@ -1,4 +1,4 @@
-"""What a run will do, estimated before its weights are loaded."""
+"""An estimate of what a run will do, made before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, as far as arithmetic tells.
+    """The estimate of what a run will do.
 
     Attributes:
-        examples: training examples.
-        steps: optimizer steps.
-        epochs: how often these go through the training text.
-        evaluations: how often the held-out pairs are scored, at the start included.
+        examples: the number of training examples.
+        steps: the number of optimizer steps.
+        epochs: how often the steps go through the training text.
+        evaluations: how often the held-out pairs are scored, including the evaluation at the start.
         alignment_cost: the forward passes of all evaluations as a share of the training, counted in tokens.
-        translated: tokens that the translations of one evaluation, both ways, take at the most.
+        translated: the most tokens that one evaluation generates in its translations, in both directions.
     """
 
     examples: int
@@ -38,7 +38,12 @@ class Plan:
 
 
 def steps(args: SFTConfig, rows: int) -> int:
-    """Optimizer steps that the Trainer makes from so many rows of training text, packed where they are packed."""
+    """Return the number of optimizer steps that the Trainer makes.
+
+    Args:
+        args: the settings of the training.
+        rows: the number of training examples or, if they are packed, of packed sequences.
+    """
     asked = int(args.max_steps)
     return asked if asked > 0 else math.ceil(_steps_per_epoch(args, rows) * float(args.num_train_epochs))
 
@@ -55,30 +60,31 @@ def estimate(
     """Estimate a run before its weights are loaded.
 
     Args:
-        tokenizer: the model's.
-        args: of the training.
-        texts: some training examples as plain text, whose mean length is taken.
-        examples: number of training examples.
+        tokenizer: the model's tokenizer.
+        args: the settings of the training.
+        texts: some training examples as plain text. Their mean length stands for that of all examples.
+        examples: the number of training examples.
         held_out: the pairs that are watched.
-        score_every: steps between two evaluations, or a share of all, where the Trainer never evaluates.
+        score_every: the steps between two evaluations, or their share of all steps. It counts only if the Trainer
+            does not evaluate on its own.
     """
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     length = _tokens(tokenizer, texts) / max(1, len(texts))
-    # Packed examples fill their rows; others are as long as they are.
+    # Packed examples fill their rows up to max_length. Other examples keep their own length.
     rows = math.ceil(examples * length / args.max_length) if args.packing else examples
     tokens = args.max_length if args.packing else min(length, args.max_length)
     made = steps(args, rows)
     evaluations = _evaluations(args, made, _steps_per_epoch(args, rows), score_every)
     sentences = (*held_out.source, *held_out.target)
     scored = _tokens(tokenizer, sentences)
-    # Forward and backward together cost about three forward passes.
+    # A training step costs about three forward passes: one forward and, for the backward pass, two more.
     alignment_cost = evaluations * scored / (3 * made * per_step * tokens)
     translated = LENGTH_RATIO * scored + EXTRA_TOKENS * len(sentences)
     return Plan(examples, made, made * per_step / rows, evaluations, alignment_cost, translated)
 
 
 def _evaluations(args: SFTConfig, made: int, per_epoch: int, score_every: float) -> int:
-    """How often the held-out pairs are scored in so many steps: at the start, at each evaluation, and at the end."""
+    """Return how often the held-out pairs are scored in `made` steps: at the start, each evaluation and the end."""
     if args.eval_strategy == "no":
         every = score_every
     else:
@@ -93,7 +99,7 @@ def _tokens(tokenizer: Any, texts: Sequence[str]) -> int:
 def show(
     found: Plan, needed: int, args: SFTConfig, counts: Mapping[str, Mapping[str, int]], notes: Sequence[str]
 ) -> None:
-    """Print the plan, the memory that is needed, and what cleaning removed; of many processes the first does."""
+    """Print the plan, the needed memory and what cleaning removed. With several processes only the first one prints."""
     if args.process_index:
         return
     table = Table(title="Before training (estimates)", title_justify="left", show_header=False)
@@ -108,7 +114,7 @@ def show(
     console = Console()
     console.print(table)
     for text, removed in counts.items():
-        told = ", ".join(f"{count:,} {name}" for name, count in removed.items())
-        console.print(f"{text}: {told}", soft_wrap=True, markup=False)
+        summary = ", ".join(f"{count:,} {name}" for name, count in removed.items())
+        console.print(f"{text}: {summary}", soft_wrap=True, markup=False)
     for note in notes:
         console.print(note, soft_wrap=True, markup=False)

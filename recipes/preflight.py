@@ -1,4 +1,4 @@
-"""Whether a model can be trained by the recipes, found out before anything long starts."""
+"""Checks that the recipes can train a model, made before anything long starts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from neuronxa_callback.model.neurons import find_ffns
 
 
 class PreflightError(ValueError):
-    """A run that cannot work; the message says why, and what to do."""
+    """A run that cannot work. The message says why, and what to do."""
 
 
 def empty_model(model_args: ModelConfig) -> torch.nn.Module:
-    """The model without its weights, from its configuration alone.
+    """Return the model without its weights, made from its configuration only.
 
     Raises:
-        PreflightError: it cannot be had, is no decoder, or has FFNs that cannot be read.
+        PreflightError: the configuration cannot be loaded, the model is no decoder, or its FFNs cannot be read.
     """
     name = model_args.model_name_or_path
     if not name:
@@ -32,9 +32,7 @@ def empty_model(model_args: ModelConfig) -> torch.nn.Module:
                 f"{name} is gated: accept its licence on https://huggingface.co/{name} and run `hf auth login`."
             ) from None
         reason = " ".join(str(error).split())[:160]
-        raise PreflightError(
-            f"{name} is no model that can be had here ({reason}); give a hub name or a folder."
-        ) from None
+        raise PreflightError(f"{name} cannot be loaded as a model ({reason}); give a hub name or a folder.") from None
     if getattr(config, "is_encoder_decoder", False):
         raise PreflightError(f"{name} is an encoder-decoder; the recipes train decoders, such as Llama or Qwen.")
     try:
@@ -48,15 +46,15 @@ def empty_model(model_args: ModelConfig) -> torch.nn.Module:
 
 
 def tokenizer(model_args: ModelConfig) -> Any:
-    """The model's tokenizer.
+    """Return the model's tokenizer.
 
     Raises:
-        PreflightError: it cannot be had.
+        PreflightError: it cannot be loaded.
     """
     name = model_args.model_name_or_path
     try:
         return AutoTokenizer.from_pretrained(name, revision=model_args.model_revision, trust_remote_code=False)
-    except Exception as error:  # a broken file is whatever its reader raises, a bare Exception among others
+    except Exception as error:  # the reader of a broken file may raise anything, even a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise PreflightError(
             f"{name} has no tokenizer that can be read ({reason}); put the files of its tokenizer beside the model."

@@ -1,4 +1,4 @@
-"""The settings that make a run the same run: written when it begins, compared when it goes on."""
+"""The settings that identify a run. They are written when it begins and compared when it goes on."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ FILE = "settings.json"
 
 
 class RunSettings(BaseModel):
-    """Everything that changes the weights a run ends with, under the names that the YAML files and TRL have for it.
+    """Every setting that changes the weights a run ends with, under its name in the YAML files and in TRL.
 
     Four kinds of settings are left out:
 
-    * Evaluating, logging, saving and stopping look at the training and do not change its steps.
-    * The length may grow: a run that has ended goes on when more steps or epochs are asked for.
+    * Evaluating, logging, saving and stopping observe the training and do not change its steps.
+    * The length may grow. A run that has ended goes on if the user asks for more steps or epochs.
     * Devices, kernels, compilation, sharding, checkpointed activations and workers that load data compute the same
       thing elsewhere or faster. Their results differ by rounding.
     * The names of the columns are the recipes' own.
 
-    A field whose default is None is not in every recipe or not in every version of the libraries. It is written and
-    compared where it is.
+    A field with the default None is missing in some recipe or in some version of the libraries. It is written and
+    compared if it exists.
     """
 
-    # ModelConfig's names begin with model_, which pydantic 2.0 to 2.9 would keep for itself.
+    # ModelConfig's names begin with model_, and pydantic 2.0 to 2.9 reserves names that begin so.
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
-    # The text: what it is made of, how it is read, and what it must not hold. A file of another size is another text.
+    # The text: its source, how it is read, and what it must not contain. A file of another size is another text.
     recipe: str
     train_text: str
     train_pairs: int | None
@@ -65,7 +65,7 @@ class RunSettings(BaseModel):
     seed: int
     data_seed: int | None
     per_device_train_batch_size: int
-    train_batch_size: int  # of all GPUs of one process
+    train_batch_size: int  # over all GPUs of one process
     gradient_accumulation_steps: int
     world_size: int
     auto_find_batch_size: bool
@@ -74,7 +74,7 @@ class RunSettings(BaseModel):
     train_sampling_strategy: str | None = None
     group_by_length: bool | None = None
     ignore_data_skip: bool
-    accelerator_config: str  # splits batches or fills them up
+    accelerator_config: str  # whether batches are split or filled up
 
     # The loss and the optimizer.
     loss_type: str
@@ -100,7 +100,7 @@ class RunSettings(BaseModel):
     neftune_noise_alpha: float | None
     deepspeed: dict[str, Any] | str | None  # its file may name another optimizer
 
-    # The model, its precision, and LoRA. Packed documents see each other under some implementations of attention.
+    # The model, its precision, and LoRA. Under some implementations of attention, packed documents see each other.
     model_name_or_path: str
     model_revision: str
     attn_implementation: str | None
@@ -123,11 +123,11 @@ class RunSettings(BaseModel):
     use_dora: bool
 
     def as_json(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Return the content of the file."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def keep(self, output_dir: Path) -> None:
-        """Write them at once, so that a run that is killed leaves all of them or none."""
+        """Write all settings to OUTPUT_DIR/settings.json, or none of them if the run is killed meanwhile."""
         output_dir.mkdir(parents=True, exist_ok=True)
         written = output_dir / f"{FILE}.new"
         written.write_text(json.dumps(self.as_json(), indent=2), encoding="utf-8")
@@ -135,16 +135,16 @@ class RunSettings(BaseModel):
 
 
 def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> RunSettings:
-    """The settings of a run that is about to begin or to go on.
+    """Return the settings of a run that is about to begin or to go on.
 
     Args:
-        recipe: the recipe's own arguments.
-        args: of the training.
-        model_args: which model, its quantisation and LoRA.
+        recipe: the recipe's own settings.
+        args: the settings of the training.
+        model_args: the model, its quantisation and LoRA.
         held: the pairs that are not trained on.
 
     Raises:
-        PreflightError: the run of this output_dir, which would go on or end, was given others.
+        PreflightError: output_dir holds a checkpoint of a run with other settings.
     """
     given = {field.name: getattr(part, field.name) for part in (recipe, args, model_args) for field in fields(part)}
     now = RunSettings.model_validate(
@@ -163,7 +163,7 @@ def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> 
 
 
 def _sizes(recipe: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of each training text that is a file: one that has changed is another text."""
+    """Return the size in bytes of each training text that is a file, since a changed file is another text."""
     texts = {name: str(value) for name, value in recipe.items() if name.endswith("_text")}
     paths = {name: Path(text.partition(":")[2] or text) for name, text in texts.items()}
     return {f"{name} in bytes": path.stat().st_size for name, path in paths.items() if path.is_file()}
@@ -173,18 +173,23 @@ def _check_unchanged(now: Mapping[str, Any], output_dir: Path) -> None:
     if not last_checkpoint(output_dir) or not (output_dir / FILE).exists():
         return
     before = json.loads((output_dir / FILE).read_text(encoding="utf-8"))
-    # Version 0.1 wrote more names. What only one of them has is of another version of this, transformers or TRL.
+    # Version 0.1 wrote more names. A name that only one side has comes from another version of the recipes,
+    # transformers or TRL.
     changed = [name for name in now if name in before and now[name] != before[name]]
     if changed:
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} was {json.dumps(before[name])} and is now {json.dumps(now[name])}" for name in changed
         )
         raise PreflightError(
-            f"{output_dir} holds a run with other settings ({told}); give another --output_dir, or these as they were."
+            f"{output_dir} holds a run with other settings ({listed}); "
+            "give another --output_dir, or these as they were."
         )
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """The last checkpoint that was written to its end: the Trainer writes its own state last."""
+    """Return the last checkpoint that is complete, or None.
+
+    The Trainer writes its own state last, so a checkpoint with this state is complete.
+    """
     whole = [path.parent for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,4 +1,4 @@
-"""Settings of a YAML file and the command line, with one sentence for a wrong one."""
+"""Settings from a YAML file and the command line. A wrong setting gets one sentence."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from preflight import PreflightError
 from pydantic import TypeAdapter, ValidationError
 from trl import TrlParser
 
-# What pydantic's kinds of errors ask for; the rest, such as one of an enumeration, is written as text.
+# What a value should be, by the kind of pydantic's error. Every other kind, such as an enumeration, is written as text.
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "dict": "a mapping"}
 
 
 def parse(types: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """The settings of a YAML file (--config) and the command line, as one object of each type.
+    """Return the settings from a YAML file (--config) and the command line, as one object of each type.
 
     Raises:
-        PreflightError: a file that cannot be read, a key that no type has, or a value that is not of its type.
+        PreflightError: the file cannot be read, no type has one of its keys, or a value has the wrong type.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--config" in arguments:
@@ -40,7 +40,7 @@ def parse(types: Sequence[type], arguments: Sequence[str] | None = None) -> tupl
 
 
 class _Parser(TrlParser):
-    """TRL's, which says what is wrong in one sentence instead of after the usage of all settings."""
+    """TRL's parser. It reports an error in one sentence, and does not print the usage of all settings first."""
 
     def error(self, message: str) -> NoReturn:
         raise PreflightError(f"The settings cannot be used: {' '.join(message.split()).rstrip('.')}.")
@@ -75,10 +75,10 @@ def _check_file(path: Path, known: Mapping[str, Any]) -> None:
 
 
 def _wanted_instead(value: Any, hint: Any) -> list[str]:
-    """What a value of a YAML file should be; empty where it is that.
+    """Return what a value of a YAML file should be, or nothing if the value is right.
 
-    Text is read as a number or a truth value where one is wanted, because the parser reads it so. Everything else has
-    to be of its type already: the parser takes whatever YAML has made of it.
+    Text passes for a number or a truth value, because the parser converts it. Every other value must have the right
+    type already, because the parser takes it as YAML reads it.
     """
     try:
         TypeAdapter(hint).validate_python(value, strict=not isinstance(value, str))
@@ -86,11 +86,11 @@ def _wanted_instead(value: Any, hint: Any) -> list[str]:
         faults = error.errors()
     else:
         return []
-    # The libraries check what a list or a mapping holds.
+    # The libraries check the items of a list or a mapping.
     if any(fault["input"] is not value for fault in faults):
         return []
     wanted = list(dict.fromkeys(WANTED.get(fault["type"].partition("_")[0], "text") for fault in faults))
-    # The parser makes a list, a mapping or one of an enumeration of text.
+    # The parser makes a list, a mapping or a member of an enumeration from text.
     of_text = isinstance(value, str) and not {*wanted} <= {WANTED["int"], WANTED["float"], WANTED["bool"]}
     return [] if of_text else wanted
 

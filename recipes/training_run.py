@@ -1,4 +1,4 @@
-"""What both recipes do alike: settings of watching, training from the last checkpoint on, what is left at the end."""
+"""The parts that both recipes share: the settings of watching, training that can be resumed, and the model card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from neuronxa_callback.training.stopping import still_stops
 
 @dataclass
 class WatchArguments:
-    """What is watched, and what is left behind."""
+    """The settings of watching a run, and of what it leaves."""
 
     flores: str = field(
         default="openlanguagedata/flores_plus",
@@ -61,7 +61,7 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
 
 
 def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
-    """The base model, in 4-bit where that is asked for, and the random numbers from which LoRA starts."""
+    """Load the base model, in 4-bit if the settings say so, and set the seed from which LoRA starts."""
     set_seed(args.seed)  # SFTTrainer adds LoRA before it sets the seed itself
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         model_args.model_name_or_path,
@@ -75,10 +75,10 @@ def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
 
 
 def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[TrainerCallback]:
-    """Alignment and quality at every evaluation, both ways, and early stopping where it is asked for.
+    """Return the callback that scores alignment and translations, in both directions, and may stop the run early.
 
     Raises:
-        PreflightError: a setting of watching that cannot be used.
+        PreflightError: a setting of watching cannot be used.
     """
     try:
         callback = NeuronXACallback(
@@ -95,11 +95,11 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
 
 
 def train(trainer: SFTTrainer, settings: RunSettings) -> None:
-    """Train, from the last checkpoint where an earlier run left one, and save the adapter.
+    """Train, from the last checkpoint if an earlier run left one, and save the adapter.
 
     Args:
-        trainer: ready to train.
-        settings: of the run; one that begins leaves them in OUTPUT_DIR/settings.json.
+        trainer: the trainer, ready to train.
+        settings: the settings of the run. A run that begins writes them to OUTPUT_DIR/settings.json.
     """
     args = trainer.args
     last = last_checkpoint(Path(args.output_dir))
@@ -119,7 +119,7 @@ def train(trainer: SFTTrainer, settings: RunSettings) -> None:
 
 
 def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
-    """Whether training had come to its end, by its steps or early, and no more steps are asked for now."""
+    """Return whether training had ended, early or by its steps, and no more steps are asked for now."""
     stopped = bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
     if stopped and state.global_step < state.max_steps:
         return _stops_early(trainer)
@@ -129,7 +129,7 @@ def _had_ended(state: Any, trainer: SFTTrainer) -> bool:
 
 
 def _stops_early(trainer: SFTTrainer) -> bool:
-    """Whether the rule that is given now would have stopped the run where it stands, too."""
+    """Return whether the current stopping rule would also have stopped the run at this step."""
     rules = [c.stopping for c in trainer.callback_handler.callbacks if isinstance(c, NeuronXACallback)]
     evaluations = History(trainer.args.output_dir).read()
     verdicts = [evaluation.stopping for evaluation in evaluations if evaluation.stopping]
@@ -144,7 +144,7 @@ def finish(
     prompt: Prompt,
     counts: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Test on what nothing was chosen by, write the model card, and merge the adapter where that is asked for."""
+    """Score the test pairs, write the model card, and merge the adapter if the settings say so."""
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -183,7 +183,7 @@ def _fingerprints(held: HeldOut) -> dict[str, str]:
 
 
 def _why_stopped(trainer: SFTTrainer) -> str | None:
-    """The reason of the last evaluation to stop; None where that was the last step anyway."""
+    """Return why the last evaluation stopped the run, or None if the run had reached its last step."""
     state: Any = trainer.state
     if state.global_step >= state.max_steps:
         return None

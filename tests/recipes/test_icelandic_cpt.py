@@ -1,4 +1,4 @@
-"""The order of the texts in continued pretraining, and what is told of it."""
+"""The order of the texts in continued pretraining, and the notes on it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_all_monolingual_text_comes_first_evenly_mixed_and_then_the_pairs(englis
         assert place == pytest.approx((number + 0.5) * (400 + english) / english, abs=1.5)
 
 
-def told(tmp_path: Path, english: int = 100, share: float = 0.2, **given: Any) -> list[str]:
+def notes(tmp_path: Path, english: int = 100, share: float = 0.2, **given: Any) -> list[str]:
     tokenizer = make_tokenizer()
     recipe = icelandic_cpt.RecipeArguments(english_share=share)
     args = SFTConfig(str(tmp_path), report_to=[], bf16=False, max_length=64, per_device_train_batch_size=2, **given)
@@ -44,21 +44,21 @@ def told(tmp_path: Path, english: int = 100, share: float = 0.2, **given: Any) -
     return icelandic_cpt.notes(recipe, args, tokenizer, texts, (400, english))
 
 
-def test_the_step_at_which_the_pairs_begin_is_told(tmp_path: Path) -> None:
+def test_the_step_at_which_the_pairs_begin_is_noted(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     texts = [*documents("is", 400)["text"], *documents("en", 100)["text"]]
     whole = sum(len(tokenizer(text)["input_ids"]) + 1 for text in texts)
-    (sentence,) = told(tmp_path, max_steps=200)
+    (sentence,) = notes(tmp_path, max_steps=200)
     begin = int(sentence.removeprefix("The sentence pairs begin at about step ").split()[0])
     assert begin == pytest.approx(whole / 128, rel=0.1)
-    (sentence,) = told(tmp_path, max_steps=begin)
+    (sentence,) = notes(tmp_path, max_steps=begin)
     assert sentence.startswith(
         f"The run ends before the sentence pairs begin, at about step {begin}; lower --documents"
     )
 
 
-def test_english_that_ends_early_is_told(tmp_path: Path) -> None:
-    assert told(tmp_path, english=40, max_steps=500)[1:] == [
+def test_english_that_ends_early_is_noted(tmp_path: Path) -> None:
+    assert notes(tmp_path, english=40, max_steps=500)[1:] == [
         "English ends early: its share is 0.091, where --english_share is 0.2."
     ]
 

@@ -101,7 +101,7 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
     assert card.data.base_model == str(model)
     # Of equal scores that of the saved weights.
     best = max(records, key=lambda record: (record["score"]["nasca"], record["step"]))
-    for said in (
+    for part in (
         "weights are those of step 6",
         f"5 embedded pairs (`{ParallelPairs.load('eng_Latn-isl_Latn', n=5).fingerprint}`)",
         f"## Best step: {best['step']}",
@@ -112,7 +112,7 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
         "max_steps: 6",
         f"| torch | {torch.__version__}",
     ):
-        assert said in card.text
+        assert part in card.text
     figures = [line.partition("](")[2].rstrip(")") for line in card.text.splitlines() if line.startswith("![")]
     assert len(figures) >= 3
     for figure in figures:
@@ -246,7 +246,7 @@ def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Cal
     assert json.loads((out / "settings.json").read_text())["learning_rate"] == 0.2
 
 
-def test_flores_is_watched_and_devtest_judges_the_end(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+def test_flores_is_watched_and_devtest_scored_at_the_end(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     folder = flores(tmp_path / "flores200_dataset")
     run(SFT, model, tmp_path / "run", "--flores", str(folder), "--merge")
     card = ModelCard.load(tmp_path / "run" / "README.md")
@@ -305,7 +305,7 @@ def test_a_dry_run_checks_and_counts_and_trains_nothing(
     model: Path, tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(SFT, model, tmp_path / "run", "--dry-run")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in (
         "training examples",
         "400",
@@ -315,7 +315,7 @@ def test_a_dry_run_checks_and_counts_and_trains_nothing(
         "generated tokens an evaluation",
         "201 read, 200 kept",
     ):
-        assert part in said
+        assert part in output
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["training_text"]
 
 
@@ -413,7 +413,7 @@ def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, run: Callable[..
     huge = LlamaConfig(hidden_size=65536, intermediate_size=262144, num_hidden_layers=4, vocab_size=600)
     huge.save_pretrained(tmp_path / "huge")
     assert "lower --per_device_train_batch_size" in refusal(run, SFT, tmp_path / "huge", out)
-    assert "is no model that can be had here" in refusal(run, SFT, tmp_path / "none", out)
+    assert "cannot be loaded as a model" in refusal(run, SFT, tmp_path / "none", out)
     tiny_llama().save_pretrained(tmp_path / "dumb")
     for recipe in (SFT, CPT):
         assert "dumb has no tokenizer that can be read (" in refusal(run, recipe, tmp_path / "dumb", out)
@@ -433,7 +433,7 @@ def test_what_is_gated_is_said_with_the_remedy(model: Path, tmp_path: Path, hub_
         assert "Traceback" not in done.stderr
         return done.stderr.strip().splitlines()[-1]
 
-    said = ends(SFT, Path("meta-llama/Llama-3.1-8B"), tmp_path / "run")
-    assert said.startswith("meta-llama/Llama-3.1-8B is gated: accept its licence")
-    said = ends(CPT, model, tmp_path / "run", "--icelandic_text", "somebody/closed:isl")
-    assert said.startswith("somebody/closed:isl is gated: accept its terms")
+    message = ends(SFT, Path("meta-llama/Llama-3.1-8B"), tmp_path / "run")
+    assert message.startswith("meta-llama/Llama-3.1-8B is gated: accept its licence")
+    message = ends(CPT, model, tmp_path / "run", "--icelandic_text", "somebody/closed:isl")
+    assert message.startswith("somebody/closed:isl is gated: accept its terms")
