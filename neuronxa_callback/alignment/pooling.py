@@ -52,8 +52,7 @@ def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
     rows = max(1, chunk // (values.shape[1] * values.shape[2]))
     dtype = torch.promote_types(values.dtype, weights.dtype)
     sums = torch.empty(values.shape[0], values.shape[2], dtype=dtype, device=values.device)
-    # Autocast and TF32 would run a matrix product in lower precision. A product, which promotes to float32, and a sum
-    # stay exact.
+    # Multiply, which promotes to float32, and sum. Autocast and TF32 would run a matrix product in lower precision.
     for value, weight, place in zip(values.split(rows), weights.split(rows), sums.split(rows), strict=True):
         torch.sum(value * weight.unsqueeze(-1), dim=1, out=place)
     return (sums / weights.sum(dim=1, keepdim=True)).float()

@@ -47,7 +47,7 @@ def _options(group: Any, given: Any) -> list[inspect.Parameter]:
 
 def _option(part: Field[Any], hint: Any, default: Any) -> inspect.Parameter:
     if any(get_origin(kind) is Literal for kind in (hint, *get_args(hint))):
-        hint = str | None  # Typer has its own message for an unknown choice; the library's is clearer
+        hint = str | None  # Typer's message for an unknown choice would differ from the library's
     info: Any
     if default is MISSING:
         default, info = inspect.Parameter.empty, typer.Argument(**part.metadata)

@@ -117,7 +117,7 @@ def compare(models: TwoModels, text: PivotText, measuring: Measuring, saving: Sa
         for model in models.chosen():
             both.append(survey.score(model, measuring.evaluator(pairs), saving.output, notes, progress))
             measured = {record.lang for record in both[-1]}
-            # The other languages are too long for a model's context.
+            # The other languages are too long for this model's context.
             pairs = [pair for pair in pairs if pair.target_lang in measured]
         first, second = ([record for record in records if record.lang in measured] for records in both)
         table = compare_table(first, second, notes)
