@@ -20,6 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
+from neuronxa_callback.alignment.settings import help_of
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
@@ -35,9 +36,13 @@ class WatchArguments:
     )
     held_out_pairs: int = field(default=100, metadata={"help": "Pairs to watch, and as many for the end."})
     score_every: float = field(default=0.05, metadata={"help": "Steps, or a share, where eval_strategy is no."})
-    early_stopping_patience: int = field(default=0, metadata={"help": "Evaluations without a clear rise; 0: never."})
-    significance: float = field(default=0.2, metadata={"help": "Level of the test that a rise counts by."})
-    comet_device: str = field(default="cpu", metadata={"help": "Where COMET judges while training: cpu, cuda, cuda:1."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": help_of(StoppingRule, "patience", "0 never stops.")}
+    )
+    significance: float = field(
+        default=StoppingRule.significance, metadata={"help": help_of(StoppingRule, "significance")}
+    )
+    comet_device: str = field(default=Quality.comet_device, metadata={"help": help_of(Quality, "comet_device")})
     merge: bool = field(default=False, metadata={"help": "Also save the model with the adapter merged into it."})
     dry_run: bool = field(default=False, metadata={"help": "Check everything, estimate, and stop before training."})
 

@@ -1,1 +1,1 @@
-"""Sentences to representations, representations to alignment scores, scores to a report."""
+"""Alignment: encode sentences, score their representations, and report the scores."""

@@ -1,9 +1,11 @@
-"""Sentences to pooled representations: batches by token budget, one forward pass, pooling inside the hooks.
+"""The encoder: it turns sentences into pooled representations.
 
-Batches are padded on the right, where a causal decoder cannot see the padding, whatever the tokenizer's padding side,
-and they are cut from the sentences sorted by length and token ids, so that the order of the sentences cannot change a
-single bit. Another token budget, or other sentences beside one, make batches of other shapes, whose matrix products
-round differently: see docs/method.md for how much.
+A token budget limits each batch. A batch takes one forward pass, and hooks pool its tokens during the pass.
+
+Batches are padded on the right, whatever the tokenizer's padding side, because a causal decoder cannot see padding
+there. The sentences are sorted by length and token ids before they are cut into batches. So their order cannot change a
+single bit. Another token budget, or other sentences in the same call, change the shapes of the batches. Matrix products
+of other shapes round differently; docs/method.md says by how much.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.neurons import FFN, NeuronRepresentation
 from neuronxa_callback.vocabulary import Representation, TokenPooling, check_choice
 
-# Measured, not derived: on a CPU small batches stay in its caches; an accelerator wants fewer, larger ones.
+# Both were found by measurement. Small batches stay in a CPU's caches. An accelerator is faster with few large batches.
 CPU_TOKEN_BUDGET = 512
 ACCELERATOR_TOKEN_BUDGET = 8192
 
 
 class NonFiniteActivationError(ArithmeticError):
-    """The model produced NaN or infinite activations, of which no score can be made."""
+    """The model produced NaN or infinite activations, and no score can be computed from them."""
 
 
 def encode(
@@ -44,29 +46,29 @@ def encode(
     """Represent each sentence at each layer by its pooled neuron states, neuron values or hidden states.
 
     Args:
-        model: a decoder-only transformers model, plain, quantised or under PEFT, on any one device. Its mode, random
+        model: A decoder-only transformers model, plain, quantised or under PEFT, on any one device. Its mode, random
             state and configuration are as before when the call returns.
-        tokenizer: its tokenizer. Special tokens are added as the tokenizer does by default, and pooled.
-        sentences: the sentences.
-        representation: "nas" (activation states, share of weighted tokens that fire each neuron), "nav" (absolute
-            activation values) or "embedding" (hidden states as `output_hidden_states=True` orders them).
-        token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last" token.
-        token_budget: padded tokens in a batch at most (a longer sentence gets a batch of its own). Default 512 on
-            a CPU, 8192 elsewhere. Smaller needs less memory.
-        layers: which of them, FFNs counted from 1 and hidden states from 0, the embedding layer's; all for None. The
-            forward pass ends after the deepest.
+        tokenizer: The model's tokenizer. It adds its default special tokens, and they are pooled like other tokens.
+        sentences: The sentences.
+        representation: "nas" (activation states: the weighted share of tokens that fire each neuron), "nav" (absolute
+            activation values) or "embedding" (hidden states in the order of `output_hidden_states=True`).
+        token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
+        token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. A sentence that is longer
+            gets a batch of its own. Default: 512 on a CPU, 8192 elsewhere.
+        layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
+            layers. FFNs count from 1. Hidden states count from 0, the embedding layer.
 
     Returns:
-        float32 tensor (layers, sentences, features) on the CPU. Features are the layer's FFN neurons, or the hidden
-        size for "embedding", which has one layer more: the embedding layer comes first, the last is after the
-        final norm. Where layers have different numbers of neurons, the narrower ones are filled up with zeros, which
-        change no score.
+        float32 tensor (layers, sentences, features) on the CPU. The features of "nas" and "nav" are the layer's FFN
+        neurons. If layers have different numbers of neurons, the narrower ones are padded with zeros, which change no
+        score. The features of "embedding" are the hidden size. It has one layer more: the embedding layer comes first,
+        and the last layer is read after the final norm.
 
     Raises:
         UnreadableFFNError: the model's FFNs cannot be read.
         NonFiniteActivationError: the model's activations are NaN or infinite.
-        ValueError: an unknown representation or pooling, a layer that is not there, or a sentence without tokens or
-            longer than the context.
+        ValueError: an unknown representation or pooling, a layer that the model does not have, a sentence without
+            tokens, or a sentence longer than the context.
     """
     decoder = Decoder.find(model, tokenizer)
     return encode_all(decoder, sentences, (representation,), token_pooling, token_budget, layers)[representation]
@@ -80,7 +82,7 @@ def encode_all(
     token_budget: int | None = None,
     layers: Sequence[int] | None = None,
 ) -> dict[Representation, Tensor]:
-    """As `encode`, for several representations from the same forward passes."""
+    """Read several representations in the same forward passes; otherwise as `encode`."""
     for representation in representations:
         check_choice("representation", representation, Representation)
     check_choice("token_pooling", token_pooling, TokenPooling)
@@ -94,10 +96,10 @@ def encode_all(
 
 
 def check_layers(layers: Sequence[int] | None, representation: Representation, depth: int) -> list[int]:
-    """The chosen layers' numbers, all there are for None.
+    """Return the numbers of the chosen layers in order; for None, those of all layers.
 
     Raises:
-        ValueError: one that is not there, or there twice, or none.
+        ValueError: `layers` is empty, repeats a number, or names a layer that the model does not have.
     """
     first = 0 if representation == "embedding" else 1
     there = range(first, depth + 1)
@@ -106,13 +108,13 @@ def check_layers(layers: Sequence[int] | None, representation: Representation, d
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(there):
         raise ValueError(
             f"layers={list(layers)} must be different numbers from {first} to {depth} for {representation}: FFNs count "
-            "from 1, hidden states from 0, the embedding layer's."
+            "from 1, and hidden states from 0, which is the embedding layer."
         )
     return sorted(layers)
 
 
 def _room_for(representation: Representation, layers: Sequence[int], decoder: Decoder, sentences: int) -> Tensor:
-    """(layers, sentences, features) for the results on the model's device."""
+    """Return a tensor of zeros (layers, sentences, features) for the results, on the model's device."""
     if representation == "embedding":
         return torch.zeros(len(layers), sentences, decoder.hidden_size, device=decoder.device)
     width = max(sum(ffn.neurons for ffn in decoder.ffns[layer - 1]) for layer in layers)
@@ -120,15 +122,15 @@ def _room_for(representation: Representation, layers: Sequence[int], decoder: De
 
 
 def default_token_budget(decoder: Decoder) -> int:
-    """Padded tokens in a batch where nothing else is asked for."""
+    """Return the token budget that is used when none is given."""
     return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
 def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
-    """Row numbers in batches of at most `token_budget` padded tokens, shortest sentences first.
+    """Group row numbers into batches of at most `token_budget` padded tokens, shortest sentences first.
 
-    Sorting by length keeps padding small; sorting equal lengths by their tokens makes the batches, and so every
-    rounding, the same for any order of the sentences.
+    Sorting by length keeps padding small. Sentences of equal length are sorted by their tokens. So the batches, and
+    with them every rounding, are the same for any order of the sentences.
     """
     order = sorted(range(len(token_ids)), key=lambda row: (len(token_ids[row]), list(token_ids[row])))
     cut: list[list[int]] = []
@@ -141,16 +143,16 @@ def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[
 
 
 class _Reader:
-    """Puts what the layers hand over in one forward pass into its rows of the results, pooled inside the hooks.
+    """Pools the values of one batch in the hooks of its forward pass, and writes them into the results.
 
-    Nothing of a batch is kept beside the results.
+    It keeps nothing of the batch but the results.
 
     Args:
-        ffns: of all layers.
+        ffns: the FFNs of all layers.
         chosen: representation -> the layers to read, as `check_layers` returns them.
-        encoded: representation -> (layers, sentences, features), to be filled.
-        weights: of the batch's tokens, as `token_weights` returns them.
-        places: the batch's rows.
+        encoded: representation -> the results (layers, sentences, features), which the reader fills.
+        weights: the weights of the batch's tokens, as `token_weights` returns them.
+        places: the batch's rows in the results.
     """
 
     def __init__(
@@ -175,7 +177,10 @@ class _Reader:
 
     @contextmanager
     def watching(self, layers: Sequence[nn.Module], deepest: int) -> Iterator[None]:
-        """While open, read a pass through the first `deepest` layers; the last one's norm is behind all of them."""
+        """Read a forward pass through the first `deepest` layers while the context is open.
+
+        The model's last hidden state is not read here, because the final norm comes after all layers.
+        """
         hidden = [layer for layer in self.chosen.get("embedding", ()) if layer < deepest]
         with ExitStack() as hooks:
             for read in self.chosen:
@@ -189,28 +194,28 @@ class _Reader:
             yield
 
     def keep_hidden(self, layer: int, values: Tensor) -> None:
-        """Hidden states (batch, tokens, hidden) of a layer."""
+        """Pool and keep the hidden states (batch, tokens, hidden) of a layer."""
         self._keep("embedding", layer, 0, values)
 
     def keep_ffn(self, read: NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
-        """States or values, (batch * tokens) x neurons, of one of the FFNs of a chosen layer."""
+        """Pool and keep the states or values, (batch * tokens) x neurons, of one FFN of a chosen layer."""
         self._keep(read, self.chosen[read][index], part, values)
 
     def _keep(self, read: Representation, layer: int, part: int, values: Tensor) -> None:
         if (read, layer, part) not in self.due:
             raise UnreadableFFNError(
                 f"layer {layer} was read twice in one forward pass: a module was replaced and no longer calls its "
-                "projections once. Restore its forward."
+                "projections exactly once. Restore its forward."
             )
         self.due.remove((read, layer, part))
-        # Some FFNs, and all experts, see the batch's tokens in one row.
+        # Some FFNs, and all experts, see the batch's tokens in one flat row.
         pooled = pool_tokens(values.reshape(*self.weights.shape, -1), self.weights).to(self.places.device)
         first = 0 if read == "embedding" else sum(ffn.neurons for ffn in self.ffns[layer - 1][:part])
         room = self.encoded[read][self.chosen[read].index(layer)]
         room[:, first : first + pooled.shape[1]].index_copy_(0, self.places, pooled)
 
     def end(self) -> None:
-        """Raise UnreadableFFNError if something was not read."""
+        """Raise UnreadableFFNError if a chosen layer was not read."""
         if self.due:
             _, layer, part = min(self.due)
             raise UnreadableFFNError(
@@ -227,7 +232,7 @@ def _encode_batch(
     token_pooling: TokenPooling,
     encoded: Mapping[Representation, Tensor],
 ) -> None:
-    """Fill the batch's rows of `encoded`, (layers, sentences, features) on the model's device."""
+    """Run one batch and fill its rows of `encoded`, tensors (layers, sentences, features) on the model's device."""
     batch = [token_ids[row] for row in rows]
     weights = token_weights(torch.tensor([len(ids) for ids in batch], device=decoder.device), token_pooling)
     reader = _Reader(decoder.ffns, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
@@ -237,7 +242,7 @@ def _encode_batch(
     if not bool(torch.isfinite(last_hidden).all()):
         raise NonFiniteActivationError(
             f"the model's activations are NaN or infinite from {_first_non_finite(decoder, batch)} on, so its neurons' "
-            "states mean nothing. Its weights have probably diverged, or its dtype overflows: look at the training "
+            "states mean nothing. Its weights have probably diverged, or its dtype overflows. Look at the training "
             "loss, or use bfloat16 or float32."
         )
     if len(decoder.layers) in chosen.get("embedding", ()):
@@ -246,7 +251,7 @@ def _encode_batch(
 
 
 def _first_non_finite(decoder: Decoder, batch: Sequence[Sequence[int]]) -> str:
-    """The first module whose output is NaN or infinite in a forward pass that is made anew to find it."""
+    """Run the batch again and name the first module whose output is NaN or infinite."""
     layers = decoder.layers
     names = {module: name for name, module in decoder.model.named_modules()}
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""A model, its tokenizer and held-out pairs to an AlignmentReport; no Trainer needed."""
+"""The evaluator: it measures a model on held-out pairs and returns an AlignmentReport. It needs no Trainer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from neuronxa_callback import significance
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.report import AlignmentReport, report_of_all, report_of_pair
 from neuronxa_callback.alignment.scores import measure, permuted_scores, representations_of
+from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.signature import Signature
@@ -20,9 +21,9 @@ from neuronxa_callback.text.languages import is_language_pair
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, LayerPooling, Method, Representation, TokenPooling, check_choice
 
-DEFAULT_PAIRS = "eng_Latn-isl_Latn"
+DEFAULT_PAIRS = AlignmentSettings.pairs
 
-# What `ParallelPairs.load` takes (a dataset among it), or several of these in a list.
+# Whatever `ParallelPairs.load` takes, such as a dataset, or a list of several.
 PairsLike: TypeAlias = Any
 
 # One side's text: representation -> (layers, sentences, features).
@@ -42,20 +43,21 @@ class NeuronXAEvaluator:
         ```
 
     Args:
-        pairs: what `ParallelPairs.load` takes, or a list of such for several language pairs. Default: the embedded
-            100 English-Icelandic pairs.
-        methods: one or several of "nasca" (neuron states), "navca" (neuron values), "mexa" (embeddings), "cka",
-            "svcca", "anc" and "sads", from one forward pass per sentence together; see `scores`.
-        token_pooling: "weighted" (Eq. 3), "average" or "last".
-        token_budget: padded tokens in a batch at most; see `encode`. Where memory runs out it is halved.
-        layer_pooling: "mean" over the layers, or the "max" of them, which the paper uses for retrieval.
-        representations: method -> "nas", "nav" or "embedding", where CKA, SVCCA, ANC or SADS should read something else
-            than their sources do (`scores.REPRESENTATION_OF`).
-        permutations: how often the pairs of a language are torn apart for the p-values of CKA, SVCCA, ANC and SADS; 0
-            for none.
-        layers: which layers to read, such as (8, 16, 24); all for None. The forward pass ends after the deepest. FFNs
-            count from 1; for methods that read embeddings layer 0 is the embedding layer and the last one is after
-            the final norm.
+        pairs: Held-out pairs of one language pair or several: a file, or two codes such as eng_Latn-isl_Latn for the
+            embedded set. It takes whatever `ParallelPairs.load` takes. Several language pairs are a list. Default: the
+            embedded 100 English-Icelandic pairs.
+        methods: One or several of nasca, navca, mexa, cka, svcca, anc and sads. NASCA reads neuron states, NAVCA neuron
+            values and MEXA embeddings. All methods share one forward pass per sentence. See `scores`.
+        token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
+        token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. The evaluator halves it when
+            memory runs out. See `encode`.
+        layer_pooling: How layers become a score: mean, or max, which the paper uses for retrieval.
+        representations: Another representation for cka, svcca, anc or sads to read: nas, nav or embedding. It maps the
+            method to the representation. `vocabulary.REPRESENTATION_OF` holds what each method's paper reads.
+        permutations: How often the pairs are torn apart for the p-values of cka, svcca, anc and sads; 0 for none.
+        layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
+            layers. FFNs count from 1. For methods that read embeddings, layer 0 is the embedding layer, and the last
+            layer is read after the final norm.
 
     Raises:
         PairsError: held-out pairs that cannot be used.
@@ -64,14 +66,14 @@ class NeuronXAEvaluator:
 
     def __init__(
         self,
-        pairs: PairsLike = DEFAULT_PAIRS,
-        methods: Method | Sequence[Method] = ("nasca",),
-        token_pooling: TokenPooling = "weighted",
-        token_budget: int | None = None,
-        layer_pooling: LayerPooling = "mean",
-        representations: Mapping[Method, Representation] | None = None,
-        permutations: int = 0,
-        layers: Sequence[int] | None = None,
+        pairs: PairsLike = AlignmentSettings.pairs,
+        methods: Method | Sequence[Method] = AlignmentSettings.methods,
+        token_pooling: TokenPooling = AlignmentSettings.token_pooling,
+        token_budget: int | None = AlignmentSettings.token_budget,
+        layer_pooling: LayerPooling = AlignmentSettings.layer_pooling,
+        representations: Mapping[Method, Representation] | None = AlignmentSettings.representations,
+        permutations: int = AlignmentSettings.permutations,
+        layers: Sequence[int] | None = AlignmentSettings.layers,
     ) -> None:
         self.pairs = load_all(pairs)
         self.methods: tuple[Method, ...] = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -94,14 +96,14 @@ class NeuronXAEvaluator:
         self._chosen = dict(representations or {})
 
     def check(self, decoder: Decoder, pairs: Sequence[ParallelPairs] | None = None) -> None:
-        """Find out before training whether this model can be measured on these pairs, or on all.
+        """Check before training that this model can be measured on these pairs, or on all pairs for None.
 
-        Runs the decoder once on the shortest held-out sentence.
+        The check runs the decoder once, on the shortest held-out sentence.
 
         Raises:
-            UnreadableFFNError: names the module that cannot be read and says what to do.
-            ValueError: a chosen layer that the model does not have, or a held-out sentence that is longer than the
-                model's context, or has no token.
+            UnreadableFFNError: an FFN cannot be read. The message names the module and says what to do.
+            ValueError: the model does not have a chosen layer, or a held-out sentence is longer than the model's
+                context or has no token.
         """
         depth = len(decoder.ffns)
         for read in set(self.representations.values()):
@@ -110,10 +112,10 @@ class NeuronXAEvaluator:
         decoder.check(min((ids for text in texts for ids in decoder.tokenize(text)), key=len))
 
     def fitting(self, decoder: Decoder) -> tuple[list[ParallelPairs], list[str]]:
-        """The language pairs that fit the model's context, and a sentence for each that does not.
+        """Return the language pairs that fit the model's context, and a message about each one that does not.
 
         Raises:
-            ValueError: none fits.
+            ValueError: no language pair fits.
         """
         reasons = _too_long(decoder, self.pairs)
         kept = [pair for pair in self.pairs if not reasons.keys() & {pair.source, pair.target}]
@@ -123,22 +125,23 @@ class NeuronXAEvaluator:
         left_out: dict[str, str] = {}
         for pair in self.pairs:
             for code, side in ((pair.source_lang, pair.source), (pair.target_lang, pair.target)):
-                if side in reasons:  # a language may have other sentences with another one
+                if side in reasons:  # the same language may have shorter sentences in another pair
                     left_out[pair.name if code in left else code] = reasons[side]
         return kept, [f"{name} is left out: {reason}" for name, reason in left_out.items()]
 
     def __call__(self, model: nn.Module, tokenizer: Any, budget: TokenBudget | None = None) -> AlignmentReport:
-        """Score the model as it is now, leaving its mode, random state and configuration as they were.
+        """Score the model as it is now. Its mode, random state and configuration stay as they were.
 
         Args:
             model: a decoder-only transformers model, plain, quantised or under PEFT.
             tokenizer: its tokenizer.
-            budget: is halved where memory runs out, so that who holds it over several calls has it halved once.
+            budget: the token budget, which is halved when memory runs out. Pass the same object to several calls, and
+                later calls start from the halved budget.
         """
         return self.score(Decoder.find(model, tokenizer), budget)
 
     def score(self, decoder: Decoder, budget: TokenBudget | None = None) -> AlignmentReport:
-        """As a call of the evaluator, of a model that was found already."""
+        """Score a model as a call of the evaluator does, when its decoder has been found already."""
         by_language = {pair.name: report for pair, report in self.reports(decoder, self.pairs, budget)}
         shared_source = len({pair.source for pair in self.pairs}) == 1
         return report_of_all(
@@ -148,7 +151,7 @@ class NeuronXAEvaluator:
     def reports(
         self, decoder: Decoder, pairs: Sequence[ParallelPairs], budget: TokenBudget | None = None
     ) -> Iterator[tuple[ParallelPairs, AlignmentReport]]:
-        """Each language pair's report as soon as it is there; see `each`."""
+        """Yield each language pair with its report as soon as the report is ready; see `each`."""
 
         def report(pair: ParallelPairs, source: Encoded, target: Encoded) -> tuple[ParallelPairs, AlignmentReport]:
             return pair, self.report(source, target, self.signature(pair, decoder))
@@ -162,23 +165,29 @@ class NeuronXAEvaluator:
         measure: Callable[[ParallelPairs, Encoded, Encoded], T],
         encode: Callable[[Decoder, Sequence[str]], Encoded] | None = None,
     ) -> Iterator[T]:
-        """What `measure` makes of each language pair and its two encoded sides.
+        """Yield what `measure` returns for each language pair and its two encoded sides.
 
-        A source side that several pairs share is encoded once, by `encode` where one is given. What is kept of the
-        encoded text is one source and one target side, whatever the number of pairs.
+        A source side that several pairs share is encoded once. Memory holds one encoded source side and one target
+        side, whatever the number of pairs.
+
+        Args:
+            decoder: the model's.
+            pairs: the language pairs.
+            measure: is called with a pair, its encoded source side and its encoded target side.
+            encode: encodes a side instead of `self.encode`.
         """
         encode = encode or partial(self.encode, budget=TokenBudget(self.token_budget))
         encoded: dict[tuple[str, ...], Encoded] = {}
         for pair in sorted(pairs, key=lambda pair: pair.source):  # pairs with one source side stand together
             if pair.source not in encoded:
-                encoded.clear()  # before the next is made
+                encoded.clear()  # frees the memory before the next side is encoded
                 encoded[pair.source] = encode(decoder, pair.source)
             yield measure(pair, encoded[pair.source], encode(decoder, pair.target))
 
     def signature(self, pair: ParallelPairs, decoder: Decoder) -> Signature:
-        """The choices behind a pair's numbers, as sacreBLEU signs its scores.
+        """Return the choices behind a pair's numbers, as sacreBLEU signs its scores.
 
-        The device and the token budget are not among them: they only round differently (docs/method.md).
+        The device and the token budget are left out, because they only change the rounding (docs/method.md).
         """
         return Signature.of(
             self.choices(pair),
@@ -189,7 +198,7 @@ class NeuronXAEvaluator:
         )
 
     def choices(self, pair: ParallelPairs) -> dict[str, Any]:
-        """The part of the signature that needs no model."""
+        """Return the part of the signature that needs no model."""
         names = [f"{method}({self._chosen[method]})" if method in self._chosen else method for method in self.methods]
         fields = {
             "method": "+".join(names),
@@ -204,7 +213,10 @@ class NeuronXAEvaluator:
         return fields
 
     def encode(self, decoder: Decoder, sentences: Sequence[str], budget: TokenBudget | None = None) -> Encoded:
-        """What the methods read of these sentences, as `encoder.encode` returns it, from one forward pass for each."""
+        """Return all representations that the methods read, from one forward pass per sentence.
+
+        Each representation is a tensor as `encoder.encode` returns it.
+        """
         representations = list(dict.fromkeys(self.representations.values()))
 
         def run(token_budget: int) -> Encoded:
@@ -217,7 +229,7 @@ class NeuronXAEvaluator:
         )
 
     def report(self, source: Encoded, target: Encoded, signature: Signature) -> AlignmentReport:
-        """The scores of one language pair from what `encode` returned of its two sides."""
+        """Return the report of one language pair, given what `encode` returned for its two sides."""
         measured = {
             method: measure(source[read], target[read], method) for method, read in self.representations.items()
         }
@@ -232,11 +244,11 @@ class NeuronXAEvaluator:
 
 
 def load_all(pairs: PairsLike) -> list[ParallelPairs]:
-    """One or several language pairs as a list; what is not loaded yet is loaded.
+    """Load one or several language pairs and return them as a list.
 
     Raises:
         PairsError: pairs that cannot be used.
-        ValueError: none, or one language pair twice.
+        ValueError: no pairs were given, or one language pair was given twice.
     """
     several = pairs if _is_several(pairs) else [pairs]
     loaded = [ParallelPairs.load(pair) for pair in several]
@@ -250,7 +262,7 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
 
 
 def _too_long(decoder: Decoder, pairs: Sequence[ParallelPairs]) -> dict[tuple[str, ...], str]:
-    """The sides that the model cannot read, with the reason."""
+    """Return the sides that the model cannot read, each with the reason."""
     reasons = {}
     for sentences in {side for pair in pairs for side in (pair.source, pair.target)}:
         try:
@@ -265,7 +277,10 @@ def _joined(layers: Sequence[int]) -> str:
 
 
 def _is_several(pairs: PairsLike) -> bool:
-    """A list of language pairs, as against one pair: two files in a tuple, or a dataset in a list of dicts."""
+    """Return whether this is a list of language pairs.
+
+    A tuple of two files and a list of dicts (a dataset's rows) are one language pair.
+    """
     if isinstance(pairs, tuple):
         return len(pairs) > 0 and all(isinstance(pair, ParallelPairs) or is_language_pair(pair) for pair in pairs)
     return isinstance(pairs, list) and not any(isinstance(pair, Mapping) for pair in pairs)

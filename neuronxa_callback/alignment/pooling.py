@@ -1,4 +1,4 @@
-"""A sentence's tokens to one vector (Eq. 3 of the paper), in float32 whatever the model computes in."""
+"""Token pooling: a sentence's tokens become one vector (Eq. 3 of the paper), in float32 whatever the model's dtype."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 from neuronxa_callback.vocabulary import TokenPooling
 
-# Elements weighted at once while pooling, which bounds the hook's own memory: what a CPU's cache holds, and enough
-# to fill an accelerator.
+# Pooling weights at most this many elements at once, which bounds the memory of the hook. A CPU's cache holds the
+# smaller number. The larger one is enough to fill an accelerator.
 CPU_POOLING_CHUNK = 200_000
 ACCELERATOR_POOLING_CHUNK = 16_000_000
 
 
 def token_weights(lengths: Tensor, token_pooling: TokenPooling) -> Tensor:
-    """The share of each token in its sentence's representation; padding has none.
+    """Return the weight of each token in its sentence's representation; padding has weight 0.
 
-    "weighted" is Eq. 3 of the paper, w_t = t / sum k, t counting the sentence's tokens from 1.
+    "weighted" is Eq. 3 of the paper, w_t = t / sum k, where t counts the sentence's tokens from 1.
 
     Args:
-        lengths: (batch,) token counts.
+        lengths: token counts (batch,).
         token_pooling: "weighted", "average" or "last".
 
     Returns:
-        float32 (batch, tokens), integers until `pool_tokens` divides by their sum.
+        float32 (batch, tokens). The weights are whole numbers; `pool_tokens` divides by their sum.
     """
     position = torch.arange(1, int(lengths.max()) + 1, device=lengths.device, dtype=torch.float32)
     length = lengths.unsqueeze(1)
@@ -35,10 +35,10 @@ def token_weights(lengths: Tensor, token_pooling: TokenPooling) -> Tensor:
 
 
 def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over tokens in float32 (Eq. 3).
+    """Return the weighted mean over tokens in float32 (Eq. 3).
 
-    The weights are whole numbers and the division comes last: for states the sum is a whole number below 2^24 (up
-    to 5,792 tokens), so the result is exact to one rounding, whatever the order of summation.
+    The weights are whole numbers, and the division comes last. For states the sum is a whole number below 2^24 (up to
+    5,792 tokens). So the result is exact to one rounding, whatever the order of summation.
 
     Args:
         values: (batch, tokens, features), of any dtype.
@@ -47,13 +47,12 @@ def pool_tokens(values: Tensor, weights: Tensor) -> Tensor:
     Returns:
         float32 (batch, features).
     """
-    weights = weights.to(values.device)  # layers of a model split over devices
+    weights = weights.to(values.device)  # a model's layers may be on several devices
     chunk = CPU_POOLING_CHUNK if values.device.type == "cpu" else ACCELERATOR_POOLING_CHUNK
     rows = max(1, chunk // (values.shape[1] * values.shape[2]))
     dtype = torch.promote_types(values.dtype, weights.dtype)
     sums = torch.empty(values.shape[0], values.shape[2], dtype=dtype, device=values.device)
-    # Multiply (which promotes to float32) and sum rather than a matrix product, which autocast and TF32 would run in
-    # lower precision.
+    # Multiply, which promotes to float32, and sum. Autocast and TF32 would run a matrix product in lower precision.
     for value, weight, place in zip(values.split(rows), weights.split(rows), sums.split(rows), strict=True):
         torch.sum(value * weight.unsqueeze(-1), dim=1, out=place)
     return (sums / weights.sum(dim=1, keepdim=True)).float()

@@ -1,4 +1,4 @@
-"""What was measured of a language pair, pooled over its layers, and of several pairs together."""
+"""The alignment report: the scores of one language pair, pooled over its layers, or of several together."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from neuronxa_callback.vocabulary import ALIGNMENT, LayerPooling, Method
 class AlignmentReport:
     """How well a model aligns one language pair, or several together.
 
-    Every number is held by method ("nasca", "navca", "mexa", ...); those named have numbers in [0, 1].
+    Each mapping is keyed by method: "nasca", "navca", "mexa" and the others. The numbers of these three are in [0, 1].
 
     Attributes:
-        score: the layers' values, their mean or the greatest of them (`layer_pooling`); for NASCA, NAVCA and MEXA a
-            value is the share of weakly aligned pairs (Eq. 4). Over several language pairs, their mean.
-        per_layer: each layer's value, float32 tensor (layers,); over several language pairs, their mean.
-        per_pair: each sentence pair's part, float32 tensor (pairs,), whose mean is the score: the share of layers at
-            which it is aligned, or whether it is at the greatest layer; over several language pairs, the mean over
-            languages where these share their source sentences, else all of theirs, one after the other. Not for CKA,
-            SVCCA and ANC, which are no means over pairs.
-        p_value: probability of such a score by chance (Eq. 5), for NASCA, NAVCA and MEXA. It is conservative for means
-            over layers and languages (see `significance.chance_p_value`), and for the greatest layer it is multiplied
-            by the number of layers. For the others, of one language pair and where asked for, the share of random
-            orders of the targets that score as high.
-        ci: 95 % bootstrap interval of the score over sentence pairs, where there is a `per_pair`; at the greatest
-            layer it leaves out that another layer might have been the greatest.
-        signatures: the choices behind the numbers, those of each language pair.
-        by_language: suffix such as "eng_Latn-isl_Latn" -> that language pair's own report; empty in such a report.
+        score: the mean of the layers' values, or the greatest of them (`layer_pooling`). For NASCA, NAVCA and MEXA a
+            layer's value is the share of weakly aligned pairs (Eq. 4). For several language pairs, the mean of their
+            scores.
+        per_layer: each layer's value, float32 tensor (layers,). For several language pairs, their mean.
+        per_pair: each sentence pair's part, float32 tensor (pairs,). Its mean is the score. For NASCA, NAVCA and MEXA
+            the part is the share of layers at which the pair is aligned, or whether it is aligned at the greatest
+            layer. If several language pairs share their source sentences, it is the mean over the languages. If they
+            do not, it holds the parts of all language pairs, one after the other. CKA, SVCCA and ANC are no means over
+            pairs and have no `per_pair`.
+        p_value: for NASCA, NAVCA and MEXA the probability of such a score by chance (Eq. 5). It is conservative for
+            means over layers and languages (see `significance.chance_p_value`). For the greatest layer it is multiplied
+            by the number of layers. For the other methods it is the share of random orders of the targets that score
+            as high. It is there for one language pair only, and if `permutations` is above 0.
+        ci: 95 % bootstrap interval of the score over sentence pairs, for methods that have a `per_pair`. At the
+            greatest layer it ignores that another layer might have been the greatest.
+        signatures: the choices behind the numbers, one signature for each language pair.
+        by_language: suffix such as "eng_Latn-isl_Latn" -> the report of that language pair. It is empty in those
+            reports.
     """
 
     score: dict[Method, float]
@@ -49,14 +52,14 @@ class AlignmentReport:
 
     @property
     def signature(self) -> str:
-        """The choices behind the numbers as text; those of several language pairs stand behind one another."""
+        """The signatures as text, separated by spaces."""
         return " ".join(map(str, self.signatures))
 
 
 def report_of_pair(
     measured: Mapping[Method, Measurement], layer_pooling: LayerPooling, signature: Signature
 ) -> AlignmentReport:
-    """The report of one language pair, from what each method measured of it."""
+    """Return the report of one language pair, given what each method measured."""
     parts = {method: _pool_layers(measurement, layer_pooling) for method, measurement in measured.items()}
     score = {method: pooled.mean().item() for method, pooled in parts.items()}
     per_pair = {method: pooled for method, pooled in parts.items() if measured[method].per_pair is not None}
@@ -81,7 +84,10 @@ def _p_value(score: float, n: int, chances: int) -> float:
 
 
 def _pool_layers(measurement: Measurement, layer_pooling: LayerPooling) -> Tensor:
-    """Float64 tensor whose mean is the score: a value a pair where the method has such, else the score alone."""
+    """Return a float64 tensor whose mean is the score.
+
+    It holds a value for each pair. For a method that has no values of pairs it holds the score alone.
+    """
     values = measurement.per_layer.unsqueeze(1) if measurement.per_pair is None else measurement.per_pair
     return values.mean(dim=0) if layer_pooling == "mean" else values[int(measurement.per_layer.argmax())]
 
@@ -93,12 +99,12 @@ def _mean_over_languages(per_pair: list[Tensor]) -> Tensor:
 def report_of_all(
     by_language: dict[str, AlignmentReport], shared_source: bool, layer_pooling: LayerPooling
 ) -> AlignmentReport:
-    """The report of all language pairs together.
+    """Return the report of all language pairs together.
 
     Args:
-        by_language: suffix -> the language pair's own report.
-        shared_source: whether all of them have the same source sentences.
-        layer_pooling: as each of them was pooled.
+        by_language: suffix -> the report of that language pair.
+        shared_source: whether all language pairs have the same source sentences.
+        layer_pooling: how the layers of each report were pooled.
     """
     reports = list(by_language.values())
     first = reports[0]
@@ -106,9 +112,10 @@ def report_of_all(
     if len(reports) == 1:
         return replace(first, by_language=by_language)
     score = {m: fmean(report.score[m] for report in reports) for m in methods}
-    # A mean of the languages' greatest layers exceeds a value only where one of them does.
+    # A mean over languages exceeds a value only if the greatest layer of one of them does. Each layer of each language
+    # is one chance of that.
     chances = {m: len(reports) * len(first.per_layer[m]) if layer_pooling == "max" else 1 for m in methods}
-    # Translations of one sentence rise and fall together: resampled apart they would make the interval too narrow.
+    # Translations of one sentence rise and fall together. Resampled apart, they would make the interval too narrow.
     join = _mean_over_languages if shared_source else torch.cat
     per_pair = {m: join([report.per_pair[m] for report in reports]) for m in first.per_pair}
     return AlignmentReport(

@@ -1,7 +1,7 @@
-"""What the representations of parallel sentences say: alignment (Eq. 4), similarity measures, retrieval accuracy.
+"""Scores of parallel sentences' representations: alignment (Eq. 4), similarity measures and retrieval accuracy.
 
-Every function takes (layers, sentences, features) tensors, works in float64 and goes layer by layer: float64 copies of
-all layers at once would double the memory of an evaluation.
+The scores take the two sides as tensors (layers, sentences, features). They are computed in float64, layer by layer.
+Float64 copies of all layers at once would double the memory of an evaluation.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from neuronxa_callback.vocabulary import (
     check_choice,
 )
 
-# Two cosines closer than this are a tie. Rounding in float64 keeps equal cosines within about 1e-15 of each other;
-# without the margin it would decide at random which of two equal sentences is "strictly" nearer.
+# Two cosines closer than this are a tie. Rounding in float64 keeps equal cosines within about 1e-15 of each other.
+# Without the margin, rounding would decide at random which of two equal sentences is "strictly" nearer.
 TIE = 1e-12
-# A feature, or a direction, that varies by less than this share of its size does not vary: representations are float32.
+# A feature that varies by no more than this share of its size counts as constant, because representations are float32.
 CONSTANT = 1e-6
 SVCCA_VARIANCE = 0.99
 
@@ -36,8 +36,8 @@ class Measurement:
 
     Attributes:
         per_layer: float64 tensor (layers,).
-        per_pair: float64 tensor (layers, pairs) whose mean over the pairs is `per_layer`; None for measures of all
-            pairs together (CKA, SVCCA, ANC).
+        per_pair: float64 tensor (layers, pairs). Its mean over the pairs is `per_layer`. None for CKA, SVCCA and ANC,
+            which measure all pairs together.
     """
 
     per_layer: Tensor
@@ -45,17 +45,17 @@ class Measurement:
 
 
 def alignment_score(source: Tensor, target: Tensor, method: Method = "nasca") -> Tensor:
-    """A method's score at each layer.
+    """Return a method's score at each layer.
 
     Args:
         source: (layers, sentences, features), as `encode` returns it.
-        target: the same sentences in the other language, same shape.
-        method: the share of weakly aligned pairs (Eq. 4), which is "nasca" on neuron states, "navca" on neuron values
-            and "mexa" on embeddings; or "cka", "svcca", "anc" or "sads": see `linear_cka`, `svcca`, `anc`,
-            `similarity_gap`. `REPRESENTATION_OF` names the representation that each method's source uses.
+        target: the same sentences in the other language, in the same shape.
+        method: "nasca", "navca" and "mexa" are the share of weakly aligned pairs (Eq. 4): on neuron states, on neuron
+            values and on embeddings. For "cka", "svcca", "anc" and "sads" see `linear_cka`, `svcca`, `anc` and
+            `similarity_gap`. `REPRESENTATION_OF` names the representation that each method's own paper uses.
 
     Returns:
-        float32 tensor (layers,), each in [0, 1]; of "sads" in [-2, 2].
+        float32 tensor (layers,) in [0, 1]; for "sads" in [-2, 2].
 
     Raises:
         ValueError: an unknown method, shapes that differ, or fewer than two sentences.
@@ -64,7 +64,7 @@ def alignment_score(source: Tensor, target: Tensor, method: Method = "nasca") ->
 
 
 def measure(source: Tensor, target: Tensor, method: Method) -> Measurement:
-    """As `alignment_score`, with each pair's part where the method is a mean over the pairs."""
+    """Return a method's value at each layer, and each pair's part if the method is a mean over the pairs."""
     check_choice("method", method, Method)
     if method == "sads":
         per_pair = similarity_gap(source, target)
@@ -79,7 +79,7 @@ def measure(source: Tensor, target: Tensor, method: Method) -> Measurement:
 
 
 def aligned_pairs(source: Tensor, target: Tensor) -> Tensor:
-    """Which pairs are weakly aligned: c_ii strictly greater than the rest of row i and of column i (Eq. 4).
+    """Return which pairs are weakly aligned: c_ii is strictly greater than the rest of row i and column i (Eq. 4).
 
     Cosines are computed in float64. The cosine with a zero vector is 0, and ties do not count as aligned.
 
@@ -97,16 +97,16 @@ def aligned_pairs(source: Tensor, target: Tensor) -> Tensor:
 
 
 def retrieved(source: Tensor, target: Tensor) -> dict[Direction, Tensor]:
-    """Which sentences find their translation as the nearest one, strictly (paper, section 3.1, Tables 1 and 5).
+    """Return which sentences have their translation as the strictly nearest one (paper, section 3.1, Tables 1 and 5).
 
     Args:
         source: (layers, sentences, features).
         target: the same shape.
 
     Returns:
-        boolean tensors (layers, sentences): "source->target" where a source's nearest target is its own,
-        "target->source" where a target's nearest source is, and "both", which is the weak alignment of Eq. 4. Their
-        means over sentences are the retrieval accuracies.
+        boolean tensors (layers, sentences). "source->target" says whether a source's nearest target is its own
+        translation. "target->source" says the same of a target's nearest source. "both" is the weak alignment of Eq. 4.
+        Their means over sentences are the retrieval accuracies.
 
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
@@ -117,7 +117,7 @@ def retrieved(source: Tensor, target: Tensor) -> dict[Direction, Tensor]:
 
 
 def cosine_similarity(source: Tensor, target: Tensor) -> Tensor:
-    """Cosine of each source with each target sentence in float64: (sentences, sentences); 0 for zero vectors."""
+    """Return the float64 cosines (sentences, sentences) of each source with each target; 0 for zero vectors."""
     return _unit(source) @ _unit(target).T
 
 
@@ -128,7 +128,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _nearest(similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Where c_ii is strictly the greatest of row i, and of column i."""
+    """Return where c_ii is strictly the greatest of row i, and where it is of column i."""
     own: Tensor = similarity.diagonal()
     others = similarity.clone().fill_diagonal_(-torch.inf)
     return torch.gt(own, others.amax(dim=1) + TIE), torch.gt(own, others.amax(dim=0) + TIE)
@@ -138,9 +138,10 @@ def _nearest(similarity: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def similarity_gap(source: Tensor, target: Tensor) -> Tensor:
-    """SADS (Zeng et al. 2025) by pair: the cosine of a pair less the mean cosine of its two sentences with others.
+    """Return SADS (Zeng et al. 2025) of each pair.
 
-    The mean over the pairs is the mean cosine of translation pairs minus the mean cosine of all other pairs.
+    It is the pair's cosine minus the mean cosine of its two sentences with all others. Its mean over the pairs is the
+    mean cosine of translation pairs minus the mean cosine of all other pairs.
 
     Returns:
         float64 tensor (layers, sentences), each in [-2, 2]; 0 where all vectors are zero.
@@ -158,13 +159,13 @@ def _gaps(cosines: Tensor) -> Tensor:
 
 
 def linear_cka(source: Tensor, target: Tensor) -> Tensor:
-    """Linear centred kernel alignment (Kornblith et al. 2019, Eq. 3 with linear kernels, biased HSIC).
+    """Return linear centred kernel alignment (Kornblith et al. 2019, Eq. 3 with linear kernels, biased HSIC).
 
-    Invariant to rotation and to one scale for all features of a side. With fewer sentences than features it is well
-    above 0 for unrelated text, too: compare it with the value of pairs torn apart rather than with 0.
+    It is invariant to rotation, and to one scale for all features of a side. With fewer sentences than features it is
+    well above 0 for unrelated text, too. So compare it with its value on pairs torn apart and not with 0.
 
     Returns:
-        float64 tensor (layers,) in [0, 1]; 0 where one side does not vary over the sentences.
+        float64 tensor (layers,) in [0, 1]; 0 if one side does not vary over the sentences.
 
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
@@ -173,7 +174,7 @@ def linear_cka(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _kernel_factor(vectors: Tensor) -> Tensor:
-    """(sentences, at most sentences) with the same inner products as the centred vectors."""
+    """Return (sentences, at most sentences) with the same inner products as the centred vectors."""
     centred = _centred(vectors)
     return torch.linalg.qr(centred.T).R.T if centred.shape[1] > len(centred) else centred
 
@@ -187,17 +188,17 @@ def _cka(source: Tensor, target: Tensor) -> Tensor:
 
 
 def svcca(source: Tensor, target: Tensor) -> Tensor:
-    """Singular vector canonical correlation analysis (Raghu et al. 2017).
+    """Return singular vector canonical correlation analysis (Raghu et al. 2017).
 
-    Both sides are centred and reduced to the fewest singular directions that hold 99 % of their variance; the score
-    is the mean canonical correlation of what is left, over as many directions as the smaller side has kept.
+    Both sides are centred and reduced to the fewest singular directions that hold 99 % of their variance. The score is
+    the mean canonical correlation of the reduced sides, over as many directions as the smaller side has kept.
 
-    Invariant to rotation and scale. The directions are at most sentences - 1: where both sides keep more than
-    half of that, which 100 sentences of many features do, their subspaces meet by necessity and unrelated text scores
-    high. Compare it with the value of pairs torn apart rather than with 0.
+    It is invariant to rotation and scale. There are at most sentences - 1 directions. If both sides keep more than half
+    of these, their subspaces meet by necessity, and unrelated text scores high. 100 sentences of many features do this.
+    So compare the score with its value on pairs torn apart and not with 0.
 
     Returns:
-        float64 tensor (layers,) in [0, 1]; 0 where one side does not vary over the sentences.
+        float64 tensor (layers,) in [0, 1]; 0 if one side does not vary over the sentences.
 
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
@@ -206,7 +207,7 @@ def svcca(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _directions(vectors: Tensor) -> Tensor:
-    """Orthonormal (sentences, kept) basis of the singular directions that hold the variance."""
+    """Return an orthonormal basis (sentences, kept) of the singular directions that hold the variance."""
     left: Tensor
     left, values, _ = torch.linalg.svd(_kernel_factor(vectors), full_matrices=False)
     variance = values**2
@@ -217,19 +218,20 @@ def _directions(vectors: Tensor) -> Tensor:
 
 
 def _svcca(source: Tensor, target: Tensor) -> Tensor:
-    # Of orthonormal bases the canonical correlations are the singular values of their product.
+    # The canonical correlations of two orthonormal bases are the singular values of their product.
     values: Tensor = torch.linalg.svdvals(source.T @ target)
     return values.clamp(max=1).mean() if values.numel() else source.new_zeros(())
 
 
 def anc(source: Tensor, target: Tensor) -> Tensor:
-    """Averaged neuron-wise correlation (Del and Fishel 2022): mean absolute Pearson r of each feature with itself.
+    """Return averaged neuron-wise correlation (Del and Fishel 2022).
 
-    Features that do not vary over the sentences of one side have no correlation and are left out.
+    It is the mean over features of the absolute Pearson r between a feature on one side and the same feature on the
+    other. A feature that does not vary over the sentences of one side has no correlation and is left out.
 
     Returns:
-        float64 tensor (layers,) in [0, 1]; 0 where no feature varies on both sides. Unrelated text scores about
-        sqrt(2 / (pi * sentences)), 0.08 for 100.
+        float64 tensor (layers,) in [0, 1]; 0 if no feature varies on both sides. Unrelated text scores about
+        sqrt(2 / (pi * sentences)), which is 0.08 for 100 sentences.
 
     Raises:
         ValueError: shapes that differ, or fewer than two sentences.
@@ -238,7 +240,7 @@ def anc(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _standardised(vectors: Tensor) -> Tensor:
-    """Centred features of length 1; those that do not vary are 0."""
+    """Return the features centred and scaled to length 1; features that do not vary are 0."""
     return _unit(_centred(vectors).T).T
 
 
@@ -249,7 +251,7 @@ def _anc(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _centred(vectors: Tensor) -> Tensor:
-    """Float64 without the mean sentence; a feature that varies by no more than rounding is exactly 0."""
+    """Return float64 vectors minus the mean sentence; a feature that varies by no more than rounding is exactly 0."""
     vectors = vectors.double()
     centred: Tensor = vectors - vectors.mean(dim=0)
     size, spread = torch.linalg.vector_norm(vectors, dim=0), torch.linalg.vector_norm(centred, dim=0)
@@ -260,17 +262,17 @@ def _centred(vectors: Tensor) -> Tensor:
 
 
 def permuted_scores(source: Tensor, target: Tensor, method: Method, permutations: int, seed: int = 0) -> Tensor:
-    """A method's scores when the pairs are torn apart at random: what unrelated text of these languages would score.
+    """Return a method's scores on pairs that are torn apart at random, as unrelated text would score.
 
-    What a side contributes is computed once: putting its sentences in another order puts the rows of that in another
-    order.
+    The part that one side contributes is computed once. Another order of its sentences only reorders the rows of that
+    part.
 
     Args:
         source: (layers, sentences, features).
         target: the same shape.
         method: the method.
         permutations: how often the targets are put in a random order.
-        seed: of the orders.
+        seed: the seed of the random orders.
 
     Returns:
         float64 tensor (permutations, layers).
@@ -288,7 +290,7 @@ def permuted_scores(source: Tensor, target: Tensor, method: Method, permutations
 
 
 def _score_of_order(source: Tensor, target: Tensor, method: Method) -> Callable[[Tensor], Tensor]:
-    """One layer's score as a function of the targets' order."""
+    """Return one layer's score as a function of the targets' order."""
     if method in OVER_PAIRS:
         cosines = cosine_similarity(source, target)
         if method == "sads":
@@ -305,24 +307,24 @@ def _score_of_order(source: Tensor, target: Tensor, method: Method) -> Callable[
 
 
 def _layers(source: Tensor, target: Tensor) -> zip[tuple[Tensor, Tensor]]:
-    """Both sides layer by layer on the CPU."""
+    """Return both sides layer by layer on the CPU, after a check of their shapes."""
     if source.shape != target.shape or source.dim() != 3:
         raise ValueError(
             f"source {tuple(source.shape)} and target {tuple(target.shape)} must both be (layers, sentences, features)."
         )
     if source.shape[1] < 2:
-        raise ValueError("one pair has nothing to be told apart from; give two at least, 100 as in the paper.")
+        raise ValueError("one pair has no other pair to be compared with; give at least two, 100 as in the paper.")
     return zip(source.cpu(), target.cpu(), strict=True)
 
 
 def representations_of(
     methods: Sequence[Method], chosen: Mapping[Method, Representation]
 ) -> dict[Method, Representation]:
-    """What each method reads: its source's representation, or the chosen one.
+    """Return the representation that each method reads: the chosen one, or the one of the method's own paper.
 
     Raises:
-        ValueError: a choice for a method that is not measured, of an unknown representation, or for a method that is
-            named by what it reads.
+        ValueError: a choice for a method that is not measured, an unknown representation, or another representation
+            for NASCA, NAVCA or MEXA, which are named by what they read.
     """
     for method, representation in chosen.items():
         if method not in methods:

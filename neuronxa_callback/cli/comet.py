@@ -11,18 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from neuronxa_callback.alignment.settings import help_of
 from neuronxa_callback.cli.output import give_up
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
+from neuronxa_callback.quality.settings import Quality
 
 
 def setup(
     path: Annotated[
-        Path | None, typer.Option(help="Where the environment goes.", show_default="the user's cache directory")
+        Path | None, typer.Option(help="Folder of the environment.", show_default="the user's cache directory")
     ] = None,
-    python: Annotated[str, typer.Option(help="The Python, 3.11 or 3.12, to make it with.")] = sys.executable,
+    python: Annotated[str, typer.Option(help="Python 3.11 or 3.12, which makes the environment.")] = sys.executable,
 ) -> None:
-    """Make the environment that COMET runs in, beside the one that trains: a few minutes and, with CUDA, a few GB."""
+    """Make the environment that COMET runs in, beside the training's. It takes minutes and, with CUDA, a few GB."""
     console = Console()
     place = (path or comet_environment.default_path()).expanduser().absolute()
     try:
@@ -32,25 +34,23 @@ def setup(
         give_up(console, error)
     console.print(f"COMET runs in {interpreter}", soft_wrap=True)
     if path is not None:
-        console.print("So that it is found: ", end="")
+        console.print("Set this variable, so that the environment is found: ", end="")
         console.print(f"export {comet_environment.VARIABLE}={interpreter}", soft_wrap=True, markup=False)
-    console.print("To fetch a model and try it: neuronxa comet check Unbabel/wmt22-comet-da", soft_wrap=True)
+    console.print(f"To fetch a model and try it: neuronxa comet check {Quality.comet_model}", soft_wrap=True)
 
 
 def check(
-    model: Annotated[str, typer.Argument(help="COMET model: its name on the hub, or a checkpoint's path.")] = (
-        "Unbabel/wmt22-comet-da"
-    ),
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    model: Annotated[str, typer.Argument(help=help_of(Quality, "comet_model"))] = Quality.comet_model,
+    device: Annotated[str, typer.Option(help=help_of(Quality, "comet_device"))] = Quality.comet_device,
 ) -> None:
-    """Load a COMET model, fetching it if need be, and score two sentences."""
+    """Load a COMET model, fetch it first if it is not here, and score two sentences."""
     from huggingface_hub import snapshot_download
 
     from neuronxa_callback.quality.comet.process import CometWorker, QualityError
 
     console = Console()
     if not Path(model).exists():
-        with suppress(Exception):  # here for its progress bar; what goes wrong, the worker says in one sentence
+        with suppress(Exception):  # called for its progress bar; the worker reports errors in one sentence
             snapshot_download(model)
     samples = [
         {"src": "The harbour is frozen.", "mt": "Höfnin er frosin.", "ref": "Höfnin er frosin."},

@@ -1,4 +1,4 @@
-"""`neuronxa demo`."""
+"""`neuronxa demo`: a short training run that shows the callback."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def demo(
     model: Annotated[Path, typer.Option(help="Folder of the model to fine-tune.")] = Path(
         ".models/smollm2-135m-instruct"
     ),
-    output_dir: Annotated[Path, typer.Option(help="Where events, scores and the figure go.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of 8 sentence pairs.")] = 40,
+    output_dir: Annotated[Path, typer.Option(help="Folder of events, scores and the figure.")] = Path("runs/demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, each of 8 sentence pairs.")] = 40,
     eval_steps: Annotated[int, typer.Option(min=1, help="Steps between two evaluations.")] = 10,
     minutes: Annotated[float, typer.Option(help="Time limit; a slow machine makes fewer steps.")] = 4.5,
 ) -> None:
     """Fine-tune a small model in 4-bit with LoRA and watch three languages align with English."""
-    from neuronxa_callback.demo import run as demo_run  # torch and the Trainer take seconds to import: not for --help
+    # These import torch and the Trainer, for which --help must not wait.
+    from neuronxa_callback.demo import run as demo_run
     from neuronxa_callback.demo.summary import summarise
     from neuronxa_callback.demo.text import DemoError
 

@@ -1,4 +1,4 @@
-"""A command that takes groups of options, made one that Typer can read."""
+"""Typer cannot read a command that takes groups of options. This module makes one that it can read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import typer
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer reads it: with the fields of its option groups in place of the groups.
+    """Return the command with the fields of its option groups in place of the groups.
 
-    A field without a default becomes an argument, another one an option. Its metadata are what `typer.Option` takes.
-    Where a group is itself a parameter's default, its values are the defaults of the options.
+    A field without a default becomes an argument. A field with a default becomes an option. The field's metadata are
+    the keyword arguments of `typer.Argument` or `typer.Option`. If a parameter has a group as its default, the values
+    of that group are the defaults of the options.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -39,18 +40,18 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(group: Any, given: Any) -> list[inspect.Parameter]:
-    """A parameter for each field of a group; `given` is the group that holds the defaults, if there is one."""
+    """Return a parameter for each field of a group; `given` is the group that holds the defaults, if there is one."""
     hints = get_type_hints(group)
     return [_option(part, hints[part.name], getattr(given, part.name, part.default)) for part in fields(group)]
 
 
 def _option(part: Field[Any], hint: Any, default: Any) -> inspect.Parameter:
     if any(get_origin(kind) is Literal for kind in (hint, *get_args(hint))):
-        hint = str | None  # Typer would refuse an unknown choice in words that differ from the library's
+        hint = str | None  # Typer's message for an unknown choice would differ from the library's
     info: Any
     if default is MISSING:
         default, info = inspect.Parameter.empty, typer.Argument(**part.metadata)
-    else:  # a flag whose name is given has no --no-... beside it
+    else:  # Typer adds no --no-... to a flag whose name is given
         info = typer.Option("--" + part.name.replace("_", "-"), **part.metadata)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(part.name, kind, default=default, annotation=Annotated[hint, info])

@@ -1,4 +1,4 @@
-"""`neuronxa map`."""
+"""`neuronxa map`: a picture of sentences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from neuronxa_callback.cli.options import Encoding, OneModel, PivotText, Representations, Saving, Showing
-from neuronxa_callback.cli.output import FOR_PROGRAMS, surveying, tell, tell_figures
+from neuronxa_callback.cli.output import FOR_PROGRAMS, print_figures, print_table, surveying
 
 
 def sentence_map(
@@ -18,10 +18,10 @@ def sentence_map(
     saving: Saving,
     showing: Showing,
     layer: Annotated[
-        int | None, typer.Option(min=1, help="Which layer, counted from 1.", show_default="the middle one")
+        int | None, typer.Option(min=1, help="Layer to draw, counted from 1.", show_default="the middle one")
     ] = None,
 ) -> None:
-    """Draw sentences and their translations in the plane, by t-SNE of embeddings and neuron states."""
+    """Draw sentences and their translations in the plane, with t-SNE of their embeddings and neuron states."""
     from neuronxa_callback.survey import measure as survey
     from neuronxa_callback.survey import sentence_map as maps
 
@@ -33,5 +33,5 @@ def sentence_map(
         )
         figures = maps.draw(drawn, saving.output)
     table = maps.point_table if showing.format in FOR_PROGRAMS else maps.map_table
-    tell(table(drawn, notes), showing, console)
-    tell_figures(figures)
+    print_table(table(drawn, notes), showing, console)
+    print_figures(figures)

@@ -1,12 +1,13 @@
-"""The options that commands share: a dataclass a group, whose fields hold the options' defaults and help."""
+"""The options that commands share. Each group is a dataclass, and its fields hold the options' defaults and help."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+from neuronxa_callback.alignment.settings import AlignmentSettings, help_of
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.tables import TableFormat
 from neuronxa_callback.vocabulary import (
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # Two groups have this argument.
 MODEL = {"help": "Folder or hub name of a model, or the folder of an adapter."}
 
+# Ends the help of options that take several values.
+REPEATABLE = "Repeatable, or with commas."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
@@ -42,7 +46,7 @@ class Loading:
     )
 
     def choice(self, model: str, adapter: str | None = None) -> ModelChoice:
-        """This model, with this adapter on it, loaded in this way."""
+        """Return the choice of this model and adapter, loaded as these options say."""
         from neuronxa_callback.survey.measure import ModelChoice
 
         return ModelChoice(model, adapter, self.dtype, self.load_in_4bit, self.device)
@@ -56,7 +60,7 @@ class OneModel(Loading):
     adapter: str | None = field(default=None, metadata={"help": "Folder of an adapter to put on the model."})
 
     def chosen(self) -> ModelChoice:
-        """What the survey takes."""
+        """Return what the survey takes."""
         return self.choice(self.model, self.adapter)
 
 
@@ -65,10 +69,10 @@ class TwoModels(Loading):
     """Two models that are loaded in the same way."""
 
     model: str = field(metadata=MODEL)
-    other: str = field(metadata={"help": "The same of the model that is compared with it."})
+    other: str = field(metadata={"help": "The other model, in the same form."})
 
     def chosen(self) -> tuple[ModelChoice, ModelChoice]:
-        """What the survey takes."""
+        """Return what the survey takes."""
         return self.choice(self.model), self.choice(self.other)
 
 
@@ -79,21 +83,21 @@ class Text:
     pairs: str = field(
         default="embedded",
         metadata={
-            "help": "embedded, a file with a column a language, a folder with a file a language, or a data set of the "
-            "hub."
+            "help": "embedded, a file with a column for each language, a folder with a file for each language, or a "
+            "data set of the hub."
         },
     )
     langs: list[str] | None = field(
         default=None,
-        metadata={"help": "FLORES-200 codes; repeatable, or with commas.", "show_default": "all there are"},
+        metadata={"help": f"FLORES-200 codes. {REPEATABLE}", "show_default": "all of the text"},
     )
-    n: int = field(default=100, metadata={"help": "Sentences of each language, the first of the text.", "min": 2})
+    n: int = field(default=100, metadata={"help": "How many sentences of each language, from the first on.", "min": 2})
 
     def corpus(self) -> Corpus:
-        """The text.
+        """Open the text.
 
         Raises:
-            PairsError: it is not there, or it cannot be read.
+            PairsError: the text does not exist or cannot be read.
         """
         from neuronxa_callback.text.corpora import open_corpus
 
@@ -101,13 +105,13 @@ class Text:
 
     @property
     def languages(self) -> list[str]:
-        """The chosen languages; an empty list for all of the text."""
+        """The chosen languages; an empty list means all languages of the text."""
         return listed(self.langs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PivotText(Text):
-    """Which sentences in which languages, each of which is paired with one language."""
+    """Which sentences in which languages, and the pivot that each language is paired with."""
 
     pivot: str = field(default="eng_Latn", metadata={"help": "The language that the others are compared with."})
 
@@ -119,31 +123,35 @@ class Methods:
     methods: list[str] | None = field(
         default=None,
         metadata={
-            "help": "nasca, navca, mexa, cka, svcca, anc, sads; repeatable, or with commas.",
-            "show_default": "nasca",
+            "help": help_of(AlignmentSettings, "methods", REPEATABLE),
+            "show_default": ",".join(AlignmentSettings.methods),
         },
     )
 
     def chosen(self) -> list[Method]:
-        """The methods.
+        """Return the chosen methods, or the default ones.
 
         Raises:
             ValueError: an unknown method.
         """
-        return cast("list[Method]", checked("method", listed(self.methods), Method)) or ["nasca"]
+        methods = cast("list[Method]", checked("method", listed(self.methods), Method))
+        return methods or list(AlignmentSettings.methods)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Representations:
-    """What of a model is read, for commands that have no methods."""
+    """Which representations are read, for commands that have no methods."""
 
     representations: list[str] | None = field(
         default=None,
-        metadata={"help": "embedding, nas, nav; repeatable, or with commas.", "show_default": "embedding,nas"},
+        metadata={
+            "help": f"One or several of {', '.join(get_args(Representation))}. {REPEATABLE}",
+            "show_default": "embedding,nas",
+        },
     )
 
     def chosen(self) -> list[Representation]:
-        """The representations, each once.
+        """Return the chosen representations, each once, or the default ones.
 
         Raises:
             ValueError: an unknown representation.
@@ -156,30 +164,35 @@ class Representations:
 class Encoding:
     """How sentences are encoded."""
 
-    token_pooling: TokenPooling = field(default="weighted", metadata={"help": "weighted, average or last."})
+    token_pooling: TokenPooling = field(
+        default=AlignmentSettings.token_pooling, metadata={"help": help_of(AlignmentSettings, "token_pooling")}
+    )
     token_budget: int | None = field(
-        default=None, metadata={"help": "Padded tokens in a batch.", "show_default": "512 on a CPU, 8192 elsewhere"}
+        default=AlignmentSettings.token_budget,
+        metadata={
+            "help": help_of(AlignmentSettings, "token_budget"),
+            "show_default": "512 on a CPU, 8192 elsewhere",
+        },
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Which layers are read, and what is made of their values."""
+    """Which layers are read, and how their values become a score."""
 
-    layer_pooling: LayerPooling = field(default="mean", metadata={"help": "mean or max."})
+    layer_pooling: LayerPooling = field(
+        default=AlignmentSettings.layer_pooling, metadata={"help": help_of(AlignmentSettings, "layer_pooling")}
+    )
     layers: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Which layers, such as 8,16,24; the pass ends after the deepest.",
-            "show_default": "all",
-        },
+        metadata={"help": help_of(AlignmentSettings, "layers", REPEATABLE), "show_default": "all"},
     )
 
     def numbers(self) -> list[int] | None:
-        """The chosen layers; None for all.
+        """Return the numbers of the chosen layers; None for all layers.
 
         Raises:
-            ValueError: one of them is no number.
+            ValueError: a layer is no number.
         """
         wrong = [layer for layer in listed(self.layers) if not layer.isdigit()]
         if wrong:
@@ -194,13 +207,13 @@ class Measuring(Layers, Encoding, Methods):
     representation: list[str] | None = field(
         default=None,
         metadata={
-            "help": "What a method reads, as cka=nav; repeatable, or with commas.",
-            "show_default": "as its source",
+            "help": help_of(AlignmentSettings, "representations", f"Such as cka=nav. {REPEATABLE}"),
+            "show_default": "what the method's own paper reads",
         },
     )
 
     def evaluator(self, pairs: Sequence[ParallelPairs], permutations: int = 0) -> NeuronXAEvaluator:
-        """What measures these pairs in this way.
+        """Return the evaluator that measures these pairs as the options say.
 
         Raises:
             ValueError: an unknown choice.
@@ -219,7 +232,7 @@ class Measuring(Layers, Encoding, Methods):
         )
 
     def _representations(self) -> dict[Method, Representation]:
-        """What is chosen for a method; the evaluator checks both words."""
+        """Return method -> chosen representation. The evaluator checks both names."""
         chosen = {}
         for choice in listed(self.representation):
             method, separator, read = choice.partition("=")
@@ -231,30 +244,30 @@ class Measuring(Layers, Encoding, Methods):
 
 @dataclass(frozen=True, kw_only=True)
 class Testing(Measuring):
-    """How alignment is measured, and tested."""
+    """How alignment is measured, and tested against chance."""
 
     permutations: int = field(
-        default=199,
-        metadata={"help": "How often pairs are torn apart for the p-values of cka, svcca, anc and sads.", "min": 0},
+        default=199,  # the command tests by default, and the evaluator does not
+        metadata={"help": help_of(AlignmentSettings, "permutations"), "min": 0},
     )
 
 
-def defined(kind: type, name: str) -> Mapping[str, Any]:
-    """The help that a class of the library gives one of its fields."""
-    return next(part.metadata for part in fields(kind) if part.name == name)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Judging:
+class Translating:
     """How translations are made and scored."""
 
     quality: list[str] | None = field(
         default=None,
-        metadata={"help": "comet, cometkiwi, chrf, bleu; repeatable, or with commas.", "show_default": "none"},
+        metadata={
+            "help": f"One or several of {', '.join(get_args(MetricName))}. {REPEATABLE}",
+            "show_default": "none",
+        },
     )
-    comet_model: str = field(default=Quality.comet_model, metadata=defined(Quality, "comet_model"))
-    cometkiwi_model: str = field(default=Quality.cometkiwi_model, metadata=defined(Quality, "cometkiwi_model"))
-    comet_device: str = field(default=Quality.comet_device, metadata=defined(Quality, "comet_device"))
+    comet_model: str = field(default=Quality.comet_model, metadata={"help": help_of(Quality, "comet_model")})
+    cometkiwi_model: str = field(
+        default=Quality.cometkiwi_model, metadata={"help": help_of(Quality, "cometkiwi_model")}
+    )
+    comet_device: str = field(default=Quality.comet_device, metadata={"help": help_of(Quality, "comet_device")})
     prompt: str | None = field(
         default=None,
         metadata={
@@ -262,10 +275,10 @@ class Judging:
             "show_default": "the chat template, or plain",
         },
     )
-    direction: Direction = field(default=Quality.direction, metadata=defined(Quality, "direction"))
+    direction: Direction = field(default=Quality.direction, metadata={"help": help_of(Quality, "direction")})
 
     def evaluator(self, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
-        """What translates these pairs and scores the translations.
+        """Return the evaluator that has these pairs translated and scores the translations.
 
         Raises:
             ValueError: an unknown choice.
@@ -273,7 +286,7 @@ class Judging:
         from neuronxa_callback.quality.evaluator import QualityEvaluator
 
         return QualityEvaluator(
-            cast("list[MetricName]", listed(self.quality)),  # the evaluator checks them, and has a name for them
+            cast("list[MetricName]", listed(self.quality)),  # the evaluator checks the names
             pairs,
             self.direction,
             self.prompt,
@@ -289,13 +302,13 @@ class Saving:
 
     output: Path = field(
         default=Path("neuronxa-scores"),
-        metadata={"help": "Folder of the scores; what it holds already is not measured again."},
+        metadata={"help": "Folder of the scores; scores that it already holds are not measured again."},
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Showing:
-    """How a table is written."""
+    """How a table is printed."""
 
     format: TableFormat | None = field(
         default=None,
@@ -305,21 +318,23 @@ class Showing:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowingMeans(Showing):
-    """How a table and its means are written."""
+    """How a table and its means are printed."""
 
-    summary: bool = field(default=False, metadata={"help": "The means alone, which CSV and JSON leave out otherwise."})
+    summary: bool = field(
+        default=False, metadata={"help": "Print only the means, which CSV and JSON leave out otherwise."}
+    )
 
 
 def listed(values: list[str] | None) -> list[str]:
-    """The values of an option that may be repeated and may hold several, with commas between them."""
+    """Return the values of an option that may be repeated and may hold several values with commas between them."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 
 def checked(name: str, values: list[str], choices: Any) -> list[str]:
-    """The values.
+    """Return the values after a check.
 
     Raises:
-        ValueError: one of them is none of the Literal type's choices.
+        ValueError: a value is none of the Literal type's choices.
     """
     for value in values:
         check_choice(name, value, choices)

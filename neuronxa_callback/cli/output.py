@@ -1,4 +1,4 @@
-"""What commands print: progress and errors, tables, the places of figures."""
+"""The output of commands: progress, errors, tables and the paths of figures."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from neuronxa_callback.cli.options import Showing, ShowingMeans
 from neuronxa_callback.tables import Table, TableFormat
 from neuronxa_callback.vocabulary import check_choice
 
-WIDTH = 160  # of tables that go into a file
-FOR_PROGRAMS = ("json", "csv")  # these hold every row's signature
+WIDTH = 160  # columns of a table that is written into a file
+FOR_PROGRAMS = ("json", "csv")  # formats that hold every row's signature
 
 
 @contextmanager
 def surveying(showing: Showing, counted: str = "languages") -> Iterator[tuple[Console, Progress]]:
-    """The console, and a progress bar on stderr; one sentence there for what a user can mend."""
+    """Give a command its console, and a progress bar on stderr.
+
+    An error that the user can remedy ends the command with one sentence on stderr.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from neuronxa_callback.model.loading import ModelError
 
-    disable_progress_bar()  # of each model's weights, in the middle of ours
+    disable_progress_bar()  # transformers' bar of each model's weights would break into ours
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
@@ -43,19 +46,19 @@ def surveying(showing: Showing, counted: str = "languages") -> Iterator[tuple[Co
 
 
 def progress_bar(console: Console, *counted: TextColumn) -> Progress:
-    """A bar of what is done of how many, and what these are."""
+    """Return a bar that shows how much is done. The columns `counted` say what it counts."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, *counted, TimeRemainingColumn(), console=console)
 
 
 def give_up(console: Console, error: Exception) -> NoReturn:
-    """Say what went wrong and end the command with code 1."""
+    """Print the error and end the command with code 1."""
     console.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
     raise typer.Exit(1) from None
 
 
-def tell(table: Table, showing: Showing, console: Console) -> None:
-    """Print for a reader, or write for a file: JSON and CSV hold every row's signature."""
+def print_table(table: Table, showing: Showing, console: Console) -> None:
+    """Print a table for a reader, or write it in the chosen format. JSON and CSV hold every row's signature."""
     from neuronxa_callback.survey.tables import for_people
 
     signed = showing.format in FOR_PROGRAMS or "signature" not in table.columns
@@ -66,15 +69,15 @@ def tell(table: Table, showing: Showing, console: Console) -> None:
         console.out(tables.render(shown, showing.format), end="", highlight=False)
 
 
-def tell_with_means(rows: Table, means: Table, showing: ShowingMeans, console: Console) -> None:
-    """Both for a reader; a file of rows holds one table."""
+def print_with_means(rows: Table, means: Table, showing: ShowingMeans, console: Console) -> None:
+    """Print both tables for a reader. JSON and CSV hold one table: the rows, or the means with --summary."""
     if not showing.summary:
-        tell(rows, showing, console)
+        print_table(rows, showing, console)
     if showing.summary or showing.format not in FOR_PROGRAMS:
-        tell(means, showing, console)
+        print_table(means, showing, console)
 
 
-def tell_figures(figures: Sequence[Path]) -> None:
-    """Say on stderr where figures are."""
+def print_figures(figures: Sequence[Path]) -> None:
+    """Print the paths of figures on stderr."""
     for figure in figures:
         Console(stderr=True).print(f"Figure: {figure}", soft_wrap=True, highlight=False, markup=False)

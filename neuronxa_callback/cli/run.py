@@ -1,4 +1,4 @@
-"""`neuronxa report` and `neuronxa sweep`: what there is to do with a finished run."""
+"""`neuronxa report` and `neuronxa sweep`: the commands for a finished run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neuronxa_callback.cli.options import Judging, Loading, Methods
+from neuronxa_callback.alignment.settings import AlignmentSettings, help_of
+from neuronxa_callback.cli.options import Loading, Methods, Translating
 from neuronxa_callback.cli.output import give_up, progress_bar
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 
@@ -17,53 +18,55 @@ def report(
     run_dir: Annotated[Path, typer.Argument(help="The run's output_dir.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the page and its figures.", show_default="RUN_DIR/neuronxa/report"),
+        typer.Option(help="Folder of the run page and its figures.", show_default="RUN_DIR/neuronxa/report"),
     ] = None,
 ) -> None:
-    """Write a Markdown page with the figures of a run, from its scores.jsonl alone."""
-    from neuronxa_callback.training import page as run_report
+    """Write the run page, in Markdown with figures, from the run's scores.jsonl alone."""
+    from neuronxa_callback.training import page as run_page
 
     console = Console()
     try:
-        page = run_report.write(run_dir, output)
-    except run_report.RunPageError as error:
+        page = run_page.write(run_dir, output)
+    except run_page.RunPageError as error:
         give_up(console, error)
-    console.out(f"The report is {page}")
+    console.out(f"The run page is {page}")
 
 
 def sweep(
     output_dir: Annotated[Path, typer.Argument(help="The output_dir of a run that has ended, with its checkpoints.")],
     methods: Methods,
-    judging: Judging,
+    translating: Translating,
     loading: Loading,
     pairs: Annotated[
         list[str] | None,
-        typer.Option(help="Two codes or a file of held-out pairs; repeatable.", show_default="eng_Latn-isl_Latn"),
+        typer.Option(help=help_of(AlignmentSettings, "pairs", "Repeatable."), show_default=AlignmentSettings.pairs),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Base model, scored as step 0: folder or hub name.", show_default="what the adapters name"),
+        typer.Option(
+            help="Base model, which is scored as step 0: folder or hub name.", show_default="the adapters' own base"
+        ),
     ] = None,
 ) -> None:
-    """Score the checkpoints of a finished run; stopped and started again, it goes on where it was."""
+    """Score the checkpoints of a finished run. After a stop, the same command goes on where it was."""
     from transformers.utils.logging import disable_progress_bar
 
-    from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator
+    from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.model.loading import ModelError
     from neuronxa_callback.training import sweep as run_sweep
     from neuronxa_callback.training.history import History
     from neuronxa_callback.training.summary import summarise
 
     console = Console()
-    disable_progress_bar()  # of each model's weights, in the middle of ours
+    disable_progress_bar()  # transformers' bar of each model's weights would break into ours
     try:
-        evaluator = NeuronXAEvaluator(pairs or DEFAULT_PAIRS, methods.chosen())
-        judge = judging.evaluator(evaluator.pairs)
+        evaluator = NeuronXAEvaluator(pairs or AlignmentSettings.pairs, methods.chosen())
+        quality = translating.evaluator(evaluator.pairs)
         with progress_bar(console) as progress:
             records = run_sweep.run(
                 output_dir,
                 evaluator,
-                judge,
+                quality,
                 base=base,
                 dtype=loading.dtype,
                 load_in_4bit=loading.load_in_4bit,

@@ -1,4 +1,4 @@
-"""`neuronxa score`, `layers`, `retrieve`, `matrix` and `compare`: models measured over many languages."""
+"""`neuronxa score`, `layers`, `retrieve`, `matrix` and `compare`: the commands that measure many languages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from neuronxa_callback.cli.options import (
     Text,
     TwoModels,
 )
-from neuronxa_callback.cli.output import FOR_PROGRAMS, surveying, tell, tell_figures, tell_with_means
+from neuronxa_callback.cli.output import FOR_PROGRAMS, print_figures, print_table, print_with_means, surveying
 from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_OF
 
-GREATEST_LAYER = Layers(layer_pooling="max")  # as the paper retrieves
+GREATEST_LAYER = Layers(layer_pooling="max")  # the paper's choice for retrieval
 
 
 def score(model: OneModel, text: PivotText, measuring: Testing, saving: Saving, showing: Showing) -> None:
-    """Measure a model's alignment over many languages; stopped and started again, it goes on where it was."""
+    """Measure a model's alignment over many languages. After a stop, the same command goes on where it was."""
     from neuronxa_callback.survey import measure as survey
     from neuronxa_callback.survey.tables import score_table
 
@@ -32,13 +32,13 @@ def score(model: OneModel, text: PivotText, measuring: Testing, saving: Saving, 
         pairs, notes = survey.pairs_with(text.corpus(), text.pivot, text.languages)
         evaluator = measuring.evaluator(pairs, measuring.permutations)
         records = survey.score(model.chosen(), evaluator, saving.output, notes, progress)
-    tell(score_table(records, notes), showing, console)
+    print_table(score_table(records, notes), showing, console)
 
 
 def layers(
     model: OneModel, text: PivotText, methods: Methods, encoding: Encoding, saving: Saving, showing: Showing
 ) -> None:
-    """Draw the score at each layer, a line a language, and print it."""
+    """Draw the score at each layer, with a line for each language, and print it."""
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.survey import measure as survey
     from neuronxa_callback.survey.figures import draw_layers
@@ -49,8 +49,8 @@ def layers(
         evaluator = NeuronXAEvaluator(pairs, methods.chosen(), encoding.token_pooling, encoding.token_budget)
         records = survey.score(model.chosen(), evaluator, saving.output, notes, progress)
         figures = draw_layers(records, saving.output)
-    tell(layer_table(records, notes), showing, console)
-    tell_figures(figures)
+    print_table(layer_table(records, notes), showing, console)
+    print_figures(figures)
 
 
 def retrieve(
@@ -62,7 +62,7 @@ def retrieve(
     showing: ShowingMeans,
     layers: Layers = GREATEST_LAYER,
 ) -> None:
-    """Measure how many sentences find their translation, to the pivot, from it and both ways."""
+    """Count the sentences whose nearest one is their translation: from the pivot, to it and both ways."""
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.survey import measure as survey
     from neuronxa_callback.survey import retrieval
@@ -83,11 +83,11 @@ def retrieve(
         )
         records = retrieval.retrieve(model.chosen(), evaluator, saving.output, notes, progress)
     rows, means = retrieval_table(records, notes, corpus.head), retrieval_summary(records, corpus.head)
-    tell_with_means(rows, means, showing, console)
+    print_with_means(rows, means, showing, console)
 
 
 def matrix(model: OneModel, text: Text, measuring: Measuring, saving: Saving, showing: Showing) -> None:
-    """Measure the alignment of every two languages, each of which is encoded once."""
+    """Measure the alignment of every two languages. Each language is encoded once."""
     from neuronxa_callback.survey import matrix as languages
 
     with surveying(showing, "language pairs") as (console, progress):
@@ -95,10 +95,10 @@ def matrix(model: OneModel, text: Text, measuring: Measuring, saving: Saving, sh
         evaluator = measuring.evaluator(pairs)
         records = languages.measure_matrix(model.chosen(), evaluator, saving.output, notes, progress)
     if showing.format in FOR_PROGRAMS:
-        tell(languages.matrix_table(records, notes), showing, console)
+        print_table(languages.matrix_table(records, notes), showing, console)
         return
     for table in languages.square_tables(records, notes):
-        tell(table, showing, console)
+        print_table(table, showing, console)
 
 
 def compare(models: TwoModels, text: PivotText, measuring: Measuring, saving: Saving, showing: Showing) -> None:
@@ -109,14 +109,16 @@ def compare(models: TwoModels, text: PivotText, measuring: Measuring, saving: Sa
     with surveying(showing) as (console, progress):
         if not set(measuring.chosen()) & set(OVER_PAIRS):
             raise ValueError(
-                f"a paired test needs a value a pair; have one of {', '.join(OVER_PAIRS)} among --methods."
+                f"a paired test needs a method with a value for each pair; add one of {', '.join(OVER_PAIRS)} to "
+                "--methods."
             )
         pairs, notes = survey.pairs_with(text.corpus(), text.pivot, text.languages)
         both = []
         for model in models.chosen():
             both.append(survey.score(model, measuring.evaluator(pairs), saving.output, notes, progress))
             measured = {record.lang for record in both[-1]}
-            pairs = [pair for pair in pairs if pair.target_lang in measured]  # what one's context is too short for
+            # The other languages are too long for this model's context.
+            pairs = [pair for pair in pairs if pair.target_lang in measured]
         first, second = ([record for record in records if record.lang in measured] for records in both)
         table = compare_table(first, second, notes)
-    tell(table, showing, console)
+    print_table(table, showing, console)

@@ -35,51 +35,53 @@ class NeuronXACallback(TrainerCallback):
         trainer.train()
         ```
 
-    It scores at the start (step 0), at every evaluation of the Trainer and at the end. Where the Trainer never
-    evaluates (`eval_strategy="no"`) it scores every `eval_steps`. The scores reach `state.log_history`, every tracker
-    of `report_to`, `OUTPUT_DIR/neuronxa/scores.jsonl`, and the metrics that `metric_for_best_model`,
-    `load_best_model_at_end` and `EarlyStoppingCallback` read, as `eval_nasca` (mean over the language pairs),
-    `eval_nasca_eng_Latn-isl_Latn` (one of them) and `eval_neuronxa_runtime` (seconds).
+    The callback scores at the start (step 0), at every evaluation of the Trainer and at the end. If the Trainer never
+    evaluates (`eval_strategy="no"`), it scores every `eval_steps`. The scores are `eval_nasca` (mean over the language
+    pairs), `eval_nasca_eng_Latn-isl_Latn` (one language pair) and `eval_neuronxa_runtime` (seconds). They reach
+    `state.log_history`, every tracker of `report_to`, `OUTPUT_DIR/neuronxa/scores.jsonl`, and the metrics that
+    `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read.
 
-    With quality metrics the model also translates the held-out sources at each of these, and `eval_comet`,
-    `eval_cometkiwi`, `eval_chrf`, `eval_bleu` (with the same suffixes), `eval_translation_empty` and
-    `eval_translation_truncated` (translations) and, from three evaluations on, `eval_pearson_nasca_comet` and the like
-    join them. COMET scores in the background while training goes on; its scores are logged when they come, with the
+    With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
+    `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
+    `eval_translation_truncated` (numbers of translations). From three evaluations on it adds `eval_pearson_nasca_comet`
+    and the like. COMET scores in the background while training goes on. Its scores are logged when they come, with the
     step that they belong to.
 
-    Training is not changed: weights are bit-identical with and without the callback.
+    The callback does not change training: weights are bit-identical with and without it.
 
     Args:
-        pairs: held-out pairs, or a list of them for several languages: what `ParallelPairs.load` takes. Never train
+        pairs: Held-out pairs of one language pair or several: a file, or two codes such as eng_Latn-isl_Latn for the
+            embedded set. It takes whatever `ParallelPairs.load` takes. Several language pairs are a list. Never train
             on them. Default: the embedded 100 English-Icelandic pairs.
-        methods: one or several of "nasca", "navca", "mexa", "cka", "svcca", "anc" and "sads", from one forward pass per
-            sentence for all of them; see `scores`.
-        eval_steps: steps between two scores where the Trainer never evaluates; below 1 a share of all steps, as in
-            TrainingArguments. Default: a tenth of the run. Not used where the Trainer evaluates.
-        token_pooling: "weighted" (Eq. 3 of the paper), "average" or "last".
-        token_budget: padded tokens in a batch at most; smaller needs less memory. See `encode`.
-        layers: which layers to score, such as (8, 16, 24); all for None. The pass ends after the deepest of them.
-        tokenizer: needed only where the Trainer was given no `processing_class`.
-        quality: one or several of "comet", "cometkiwi", "chrf" and "bleu", and objects with a method
-            `score(sources, translations, references)`; `()` for none. Or a `Quality` with the prompt that the model is
-            trained on, the direction, COMET's models and device. Default "auto": COMET and CometKiwi where their
-            environment (`neuronxa comet setup`) and models (`neuronxa comet check MODEL`) are on this machine.
-        early_stopping_patience: evaluations without an improvement after which training stops. An evaluation improves
-            where its paired permutation test over the held-out pairs, against the last one that improved, is
-            significant. 5 is what docs/stopping.md finds; below it noise alone stops a run. Default: never stop.
-        stopping: a `StoppingRule` instead, with another metric, another level of the test, or languages that must not
-            be forgotten.
-        train_texts: what is trained on, as it was before it was tokenised (a data set, one of its columns, a list of
-            texts): it is searched for the held-out sentences before training, `OUTPUT_DIR/neuronxa/overlap.json` says
-            what was found, and a warning if anything was. See `overlap.drop`.
-        max_overhead: the share of the run's time that evaluations may take before a warning says so, with how much
-            rarer they would have to be; 1 never warns.
-        on_error: "warn" logs an evaluation that failed and goes on training; "raise" ends the run with the error.
+        methods: One or several of nasca, navca, mexa, cka, svcca, anc and sads. All methods share one forward pass per
+            sentence. See `scores`.
+        eval_steps: Steps between two evaluations if the Trainer never evaluates. A number below 1 is a share of all
+            steps, as in TrainingArguments. Default: a tenth of the run. It has no effect if the Trainer evaluates.
+        token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
+        token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. See `encode`.
+        layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
+            layers.
+        tokenizer: The tokenizer. It is needed only if the Trainer was given no `processing_class`.
+        quality: comet, cometkiwi, chrf, bleu, and objects with a method score(sources, translations, references); ()
+            for none. auto: COMET and CometKiwi where their environment and models are on this machine. `neuronxa comet
+            setup` makes the environment, and `neuronxa comet check MODEL` fetches a model. A `Quality` also takes the
+            prompt that the model is trained on, the direction, and COMET's models and device.
+        early_stopping_patience: Evaluations without an improvement after which training stops. An evaluation improves
+            if its paired permutation test over the held-out pairs, against the last evaluation that improved, is
+            significant. docs/stopping.md recommends 5; with less, noise alone stops a run. Default: never stop.
+        stopping: A `StoppingRule` in place of the patience, with another metric, another level of the test, or
+            languages that must not be forgotten.
+        train_texts: The training text as it was before it was tokenised: a data set, one of its columns, or a list of
+            texts. It is searched for the held-out sentences before training. `OUTPUT_DIR/neuronxa/overlap.json` holds
+            what was found, and a warning says so. See `overlap.drop`.
+        max_overhead: The share of the run's time that evaluations may take. Above it a warning says by how much they
+            would have to be rarer. 1 never warns.
+        on_error: "warn" logs an evaluation that failed and goes on with training. "raise" ends the run with the error.
 
     Raises:
         PairsError: held-out pairs that cannot be used.
-        ValueError: an argument that cannot be used. What only the model can show (an FFN that cannot be read, a
-            sentence beyond its context) is raised when training begins, whatever `on_error` says.
+        ValueError: an argument that cannot be used. Faults that only the model can show (an FFN that cannot be read, a
+            sentence beyond its context) are raised when training begins, whatever `on_error` says.
     """
 
     def __init__(

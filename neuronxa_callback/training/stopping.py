@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, cast
 
@@ -22,26 +22,42 @@ class StoppingRule:
     """What counts as an improvement, and how long to wait for one.
 
     Attributes:
-        patience: evaluations without an improvement after which to stop; None never stops.
-        metric: a logged key without "eval_", such as "nasca", "nasca_eng_Latn-isl_Latn", "comet" or "loss"; None for
-            the first of the callback's methods.
-        significance: an alignment score improves where the paired permutation test over the held-out pairs, against
-            the last evaluation that improved, is below this.
-        min_delta: where given, and for metrics that are no alignment score, an improvement is a rise above this
-            instead; a fall where the metric's name ends with "loss".
-        warmup: evaluations after the first that do not count towards the patience.
-        floor: FLORES-200 code -> how far this language's alignment may fall below its start; below that by more than
-            noise (the same test, at 0.05), it is forgotten.
-        stop_at_floor: stop where a language is forgotten, instead of saying so.
+        patience: Evaluations without an improvement after which training stops. None never stops.
+        metric: A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss. None takes the first
+            of the callback's methods.
+        significance: Level of the paired permutation test by which an alignment score improves. The test runs over the
+            held-out pairs, against the last evaluation that improved. Its p must be below the level.
+        min_delta: A rise above this is an improvement, without a test. It decides for every metric where it is given.
+            A metric that is no alignment score has no test: without `min_delta` any rise improves it. Where the
+            metric's name ends with "loss", a fall counts and not a rise.
+        warmup: Evaluations after the first that do not count towards the patience.
+        floor: How far the alignment of a language may fall below its start, by FLORES-200 code. A language is
+            forgotten when it falls further by more than noise (the same test, at 0.05).
+        stop_at_floor: Stop training when a language is forgotten. False only warns.
     """
 
-    patience: int | None = None
-    metric: str | None = None
-    significance: float = 0.2
-    min_delta: float | None = None
-    warmup: int = 0
-    floor: Mapping[str, float] | None = None
-    stop_at_floor: bool = True
+    patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without an improvement after which training stops."}
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={"help": "A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss."},
+    )
+    significance: float = field(
+        default=0.2,
+        metadata={"help": "Level of the paired permutation test by which an alignment score improves."},
+    )
+    min_delta: float | None = field(
+        default=None, metadata={"help": "A rise above this is an improvement, without a test."}
+    )
+    warmup: int = field(
+        default=0, metadata={"help": "Evaluations after the first that do not count towards the patience."}
+    )
+    floor: Mapping[str, float] | None = field(
+        default=None,
+        metadata={"help": "How far the alignment of a language may fall below its start, by FLORES-200 code."},
+    )
+    stop_at_floor: bool = field(default=True, metadata={"help": "Stop training when a language is forgotten."})
 
     def __post_init__(self) -> None:
         if self.patience is not None and (not _is_count(self.patience) or self.patience < 1):

@@ -249,7 +249,7 @@ def test_compare_needs_a_method_with_a_value_a_pair(models: Path, tmp_path: Path
     places = [str(models / "one"), str(models / "other")]
     done = RUNNER.invoke(app, ["compare", *places, "--methods", "cka,anc", "--output", str(tmp_path / "out")])
     assert done.exit_code == 1
-    assert "have one of nasca, navca, mexa, sads among --methods" in done.stderr.replace("\n", " ")
+    assert "add one of nasca, navca, mexa, sads to --methods" in done.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 

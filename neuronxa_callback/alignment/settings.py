@@ -1,0 +1,66 @@
+"""The evaluator's arguments: their defaults and their help. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from neuronxa_callback.vocabulary import LayerPooling, Method, Representation, TokenPooling
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """What `NeuronXAEvaluator` is given, with the default and the help of each argument.
+
+    `NeuronXAEvaluator`, the command line and the recipes read both from here. `tests/test_help.py` compares the
+    docstrings and docs/ with the help.
+    """
+
+    pairs: Any = field(
+        default="eng_Latn-isl_Latn",
+        metadata={
+            "help": "Held-out pairs of one language pair or several: a file, or two codes such as eng_Latn-isl_Latn "
+            "for the embedded set."
+        },
+    )
+    methods: tuple[Method, ...] = field(
+        default=("nasca",), metadata={"help": "One or several of nasca, navca, mexa, cka, svcca, anc and sads."}
+    )
+    token_pooling: TokenPooling = field(
+        default="weighted",
+        metadata={"help": "How tokens become a sentence: weighted (Eq. 3 of the paper), average or last."},
+    )
+    token_budget: int | None = field(
+        default=None, metadata={"help": "Padded tokens in a batch at most; a smaller budget needs less memory."}
+    )
+    layer_pooling: LayerPooling = field(
+        default="mean",
+        metadata={"help": "How layers become a score: mean, or max, which the paper uses for retrieval."},
+    )
+    representations: Mapping[Method, Representation] | None = field(
+        default=None,
+        metadata={"help": "Another representation for cka, svcca, anc or sads to read: nas, nav or embedding."},
+    )
+    permutations: int = field(
+        default=0,
+        metadata={
+            "help": "How often the pairs are torn apart for the p-values of cka, svcca, anc and sads; 0 for none."
+        },
+    )
+    layers: tuple[int, ...] | None = field(
+        default=None,
+        metadata={"help": "Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest."},
+    )
+
+
+def help_of(settings: Any, name: str, addition: str = "") -> str:
+    """Return the help that a settings class gives one of its fields.
+
+    Args:
+        settings: `AlignmentSettings`, `Quality` or `StoppingRule`.
+        name: the field.
+        addition: a sentence to put after the help, for what holds only where the help is shown.
+    """
+    text: str = next(part.metadata["help"] for part in fields(settings) if part.name == name)
+    return f"{text} {addition}".strip()
