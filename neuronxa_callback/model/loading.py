@@ -152,12 +152,22 @@ def leaves_base_alone(adapter: Mapping[str, Any]) -> bool:
 
 def _put_adapter_on(base: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     from peft import PeftModel  # not needed for full models
+    from peft.utils import load_peft_weights
 
+    own = {id(parameter) for parameter in base.parameters()}
     with _loading(checkpoint.source, checkpoint.remedy), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would break the progress bar
         # PEFT only warns of missing weights. They would be those of an untrained adapter.
         warnings.filterwarnings("error", r"(?s).*missing adapter keys")
-        return PeftModel.from_pretrained(base, checkpoint.source).eval()  # type: ignore[no-any-return]
+        adapted = PeftModel.from_pretrained(base, checkpoint.source)
+        stored = {weight.dtype for weight in load_peft_weights(checkpoint.source, device="cpu").values()}
+    # PEFT loads adapters in float32. TRL trains those of 4-bit models in bfloat16, and the run was scored so.
+    if len(stored) == 1:
+        (dtype,) = stored
+        for parameter in adapted.parameters():
+            if id(parameter) not in own:
+                parameter.data = parameter.data.to(dtype)
+    return adapted.eval()  # type: ignore[no-any-return]
 
 
 @contextmanager
