@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 Representation = Literal["nas", "nav", "embedding"]
@@ -41,3 +42,15 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     """Raise ValueError if an argument is not one of its Literal type's choices; the message lists them."""
     if value not in get_args(choices):
         raise ValueError(f"{name} {value!r} is unknown; choose from {', '.join(get_args(choices))}.")
+
+
+def help_of(settings: Any, name: str, addition: str = "") -> str:
+    """Return the help that a settings class gives one of its fields.
+
+    Args:
+        settings: `AlignmentSettings`, `Quality` or `StoppingRule`.
+        name: the field.
+        addition: a sentence to put after the help, for what holds only where the help is shown.
+    """
+    text: str = next(part.metadata["help"] for part in fields(settings) if part.name == name)
+    return f"{text} {addition}".strip()

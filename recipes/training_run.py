@@ -20,10 +20,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
-from neuronxa_callback.alignment.settings import help_of
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
+from neuronxa_callback.vocabulary import help_of
 
 
 @dataclass

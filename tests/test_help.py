@@ -12,11 +12,19 @@ from typing import Any, get_args
 import pytest
 from typer.main import get_command
 
-from neuronxa_callback.alignment.settings import AlignmentSettings, help_of
+from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.training.stopping import StoppingRule
-from neuronxa_callback.vocabulary import Direction, LayerPooling, Method, MetricName, Representation, TokenPooling
+from neuronxa_callback.vocabulary import (
+    Direction,
+    LayerPooling,
+    Method,
+    MetricName,
+    Representation,
+    TokenPooling,
+    help_of,
+)
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neuronxa_callback"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from neuronxa_callback.vocabulary import LayerPooling, Method, Representation, TokenPooling
@@ -52,15 +52,3 @@ class AlignmentSettings:
         default=None,
         metadata={"help": "Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest."},
     )
-
-
-def help_of(settings: Any, name: str, addition: str = "") -> str:
-    """Return the help that a settings class gives one of its fields.
-
-    Args:
-        settings: `AlignmentSettings`, `Quality` or `StoppingRule`.
-        name: the field.
-        addition: a sentence to put after the help, for what holds only where the help is shown.
-    """
-    text: str = next(part.metadata["help"] for part in fields(settings) if part.name == name)
-    return f"{text} {addition}".strip()

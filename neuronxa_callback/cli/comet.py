@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from neuronxa_callback.alignment.settings import help_of
 from neuronxa_callback.cli.output import give_up
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.settings import Quality
+from neuronxa_callback.vocabulary import help_of
 
 
 def setup(

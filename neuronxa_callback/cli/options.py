@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from neuronxa_callback.alignment.settings import AlignmentSettings, help_of
+from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.tables import TableFormat
 from neuronxa_callback.vocabulary import (
@@ -19,6 +19,7 @@ from neuronxa_callback.vocabulary import (
     Representation,
     TokenPooling,
     check_choice,
+    help_of,
 )
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neuronxa_callback.alignment.settings import AlignmentSettings, help_of
+from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.cli.options import Loading, Methods, Translating
 from neuronxa_callback.cli.output import give_up, progress_bar
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
+from neuronxa_callback.vocabulary import help_of
 
 
 def report(

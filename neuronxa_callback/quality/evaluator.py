@@ -19,7 +19,7 @@ from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
-from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
+from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL, Quality
 from neuronxa_callback.quality.translation import Prompt, Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.pairs import ParallelPairs
@@ -147,6 +147,22 @@ class QualityEvaluator:
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
         self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
+
+    @classmethod
+    def of_settings(cls, quality: Quality, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
+        """Return the evaluator that these settings describe. With "auto" it downloads no model."""
+        return cls(
+            ("comet", "cometkiwi") if quality.metrics == "auto" else quality.metrics,
+            pairs,
+            quality.direction,
+            quality.prompt,
+            quality.comet_model,
+            quality.cometkiwi_model,
+            quality.comet_device,
+            quality.comet_batch_size,
+            quality.comet_timeout,
+            local_only=quality.metrics == "auto",
+        )
 
     def without_downloads(self) -> tuple[list[str], str | None]:
         """Return the metrics that need no download.

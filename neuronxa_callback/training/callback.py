@@ -13,7 +13,7 @@ from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluat
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.settings import Quality
-from neuronxa_callback.training.checks import check_floor
+from neuronxa_callback.training.checks import check_alone, check_floor
 from neuronxa_callback.training.run import Run
 from neuronxa_callback.training.schedule import interval, is_interval
 from neuronxa_callback.training.stopping import StoppingRule
@@ -110,7 +110,7 @@ class NeuronXACallback(TrainerCallback):
         self.evaluator = NeuronXAEvaluator(pairs, methods, token_pooling, token_budget, layers=layers)
         self.stopping = _stopping_rule(early_stopping_patience, stopping, self.evaluator)
         self.quality_settings = quality if isinstance(quality, Quality) else Quality(quality)
-        self.quality = _quality_evaluator(self.quality_settings, self.evaluator)
+        self.quality = QualityEvaluator.of_settings(self.quality_settings, self.evaluator.pairs)
         self.eval_steps = eval_steps
         self.tokenizer = tokenizer
         self.train_texts = train_texts
@@ -121,33 +121,33 @@ class NeuronXACallback(TrainerCallback):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The metrics that the evaluation at hand should have given and did not."""
+        """The metrics that the last evaluation should have given and did not."""
         return self._run.missing if self._run else ()
 
     # ------------------------------------------------------------------------------------------ Trainer events
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move in front of the callbacks that read our metrics."""
+        """Move in front of the callbacks that read this callback's metrics."""
         move_to_front(self)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse what cannot be measured before training starts."""
+        """Begin a run, and refuse what cannot be measured before training starts."""
         move_to_front(self)
         if self._run is not None:
-            self._run.close()  # of a run that was interrupted
+            self._run.close()  # an earlier run was interrupted
         moment = Moment.of(self, control, kwargs)
-        self._check_alone(moment)
+        check_alone(self, moment.trainer.callback_handler.callbacks)
         self._run = Run.begin(self._watch(moment), moment)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Score at the start, when every tracker has begun its run and an `eval_on_start` evaluation has passed.
+        """Score at the start, after every tracker has begun its run and after an `eval_on_start` evaluation.
 
-        A resumed run's start has its score, unless the curves begin there: no callback was with the run before, or one
-        that measured something else.
+        A resumed run has a score at its start already. It gets a new one only if its curves begin there, because no
+        callback was with the run before or because that callback measured something else.
         """
         moment = Moment.of(self, control, kwargs)
         run = self._current_run(moment)
@@ -156,7 +156,7 @@ class NeuronXACallback(TrainerCallback):
             run.score(moment)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log what COMET has finished, and score every `eval_steps` where the Trainer never evaluates."""
+        """Log the scores that COMET has finished. Score every `eval_steps` if the Trainer never evaluates."""
         moment = Moment.of(self, control, kwargs)
         run = self._current_run(moment)
         run.log_finished(moment)
@@ -175,8 +175,9 @@ class NeuronXACallback(TrainerCallback):
     ) -> None:
         """Score, and add the scores to the metrics that the Trainer and later callbacks read.
 
-        Of several evaluation sets at one step the first one's metrics get them: the Trainer joins the metrics of all,
-        and an EarlyStoppingCallback that read them with each set would count one step several times.
+        If there are several evaluation sets at one step, the scores join the metrics of the first set. The Trainer
+        joins the metrics of all sets. An EarlyStoppingCallback that read the scores with each set would count one step
+        several times.
         """
         moment = Moment.of(self, control, kwargs)
         scores = self._evaluate_in_training(moment, metrics or {}) if moment.is_training else self._evaluate(moment)
@@ -186,7 +187,7 @@ class NeuronXACallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Score the last step where it has no score, wait for COMET, sum up, and end its process."""
+        """Score the last step if it has no score, wait for COMET, print the summary and end COMET's process."""
         moment = Moment.of(self, control, kwargs)
         run = self._current_run(moment)
         run.log_late(moment)
@@ -206,7 +207,7 @@ class NeuronXACallback(TrainerCallback):
         return run.score(moment, others)
 
     def _evaluate(self, moment: Moment) -> dict[str, float]:
-        """An `evaluate()` of the user's outside training, which waits for COMET and keeps no history."""
+        """Score in an `evaluate()` outside training. It waits for COMET and keeps no history."""
         self._run = Run(self._watch(moment))
         try:
             return self._run.score(moment)
@@ -232,26 +233,18 @@ class NeuronXACallback(TrainerCallback):
         )
 
     def _chosen_metrics(self, moment: Moment) -> tuple[str, ...]:
-        """The metrics that the user named; else, settled once, those that can be had without a download."""
+        """Return the metrics that the user named, or else those that need no download. The choice is made once."""
         if self._metrics is None:
             names, left_out = self.quality.without_downloads()
-            # The first process's choice: it alone scores, and the others' caches may differ.
+            # The first process chooses, because it alone scores and the caches of the others may differ.
             self._metrics = tuple(moment.first_process_value(names))
             if left_out and moment.is_first_process:
                 logger.warning("NeuronXA: %s Alignment is logged all the same; quality=() leaves this out.", left_out)
         return self._metrics
 
-    def _check_alone(self, moment: Moment) -> None:
-        callbacks = moment.trainer.callback_handler.callbacks
-        if sum(isinstance(callback, NeuronXACallback) for callback in callbacks) > 1:
-            raise ValueError(
-                "the Trainer has several NeuronXACallbacks, whose scores would share their names; give one of them all "
-                "the pairs (a list), methods and metrics."
-            )
-
 
 def _stopping_rule(patience: int | None, rule: StoppingRule | None, evaluator: NeuronXAEvaluator) -> StoppingRule:
-    """The rule behind the short form, with the metric that it judges by.
+    """Return the stopping rule, whichever form was given, with the metric by which it judges.
 
     Raises:
         ValueError: both forms were given, or a floor cannot be tested.
@@ -264,19 +257,3 @@ def _stopping_rule(patience: int | None, rule: StoppingRule | None, evaluator: N
     rule = replace(rule, metric=rule.key if rule.metric else evaluator.methods[0])
     check_floor(rule, evaluator)
     return rule
-
-
-def _quality_evaluator(quality: Quality, evaluator: NeuronXAEvaluator) -> QualityEvaluator:
-    """What translates the evaluator's pairs and scores the translations; "auto" downloads no model."""
-    return QualityEvaluator(
-        ("comet", "cometkiwi") if quality.metrics == "auto" else quality.metrics,
-        evaluator.pairs,
-        quality.direction,
-        quality.prompt,
-        quality.comet_model,
-        quality.cometkiwi_model,
-        quality.comet_device,
-        quality.comet_batch_size,
-        quality.comet_timeout,
-        local_only=quality.metrics == "auto",
-    )

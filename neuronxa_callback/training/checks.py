@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.text.overlap import search, texts_of
@@ -20,6 +20,15 @@ from neuronxa_callback.training.stopping import StoppingRule
 from neuronxa_callback.vocabulary import OVER_PAIRS, Method, MetricName
 
 logger = logging.getLogger(__name__)
+
+
+def check_alone(callback: TrainerCallback, callbacks: Sequence[TrainerCallback]) -> None:
+    """Raise ValueError if a Trainer has several callbacks of this class."""
+    if sum(isinstance(other, type(callback)) for other in callbacks) > 1:
+        raise ValueError(
+            f"the Trainer has several {type(callback).__name__}s, whose scores would share their names; give one of "
+            "them all the pairs (a list), methods and metrics."
+        )
 
 
 def check_floor(rule: StoppingRule, evaluator: NeuronXAEvaluator) -> None:

@@ -37,7 +37,7 @@ class Run:
 
     Args:
         watch: what to do at each evaluation.
-        series: what the run begins with; nothing, and nothing on the disk, for None.
+        series: what the run begins with. With None it begins with nothing and writes nothing to the disk.
     """
 
     def __init__(self, watch: Watch, series: Series | None = None) -> None:
@@ -45,14 +45,14 @@ class Run:
         self.watch = watch
         self.history = series.history
         self.schedule = series.schedule
-        self.missing: tuple[str, ...] = ()  # metrics that the evaluation at hand should have given and did not
+        self.missing: tuple[str, ...] = ()  # metrics that the last evaluation should have given and did not
         self._late = series.late
         self._queue = ScoreQueue(watch.slow)
         for pending in series.pending:
             self._queue.put(pending)
         self._faults = Faults(watch.raises, self.close)
         self._overhead = Overhead(watch.max_overhead)
-        # Halved where memory runs out, for the evaluations that follow.
+        # When memory runs out, a budget is halved. The later evaluations keep the smaller one.
         self._budget = TokenBudget(watch.evaluator.token_budget)
         self._translation_budget = TokenBudget()
         self._judge = Judge(watch.rule, self.history, self._faults)
@@ -61,10 +61,10 @@ class Run:
 
     @classmethod
     def begin(cls, watch: Watch, moment: Moment) -> Run:
-        """Refuse what cannot be measured, and find the series that this training run begins or goes on with.
+        """Refuse what cannot be measured, and find the series that this training run begins or continues.
 
         Raises:
-            ValueError: settings, a model or training text that cannot be used, whatever `on_error` says.
+            ValueError: settings, a model or training text that cannot be used. It is raised whatever `on_error` says.
         """
         args = moment.args
         checks.check_best_metric(args, watch.rule, watch.metrics)
@@ -91,9 +91,9 @@ class Run:
         return cls(watch, replace(series, schedule=moment.first_process_value(series.schedule)))
 
     def end(self, moment: Moment) -> None:
-        """Score the last step, unless it has its score or the model in memory is an earlier checkpoint by now.
+        """Score the last step, wait for COMET and print the summary.
 
-        Then wait for COMET and sum up.
+        The last step is not scored again, and not if the Trainer has put its best checkpoint into memory by now.
         """
         replaced = moment.args.load_best_model_at_end and moment.state.best_model_checkpoint is not None
         if self.schedule.due_at_end(moment.state.global_step) and not replaced:
@@ -109,7 +109,7 @@ class Run:
                 print_stop(self.history.evaluations)
 
     def close(self) -> None:
-        """Give up what COMET has not scored, and end its process."""
+        """Give up the scores that COMET has not finished, and end its process."""
         self._queue.clear()
         self.watch.quality.close()
 
@@ -120,15 +120,15 @@ class Run:
 
         Args:
             moment: the event.
-            others: the Trainer's own metrics of this evaluation, by which a run may be stopped, too.
+            others: the Trainer's own metrics of this evaluation. The stopping rule may use one of them.
 
         Returns:
-            the metrics, those left out whose evaluation failed or is not done yet.
+            the metrics. A metric is missing if its evaluation failed or is not finished.
         """
         step = self.schedule.scored = moment.state.global_step
         start = time.perf_counter()
         decoder: Decoder | None = None
-        # In the mixed precision that training runs in, which is part of what is found.
+        # The decoder is found in the mixed precision of the training, because it records that precision.
         with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
             decoder = Decoder.find(moment.model, moment.tokenizer(self.watch.tokenizer))
         metrics = self._score_alignment(moment, decoder)
@@ -149,7 +149,7 @@ class Run:
                 report = self.watch.evaluator.score(decoder, self._budget)
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
-        # One process may fail or round differently; all of them must choose and stop alike.
+        # One process may fail or round differently, but all of them must choose and stop alike.
         metrics = moment.first_process_value(metrics)
         moment.log(metrics)
         if report is not None and moment.is_first_process:
@@ -163,7 +163,7 @@ class Run:
         return metrics
 
     def _score_quality(self, moment: Moment, decoder: Decoder | None, is_aligned: bool) -> dict[str, float]:
-        """Translate on every process, score on the first; what is not done by now is logged later."""
+        """Translate on every process and score on the first. Scores that are not finished are logged later."""
         if not self.watch.metrics:
             return {}
         quality, state = self.watch.quality, moment.state
@@ -178,14 +178,14 @@ class Run:
         if translated is not None and moment.is_first_process:
             report = quality.score(translated, self.watch.metrics)
             if not is_aligned and moment.is_training:
-                # A line of its own: an earlier attempt at this step may have left another.
+                # The scores get a line of their own, because an earlier attempt at this step may have left another.
                 unaligned = Evaluation(step=state.global_step, epoch=state.epoch, score={}, languages={})
                 with self._faults.guarded("the quality scores will be logged but not written to scores.jsonl"):
                     self.history.put(unaligned)
             pending = PendingScores(state.global_step, state.epoch, report)
             if self.watch.waits(moment):
                 report.wait()
-            self.log_finished(moment)  # what belongs to earlier steps comes first
+            self.log_finished(moment)  # the scores of earlier steps come first
             metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
             self._queue.put(pending)
             metrics |= self._kept(moment, pending, self._queue.take(pending))
@@ -196,18 +196,18 @@ class Run:
     # ------------------------------------------------------------------------------------------ COMET's scores
 
     def log_finished(self, moment: Moment) -> None:
-        """Log what COMET has finished since the last time, with the step it belongs to."""
+        """Log the scores that COMET has finished since the last time, with the steps that they belong to."""
         for pending, names in self._queue.finished():
             moment.log(self._kept(moment, pending, names), pending.step, pending.epoch)
 
     def log_late(self, moment: Moment) -> None:
-        """Log what COMET had finished after the checkpoint that the run is resumed from."""
+        """Log the scores that COMET had finished after the checkpoint that the run is resumed from."""
         for late in self._late:
             moment.log(late.metrics, late.step, late.epoch)
         self._late = []
 
     def _kept(self, moment: Moment, pending: PendingScores, names: list[str]) -> dict[str, float]:
-        """The metrics of some finished scores; in training, scores.jsonl gets them here."""
+        """Return the metrics of some finished scores. In training they are also written to scores.jsonl."""
         metrics = quality_metrics(pending.report, names)
         if moment.is_training:
             with self._faults.guarded("the quality scores were logged but not written to scores.jsonl"):
@@ -221,7 +221,7 @@ class Run:
     # ------------------------------------------------------------------------------------------ stopping
 
     def stop_again(self, moment: Moment) -> None:
-        """End the one step that transformers makes of a resumed run that had been stopped, without a score."""
+        """End a resumed run that had been stopped before. transformers makes one step of it, which gets no score."""
         self.schedule.scored = moment.state.global_step
         self.missing = tuple(self.watch.names(self.watch.waits(moment)))
         moment.control.should_training_stop = True
