@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.hub import refusal
-from neuronxa_callback.text.readers import flat
+from neuronxa_callback.text.readers import cells_as_long_as, flat
 
 # English in the first column, Icelandic in the second.
 TAB_SEPARATED = {
@@ -32,7 +32,6 @@ TAB_SEPARATED = {
 OPUS_100 = ("Helsinki-NLP/opus-100", "en-is")
 CORPORA = (*TAB_SEPARATED, "opus100")
 COLUMNS = (("eng_Latn", "isl_Latn"), ("en", "is"))
-LONGEST_CELL = 2**31 - 1  # characters, the most that csv accepts on every platform
 
 Pair: TypeAlias = tuple[str, str]
 
@@ -112,14 +111,17 @@ def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     return _stream(str(path), builder, data_files=str(path))
 
 
+def _cells(line: str) -> list[str]:
+    with cells_as_long_as(len(line)):
+        # A quotation mark is a part of its sentence.
+        return next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
 def _tsv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     # The package's reader of .tsv files holds a whole file in memory and refuses a row with a missing cell. A corpus
     # is too large for that, and such a row is only counted. The csv builder of datasets would turn "NA" and numbers
     # into something other than text.
-    csv.field_size_limit(LONGEST_CELL)  # otherwise csv refuses cells of more than 131,072 characters
-    lines = (row["text"] for row in _file_rows(path))
-    # A quotation mark is a part of its sentence.
-    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = (_cells(row["text"]) for row in _file_rows(path))
     header = next(rows, [])
     for cells in rows:
         yield dict(zip(header, cells, strict=True)) if len(cells) == len(header) else dict.fromkeys(header)

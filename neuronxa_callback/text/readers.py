@@ -56,7 +56,7 @@ def open_rows(spec: Any, n: int | None) -> Rows:
             "file; for two aligned text files pass a tuple of two paths."
         )
     text = _read_text(path)
-    with _cells_as_long_as(len(text)):
+    with cells_as_long_as(len(text)):
         numbered = list(islice(readers[suffix](path, text.rstrip()), n))
     return Rows(iter([row for _, row in numbered]), lambda pair: f"{path}, line {numbered[pair][0]},", str(path))
 
@@ -121,7 +121,7 @@ def _lines(text: str) -> list[str]:
 
 
 @contextmanager
-def _cells_as_long_as(length: int) -> Iterator[None]:
+def cells_as_long_as(length: int) -> Iterator[None]:
     """Let csv read cells longer than its limit of 131072 characters, and restore this process-wide limit at the end."""
     before = csv.field_size_limit()
     csv.field_size_limit(max(before, length))

@@ -62,10 +62,10 @@ class NeuronXACallback(TrainerCallback):
         layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
             layers.
         tokenizer: The tokenizer. It is needed only if the Trainer was given no `processing_class`.
-        quality: comet, cometkiwi, chrf, bleu, and objects with a method score(sources, translations, references); ()
-            for none. auto: COMET and CometKiwi where their environment and models are on this machine. `neuronxa comet
-            setup` makes the environment, and `neuronxa comet check MODEL` fetches a model. A `Quality` also takes the
-            prompt that the model is trained on, the direction, and COMET's models and device.
+        quality: Any of comet, cometkiwi, chrf, bleu and objects with a method score(sources, translations,
+            references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine.
+            `neuronxa comet setup` makes the environment, and `neuronxa comet check MODEL` fetches a model. A `Quality`
+            also takes the prompt that the model is trained on, the direction, and COMET's models and device.
         early_stopping_patience: Evaluations without an improvement after which training stops. An evaluation improves
             if its paired permutation test over the held-out pairs, against the last evaluation that improved, is
             significant. docs/stopping.md recommends 5; with less, noise alone stops a run. Default: never stop.

@@ -141,7 +141,7 @@ def test_a_step_above_the_start_is_the_best(scored: Callable[..., str]) -> None:
 
 def test_without_a_test_it_says_so(run_dir: Path) -> None:
     card = ModelCard.load(run_report.write(run_dir, replace(RUN, tested=None, test_scores={})))
-    assert "No test set was to be had" in card.text
+    assert "There was no test set" in card.text
     assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
 
 

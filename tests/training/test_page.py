@@ -20,6 +20,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.cli import app
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.records import Evaluation
@@ -277,7 +278,8 @@ def test_text_of_the_file_is_shown_as_it_is_and_injects_nothing(records: Records
     shown = " ".join(HOSTILE.split())
     texts = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
     assert texts.count(shown) == 1 + 1 + 2 * 2
-    assert [token.content for token in tokens if token.type == "code_block"][1] == f"{shown}\n"
+    signature = " ".join(str(Signature.parse(HOSTILE)).split())
+    assert [token.content for token in tokens if token.type == "code_block"][1] == f"{signature}\n"
 
 
 def test_the_page_of_a_folder_with_a_strange_name_is_still_one_page(records: Records, tmp_path: Path) -> None:
