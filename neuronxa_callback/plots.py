@@ -1,4 +1,4 @@
-"""The figures: sentences in the plane (Fig. 1 of the paper), scores per layer (2), over steps (3), and quality (4)."""
+"""Figures: a map of sentences (Fig. 1 of the paper), scores per layer (Fig. 2), over steps (3), and quality (4)."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from numpy.typing import NDArray
 from neuronxa_callback.significance import FEWEST_POINTS, Correlation, chance_level
 from neuronxa_callback.vocabulary import ALIGNMENT, score_name
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; markers tell them apart in grey print.
+# Okabe and Ito's colours differ for every kind of colour vision. The markers differ in grey print, too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 EVALUATION_LINES: tuple[dict[str, Any], ...] = ({"linestyle": ":"}, {"linestyle": "--"}, {"linestyle": "-"})
 CHANCE_LINE: dict[str, Any] = {"color": "0.4", "linestyle": "-.", "linewidth": 1, "label": "chance level"}
-STEP_COLOURS = "cividis"  # from dark to light for every kind of colour vision, and in grey print
+STEP_COLOURS = "cividis"  # it goes from dark to light for every kind of colour vision, and in grey print
 
 REPRESENTATION_NAMES = {"embedding": "Embedding", "nas": "Neuron states", "nav": "Neuron values"}
-LONGEST_LABEL = 40  # characters; a metric of the user's own may have any name
+LONGEST_LABEL = 40  # characters; a user's own metric may have any name
 MOST_COLUMNS = 3
-MOST_INSIDE = 6  # entries of a legend that leave room for the lines
+MOST_INSIDE = 6  # a legend with more entries leaves too little room for the lines
 
 
 def layer_figure(
     per_layer: Mapping[str, Sequence[float]], method: str, n: int, title: str, layers: Sequence[int]
 ) -> Figure:
-    """Score per layer, one line a language pair (Fig. 2).
+    """Draw the score at each layer, with one line for each language pair (Fig. 2).
 
     Args:
         per_layer: name of a language pair -> its score at each layer.
         method: the score's name, for the axis.
-        n: number of sentence pairs, from which the chance level follows.
-        title: what stands above.
-        layers: their numbers.
+        n: number of sentence pairs. The chance level follows from it.
+        title: the figure's title.
+        layers: the numbers of the layers.
     """
     figure, axes = _axes(title, "Layer", f"{score_name(method)} ({n} pairs)")
     for (name, scores), style in zip(per_layer.items(), _styles(), strict=False):
@@ -59,18 +59,20 @@ def layer_change_figure(
     title: str,
     layers: Sequence[int],
 ) -> Figure:
-    """Score per layer at some evaluations, one panel a language pair and one style of line an evaluation (Fig. 2).
+    """Draw the score at each layer for some evaluations (Fig. 2).
+
+    Each language pair has a panel, and each evaluation a line style.
 
     Args:
-        evaluations: what an evaluation is called -> name of a language pair -> its score at each layer; three
-            evaluations at most.
+        evaluations: name of an evaluation -> name of a language pair -> its score at each layer. There can be at most
+            three evaluations.
         method: the score's name, for the axis.
-        pairs: name of a language pair -> its number of sentence pairs, from which its chance level follows.
-        title: what stands above.
-        layers: their numbers, of the language pair that has most.
+        pairs: name of a language pair -> its number of sentence pairs. Its chance level follows from the number.
+        title: the figure's title.
+        layers: the numbers of the layers, for the language pair that has the most layers.
     """
     figure, panels = _panels(len(pairs), title)
-    lines = dict(zip(evaluations, EVALUATION_LINES[-len(evaluations) :], strict=True))  # the last one's is solid
+    lines = dict(zip(evaluations, EVALUATION_LINES[-len(evaluations) :], strict=True))  # the last one is solid
     for (name, n), panel, style in zip(pairs.items(), panels, _styles(), strict=False):
         for evaluation, per_layer in evaluations.items():
             scores = per_layer.get(name, ())
@@ -107,16 +109,16 @@ class CurvePoint(NamedTuple):
 def curve_figure(
     curves: Mapping[str, Sequence[CurvePoint]], method: str, n: int | Collection[int], title: str
 ) -> Figure:
-    """Draw a score over training steps with 95 % intervals, one line a language pair (Fig. 3).
+    """Draw a score over training steps with 95 % intervals, and one line for each language pair (Fig. 3).
 
     Args:
-        curves: name of a language pair -> its points in step order. All of them have an interval, or none has.
+        curves: name of a language pair -> its points in step order. Either all of them have an interval or none has.
         method: the score to draw.
-        n: number of sentence pairs, from which the chance level follows; the numbers, where language pairs differ.
-        title: what stands above.
+        n: number of sentence pairs, or the numbers if language pairs differ. The chance level follows from each.
+        title: the figure's title.
     """
     figure, axes = _axes(title, "Step", _with_pairs(method, n))
-    alpha = min(0.15, 0.6 / len(curves))  # the bands of many languages lie on each other
+    alpha = min(0.15, 0.6 / len(curves))  # the bands of many languages overlap
     for (name, points), style in zip(curves.items(), _styles(), strict=False):
         steps, scores, intervals = zip(*points, strict=True)
         axes.plot(steps, scores, label=_label(name), markersize=5, **style)
@@ -125,7 +127,7 @@ def curve_figure(
         low, high = np.array(intervals).T
         if len(steps) > 1:
             axes.fill_between(steps, low, high, color=style["color"], alpha=alpha, linewidth=0)
-        else:  # a band of one step has no width
+        else:  # a band over a single step would have no width
             axes.vlines(steps, low, high, color=style["color"], alpha=0.5)
     return _finish(figure, axes, method, n)
 
@@ -137,21 +139,23 @@ def quality_figure(
     n: int | Collection[int],
     title: str,
 ) -> Figure:
-    """Translation quality against alignment, one panel a metric and one point an evaluation (Fig. 4).
+    """Draw translation quality against alignment (Fig. 4).
+
+    Each metric has a panel, and each evaluation a point.
 
     Args:
         points: metric -> (step, alignment, quality) of each evaluation, in step order.
-        correlations: metric -> their correlation, None where they have none.
+        correlations: metric -> the correlation of its points; None if they have none.
         method: the alignment score.
-        n: number of sentence pairs; the numbers, where language pairs differ.
-        title: what stands above.
+        n: number of sentence pairs, or the numbers if language pairs differ.
+        title: the figure's title.
     """
     figure, panels = _panels(len(points), title)
     steps = [step for evaluations in points.values() for step, _, _ in evaluations]
     colour_of = ScalarMappable(Normalize(min(steps), max(steps)), STEP_COLOURS)
     for (metric, evaluations), panel in zip(points.items(), panels, strict=True):
         step, x, y = np.array(evaluations).T
-        panel.plot(x, y, color="0.75", linewidth=1, zorder=1)  # the way that training took
+        panel.plot(x, y, color="0.75", linewidth=1, zorder=1)  # the path of training
         if correlations[metric] is not None:
             ends = np.array([x.min(), x.max()])
             panel.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color="black", linestyle="--", zorder=2)
@@ -165,11 +169,11 @@ def quality_figure(
 
 
 def quality_curve_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], title: str) -> Figure:
-    """Translation quality over training steps, one panel a metric and one line a direction.
+    """Draw translation quality over training steps, with a panel for each metric and a line for each direction.
 
     Args:
-        curves: metric -> direction -> (step, score) of each evaluation that has one.
-        title: what stands above.
+        curves: metric -> direction -> (step, score) of each evaluation that has a score.
+        title: the figure's title.
     """
     figure, panels = _panels(len(curves), title)
     directions = list(dict.fromkeys(direction for by_direction in curves.values() for direction in by_direction))
@@ -186,13 +190,13 @@ def quality_curve_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, f
 
 
 class MapPanel(NamedTuple):
-    """One representation of two languages' sentences in the plane.
+    """The sentences of two languages in the plane, by one representation.
 
     Attributes:
         representation: "embedding", "nas" or "nav".
-        layer: which.
-        aligned: the share of weakly aligned pairs there.
-        points: (2, sentences, 2), of the source and the target sentences.
+        layer: the layer's number.
+        aligned: the share of weakly aligned pairs at the layer.
+        points: the source sentences' and the target sentences' points, as an array (2, sentences, 2).
     """
 
     representation: str
@@ -202,12 +206,14 @@ class MapPanel(NamedTuple):
 
 
 def map_figure(panels: Sequence[MapPanel], languages: tuple[str, str], title: str) -> Figure:
-    """Sentences of two languages, a panel a representation, and a line from each to its translation (Fig. 1).
+    """Draw the sentences of two languages, and a line from each sentence to its translation (Fig. 1).
+
+    Each representation has a panel.
 
     Args:
-        panels: what to draw.
-        languages: what the source and the target side are called.
-        title: what stands above.
+        panels: the panels to draw.
+        languages: the names of the source and the target side.
+        title: the figure's title.
     """
     figure, axes = _panels(len(panels), title)
     styles = [style for style, _ in zip(_styles(), languages, strict=False)]
@@ -226,12 +232,12 @@ def map_figure(panels: Sequence[MapPanel], languages: tuple[str, str], title: st
 
 
 def why_no_correlation(n: int) -> str:
-    """Why n evaluations that have no correlation have none."""
+    """Return the reason why n evaluations have no correlation."""
     return "fewer than three evaluations" if n < FEWEST_POINTS else "a score does not vary"
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """The figure as an image (height, width, 3), for trackers that take pictures."""
+    """Return the figure as an image (height, width, 3), for trackers that take pictures."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -255,13 +261,13 @@ def _counts(n: int | Collection[int]) -> list[int]:
 
 
 def _label(name: str) -> str:
-    """A name as text for a figure: one line, not too long, and its dollar signs no formula."""
+    """Return a name as one line for a figure, cut if it is too long. Its dollar signs do not begin a formula."""
     line = " ".join(name.split())
     return (line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…").replace("$", r"\$")
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    # A Figure of its own, not pyplot's: pyplot keeps every figure and may choose a display.
+    # pyplot is not used here, because it keeps every figure and may choose a display.
     figure = Figure(figsize=(7, 4.3), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
@@ -297,7 +303,7 @@ def _legend_below(figure: Figure, keys: Sequence[Line2D], panels: int) -> None:
 
 
 def _whole_numbers(most: int | Literal["auto"] = "auto") -> MaxNLocator:
-    """Round ticks for steps and layers, as many as there is room for; one evaluation has one."""
+    """Return a locator of round ticks for steps and layers. It sets as many as fit, and one for a single evaluation."""
     return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
 
 
@@ -308,7 +314,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _styles() -> Iterator[dict[str, Any]]:
-    """Pairs of colour and marker; when all colours are used, they come again with other markers."""
+    """Yield pairs of a colour and a marker. After the last colour, the colours come again with other markers."""
     for i in count():
         shift = i // len(COLOURS)
         yield {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[(i + shift) % len(MARKERS)]}

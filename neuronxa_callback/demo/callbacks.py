@@ -1,4 +1,4 @@
-"""The demo's own callbacks: chrF at both ends of the run, a time limit, and one line for each thing measured."""
+"""The demo's own callbacks: chrF at the start and the end, a time limit, and one line for each measurement."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from neuronxa_callback.training.trainer import Moment
 
 
 class ChrF(TrainerCallback):
-    """Log chrF of a few translations at the start and at the end; each evaluation would take a CPU too long.
+    """Logs the chrF of a few translations at the start and at the end.
+
+    On a CPU it would take too long to translate at every evaluation.
 
     Args:
-        pairs: what is translated.
+        pairs: the pairs whose sources are translated.
     """
 
     def __init__(self, pairs: ParallelPairs) -> None:
         self.quality = QualityEvaluator("chrf", [pairs], prompt=PLAIN_PROMPT)
-        self.reports: list[tuple[int, QualityReport]] = []  # with the step of each
-        self.seconds = 0.0  # that the last of them took
+        self.reports: list[tuple[int, QualityReport]] = []  # each with its step
+        self.seconds = 0.0  # duration of the last translation and scoring
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Translate with the model as it comes."""
+        """Translate with the model before it is trained."""
         if state.global_step == 0:
             self._translate(state, control, kwargs)
 
@@ -54,13 +56,13 @@ class ChrF(TrainerCallback):
 
 
 class InTime(TrainerCallback):
-    """Stop after the last evaluation whose successor would end too late, so that a slow machine gets a shorter run.
+    """Stops training if the next evaluation would end too late, so that a slow machine gets a shorter run.
 
     Args:
-        start: `time.perf_counter()` of the beginning.
-        seconds: how long all may take.
+        start: `time.perf_counter()` at the beginning.
+        seconds: the time limit of the whole demo.
         eval_steps: steps between two evaluations.
-        chrf: translates at the end, about as long as it did at the start.
+        chrf: the callback that translates at the end. It takes about as long as it did at the start.
     """
 
     def __init__(self, start: float, seconds: float, eval_steps: int, chrf: ChrF) -> None:
@@ -68,7 +70,7 @@ class InTime(TrainerCallback):
         self.last = start
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Compare the time left with what the last round of steps and evaluation took."""
+        """Stop if the time left is shorter than the last round of steps and evaluation, plus the translations."""
         if state.global_step % self.eval_steps:
             return
         now = time.perf_counter()
@@ -78,7 +80,7 @@ class InTime(TrainerCallback):
 
 
 class OneLineEach(ProgressCallback):
-    """The Trainer's progress bar, with a line above it for each thing that was measured, not all metrics of the log."""
+    """The Trainer's progress bar, with one line above it for each measurement instead of all metrics of the log."""
 
     def on_log(
         self,
@@ -88,14 +90,14 @@ class OneLineEach(ProgressCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write what a reader follows: the loss, NASCA or chrF."""
+        """Print the loss, NASCA or chrF."""
         line = logged_line(logs or {})
         if line and self.training_bar is not None:
             self.training_bar.write(f"step {state.global_step}: {line}")
 
 
 def logged_line(logs: Mapping[str, Any]) -> str | None:
-    """One entry of the Trainer's log in words; None for one that the table at the end tells better."""
+    """Return one entry of the Trainer's log in words. None if the table at the end shows it better."""
     if "loss" in logs:
         return f"loss {logs['loss']:.3f}"
     if "eval_nasca" in logs:

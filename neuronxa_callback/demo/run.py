@@ -40,7 +40,7 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class DemoRun:
-    """What the demo left behind."""
+    """The results of the demo."""
 
     output_dir: Path
     figure: Path
@@ -51,16 +51,16 @@ class DemoRun:
 
 @contextmanager
 def one_bar() -> Iterator[None]:
-    """Leave the bar of the training steps alone on the screen, without notes that are for authors of libraries."""
+    """Show only the progress bar of the training steps, and hide notes for authors of libraries."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    # The weights and the five passes over 1440 examples take seconds, and each would leave a bar behind.
+    # Loading the weights and the five passes over 1440 examples take seconds. Each would leave a bar on the screen.
     weights, passes = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
     try:
         with warnings.catch_warnings():
-            # TRL and transformers read the old name themselves, which releases before 5.23 have alone.
+            # TRL and transformers themselves read the old name. Releases before 5.23 have only that name.
             warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
             yield
     finally:
@@ -75,14 +75,14 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
 
     Args:
         model_path: folder of a causal language model and its tokenizer.
-        output_dir: where TensorBoard events, scores.jsonl and the figure go.
+        output_dir: folder for TensorBoard events, scores.jsonl and the figure.
         steps: training steps of 8 sentence pairs.
         eval_steps: steps between two evaluations.
-        minutes: how long it may take; a slow machine makes fewer steps.
-        console: where the story is told.
+        minutes: the time limit; a slow machine makes fewer steps.
+        console: the console to print to.
 
     Raises:
-        DemoError: the model or a package is missing, or held-out sentences stand in the training text.
+        DemoError: the model or a package is missing, or the training text holds held-out sentences.
     """
     start = time.perf_counter()
     pairs = [ParallelPairs.load(f"{PIVOT}-{language}") for language in WATCHED]
@@ -92,7 +92,7 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
         f"{len(examples)} training examples; none of the {len(pairs[0])} held-out sentences is among them, "
         "in any of the four languages."
     )
-    # Without its scores a demo has nothing to show: it fails with the reason instead of going on.
+    # A demo without scores has nothing to show, so an error ends it.
     chrf = ChrF(shortest(pairs[WATCHED.index(TRANSLATED)], TRANSLATIONS))
     callbacks = [
         NeuronXACallback(pairs, eval_steps=eval_steps, quality=(), max_overhead=1, on_error="raise"),

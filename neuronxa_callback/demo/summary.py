@@ -1,4 +1,4 @@
-"""What the demo prints at its end."""
+"""The summary that the demo prints at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGNIFICANCE = 0.05
 
 
 def summarise(run: DemoRun, console: Console) -> None:
-    """Print a table of what happened, a sentence on what it means, and where the files are."""
+    """Print a table of the scores, a sentence on their meaning, and the paths of the files."""
     first, last = run.history[0], run.history[-1]
     pairs = min(pair_counts([last], "nasca").values())
     above = {name: language.p_value["nasca"] < SIGNIFICANCE for name, language in last.languages.items()}
@@ -33,7 +33,7 @@ def summarise(run: DemoRun, console: Console) -> None:
         "a GPU, Llama-3.1-8B for example, with the same callback."
     )
     console.print(f"\nThis took {run.minutes:.1f} minutes.")
-    # Paths and commands stay on one line, so that they can be copied.
+    # Paths and commands stay on one line so that the user can copy them.
     console.print(f"Scores: {History(run.output_dir).path}", soft_wrap=True)
     console.print(f"Figure: {run.figure}", soft_wrap=True)
     console.print(f"Curves: tensorboard --logdir {run.output_dir}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The demo's sentences: which are watched, which are translated, and which are trained on."""
+"""The demo's sentences: those it watches, those it translates, and those it trains on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DemoError(RuntimeError):
 
 
 def shortest(pairs: ParallelPairs, n: int) -> ParallelPairs:
-    """The n pairs with the shortest sources, which are translated soonest."""
+    """Return the n pairs with the shortest sources. They take the least time to translate."""
     source, target = zip(
         *sorted(zip(pairs.source, pairs.target, strict=True), key=lambda p: len(p[0]))[:n], strict=True
     )
@@ -28,7 +28,7 @@ def shortest(pairs: ParallelPairs, n: int) -> ParallelPairs:
 
 
 def translation_examples(columns: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Prompt and completion of every sentence, from English into each language and back."""
+    """Return a prompt and a completion for every sentence, from English into each language and back."""
     examples = []
     for language in WATCHED:
         for english, other in zip(columns[PIVOT], columns[language], strict=True):
@@ -43,7 +43,7 @@ def _example(source_lang: str, source: str, target_lang: str, target: str) -> di
 
 
 def check_held_out(pairs: Sequence[ParallelPairs], examples: Sequence[Mapping[str, str]]) -> None:
-    """Raise DemoError if a held-out sentence stands in the training text."""
+    """Raise DemoError if the training text holds a held-out sentence, whole or nearly whole."""
     texts = [example[part] for example in examples for part in ("prompt", "completion")]
     report = search(texts, pairs)
     if report.examples:

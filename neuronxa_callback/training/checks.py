@@ -1,4 +1,4 @@
-"""What is refused, or said, before training begins: settings that cannot work, held-out text in the training text."""
+"""The checks before training: they refuse settings that cannot work and warn of held-out text in the training text."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ def check_alone(callback: TrainerCallback, callbacks: Sequence[TrainerCallback])
 
 
 def check_floor(rule: StoppingRule, evaluator: NeuronXAEvaluator) -> None:
-    """Raise ValueError for a floor that no method can test, or of a language that is not watched."""
+    """Raise ValueError if no method can test the floor, or if it names a language that is not watched."""
     if rule.floor and not set(evaluator.methods) & set(OVER_PAIRS):
-        raise ValueError(f"floor tests pair by pair; have one of {', '.join(OVER_PAIRS)} among methods.")
+        raise ValueError(f"floor needs a score of each sentence pair; add one of {', '.join(OVER_PAIRS)} to methods.")
     watched = {code for pair in evaluator.pairs for code in (pair.source_lang, pair.target_lang)}
     for code in rule.floor or {}:
         if code not in watched:
-            raise ValueError(f"floor names {code}, which is not watched; choose of {', '.join(sorted(watched))}.")
+            raise ValueError(f"floor names {code}, which is not watched; choose from {', '.join(sorted(watched))}.")
 
 
 def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Collection[str]) -> None:
-    """Raise ValueError where the best model would be chosen by a metric that says nothing of it, or is not logged.
+    """Raise ValueError if the metric for the best model does not say how good a step is, or is not logged.
 
     Args:
-        args: the Trainer's.
+        args: the Trainer's arguments.
         rule: the stopping rule.
         metrics: the quality metrics that are logged.
     """
     read = metric_read(args)
     if read == "pearson":
         raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r} is about the run so far and says nothing of how "
-            "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
+            f"metric_for_best_model={args.metric_for_best_model!r} describes the run so far, not how good a step is; "
+            "choose an alignment score or a quality metric, such as 'eval_nasca'."
         )
     own = [f"{rule.key}{ending}" for ending in ("_best", "_gain", "_gain_p")]
     if (args.metric_for_best_model or "").removeprefix("eval_") in own:
@@ -64,41 +64,41 @@ def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Coll
     if read in get_args(MetricName) and read not in metrics:
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} will not be logged; name {read!r} in "
-            "NeuronXACallback(quality=...), and see to it that its environment and its model are there."
+            "NeuronXACallback(quality=...), and make sure that its environment and its model are on this machine."
         )
 
 
 def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Sequence[str]) -> None:
-    """Raise ValueError where training would be stopped by a metric that will not be there.
+    """Raise ValueError if the stopping rule's metric will not be logged.
 
     Args:
-        args: the Trainer's.
+        args: the Trainer's arguments.
         rule: the stopping rule.
-        names: what an evaluation of this callback gives.
+        names: the names of the metrics that an evaluation of this callback gives.
     """
     known = rule.patience is None or f"eval_{rule.key}" in names
     if not known and rule.key.split("_")[0] in get_args(Method):
         there = ", ".join(name.removeprefix("eval_") for name in names if name.split("_")[1] in get_args(Method))
         raise ValueError(
-            f"the stopping rule's metric={rule.key!r} will not be logged; of the alignment scores there are {there}."
+            f"the stopping rule's metric={rule.key!r} will not be logged; the logged alignment scores are {there}."
         )
     if not known and args.eval_strategy == "no":
         raise ValueError(
-            f"the stopping rule's metric={rule.key!r} will not be logged: where the Trainer never evaluates "
-            "only this callback's own metrics are there; choose one of them, such as 'nasca'."
+            f"the stopping rule's metric={rule.key!r} will not be logged: the Trainer never evaluates, so only this "
+            "callback's own metrics are logged; choose one of them, such as 'nasca'."
         )
 
 
 def search_train_texts(rows: Iterable[Any], pairs: Sequence[ParallelPairs], args: TrainingArguments) -> None:
-    """Look for the held-out sentences in the training text, write what was found to overlap.json, and warn of it.
+    """Search the training text for the held-out sentences, write the findings to overlap.json, and warn of them.
 
     Args:
         rows: the training text; see `overlap.texts_of`.
-        pairs: what is held out.
-        args: the Trainer's, for the place and the progress bar.
+        pairs: the held-out pairs.
+        args: the Trainer's arguments. They name the output folder and say whether to show a progress bar.
 
     Raises:
-        ValueError: rows that hold no text.
+        ValueError: `rows` cannot be searched, or holds no text.
     """
     total = len(rows) if isinstance(rows, Sized) else None
     bar = tqdm(texts_of(rows), "looking for held-out text", total, disable=args.disable_tqdm)
@@ -108,9 +108,9 @@ def search_train_texts(rows: Iterable[Any], pairs: Sequence[ParallelPairs], args
     path.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if report.whole or report.near:
         logger.warning(
-            "NeuronXA: of %d training texts %d hold a held-out sentence and %d nearly one, such as %r; the scores "
-            "may say what the model remembers. %s has more, and overlap.drop(dataset, callback.evaluator.pairs) "
-            "gives the data set without them.",
+            "NeuronXA: of %d training texts, %d hold a whole held-out sentence and %d a nearly whole one, such as %r; "
+            "the scores may measure what the model remembers. %s lists more of them, and "
+            "overlap.drop(dataset, callback.evaluator.pairs) returns the data set without these texts.",
             report.texts,
             report.whole,
             report.near,

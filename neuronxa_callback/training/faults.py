@@ -1,4 +1,4 @@
-"""What goes wrong in an evaluation: a warning, unless the user wants it raised."""
+"""Failures in an evaluation: each becomes a warning unless the user wants it raised."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 class Faults:
-    """How a run takes what fails in it.
+    """The way a run handles its failures.
 
     Args:
         raises: whether a failure ends the run (`on_error="raise"`).
-        close: ends what the run holds before an error leaves it.
+        close: a function that closes the run's resources. It is called before an error leaves the run.
     """
 
     def __init__(self, raises: bool, close: Callable[[], None]) -> None:
@@ -26,7 +26,12 @@ class Faults:
 
     @contextmanager
     def guarded(self, what: str, let_through: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """Make a failure a warning that says what did not work, unless the user wants it raised."""
+        """Turn a failure into a warning, unless the user wants it raised.
+
+        Args:
+            what: the first words of the warning. They say what did not work.
+            let_through: exceptions that are raised in any case.
+        """
         try:
             yield
         except Exception as error:
@@ -42,14 +47,17 @@ class Faults:
             )
 
     def no_score(self, message: str, what: str) -> None:
-        """Raise where the user wants it, else warn, once for what may come at every evaluation."""
+        """Raise QualityError if the user wants failures raised, and otherwise warn.
+
+        The warning comes only once, because the same failure may come at every evaluation.
+        """
         if self.raises:
             self.close()
             raise QualityError(message)
         self.warn_once(message, what)
 
     def warn_once(self, message: str, what: str) -> None:
-        """Warn, unless a warning about the same was given in this run."""
+        """Warn, unless this run has already warned about the same thing."""
         if what not in self._warned:
             logger.warning("NeuronXA: %s", message)
         self._warned.add(what)

@@ -1,4 +1,4 @@
-"""How much of a run its evaluations take, and what to do where that is too much."""
+"""The share of a run's time that its evaluations take, and advice if that is too much."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 
 class Overhead:
-    """The evaluations' share of a run's time, from the end of its first evaluation on.
+    """The evaluations' share of a run's time, counted from the end of the first evaluation.
 
-    The first stands before any training and would count for too much.
+    The first evaluation comes before any training and would count for too much.
 
     Args:
-        limit: the share that is not too much.
+        limit: the largest share that is acceptable.
     """
 
     def __init__(self, limit: float) -> None:
@@ -19,18 +19,19 @@ class Overhead:
         self._first: tuple[int, float] | None = None  # the first evaluation's step and end
         self._spent = 0.0
         self._evaluations = 0
-        self._told = False
+        self._has_warned = False
 
     def add(self, step: int, start: float, end: float) -> str | None:
         """Count an evaluation.
 
         Args:
             step: the Trainer's global step.
-            start: when it began, in seconds.
-            end: when it ended.
+            start: the time at which it began, in seconds.
+            end: the time at which it ended, in seconds.
 
         Returns:
-            once, where the evaluations take too much: how much, and what to do.
+            a text with the evaluations' share and the remedy, the first time that the share is too large. Otherwise
+            None.
         """
         if self._first is None:
             self._first = step, end
@@ -39,10 +40,10 @@ class Overhead:
         self._evaluations += 1
         first_step, first_end = self._first
         elapsed = end - first_end
-        # Of a single interval, a compilation or a slow minute may be the most.
-        if self._told or self._evaluations < 2 or self._spent <= self.limit * elapsed:
+        # A compilation or a slow minute may take most of a single interval.
+        if self._has_warned or self._evaluations < 2 or self._spent <= self.limit * elapsed:
             return None
-        self._told = True
+        self._has_warned = True
         interval = (step - first_step) / self._evaluations
         training = max(elapsed - self._spent, 1e-9)
         enough = math.ceil(interval * self._spent * (1 - self.limit) / (self.limit * training))

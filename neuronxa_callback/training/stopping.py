@@ -1,4 +1,4 @@
-"""When to stop: a rise that is more than noise resets the patience, a language that is forgotten is seen."""
+"""The stopping rule: a rise by more than noise resets the patience, and a forgotten language may stop the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.records import Evaluation, Verdict
 from neuronxa_callback.vocabulary import OVER_PAIRS, Method
 
-# Apart from the rule's own: to go on a little too long costs time, to call a language forgotten may end the run.
+# The level of the test for a forgotten language. It differs from the rule's significance: a run that stops late only
+# costs time, but a language that is called forgotten may end the run.
 FORGOTTEN = 0.05
 
 
@@ -75,17 +76,17 @@ class StoppingRule:
 
     @property
     def key(self) -> str:
-        """The metric that is judged by, NASCA unless another was named."""
+        """The metric that the rule judges by: NASCA if none was named."""
         return (self.metric or "nasca").removeprefix("eval_")
 
     @property
     def criterion(self) -> str:
-        """What makes an evaluation an improvement: verdicts by other rules cannot be gone on from."""
+        """The settings that define an improvement. A run cannot continue from a verdict with other settings."""
         return f"{self.key}, significance {self.significance}, min_delta {self.min_delta}, warmup {self.warmup}"
 
     @property
     def by_test(self) -> bool:
-        """Whether the paired test decides, and not a difference."""
+        """Whether the paired test decides. Otherwise the size of the rise decides."""
         return self.min_delta is None and self.key.split("_")[0] in OVER_PAIRS
 
 
@@ -98,7 +99,7 @@ def judge(
 ) -> Verdict | None:
     """Return what the rule says about an evaluation, given those before it.
 
-    The evaluations hold all that counts, so a resumed run goes on from the same verdict.
+    The evaluations hold everything that the rule needs, so a resumed run continues from the same verdict.
 
     Args:
         rule: the stopping rule.
@@ -162,10 +163,10 @@ def _without_value(rule: StoppingRule, last: Verdict | None, forgotten: dict[str
 
 
 def still_stops(rule: StoppingRule, verdict: Verdict) -> str | None:
-    """Return why a run should not go on by this rule, which may be another one than before. None if it should.
+    """Return the reason why a run should stop by this rule, or None if it should continue.
 
     Args:
-        rule: the rule that counts now.
+        rule: the present rule. It may differ from the rule that made the verdict.
         verdict: the run's last verdict.
     """
     waited = verdict.waited if verdict.rule == rule.criterion else 0

@@ -1,4 +1,4 @@
-"""`neuronxa sweep`: a finished run's checkpoints, scored in step order into the files that the callback writes."""
+"""`neuronxa sweep`: score a finished run's checkpoints in step order, into the files that the callback writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BASE_REMEDY = "name the folder or the hub name of the base model with --base"
 ADAPTER_REMEDY = "name the base model that it was trained on with --base"
 CHECKPOINT_REMEDY = "if the run ended while it was being saved, move it away"
 
-# What to call the sweep with where a field of a signature should be another.
+# Field of a signature -> the option that changes it.
 OPTION_OF = {
     "languages": "--pairs",
     "pair": "--pairs",
@@ -53,7 +53,7 @@ OPTION_OF = {
 
 
 class SweepError(ModelError):
-    """A run whose checkpoints cannot be scored; the message names the place and says what to do."""
+    """The checkpoints of a run cannot be scored. The message names the place and says what to do."""
 
 
 def run(
@@ -69,11 +69,12 @@ def run(
 ) -> list[Evaluation]:
     """Score the checkpoints of a finished run that have no scores yet.
 
-    Each checkpoint's line is on disk as soon as it is scored, so that a sweep that was stopped goes on where it was.
-    Of a line whose alignment is there and whose quality metrics are not, these are added. COMET scores in the
-    background while the next checkpoint is at work.
+    Each checkpoint's line is written to disk as soon as it is scored, so a sweep that was stopped can continue. If a
+    line has alignment but lacks quality metrics, the sweep adds them. COMET scores in the background while the sweep
+    works on the next checkpoint.
 
-    Step 0 is the base model: of adapters always (LoRA starts as the identity), of full models where `base` names it.
+    Step 0 is the base model. For adapters it is always scored, because LoRA starts as the identity. For full models it
+    is scored only if `base` names it.
 
     Usage:
         ```python
@@ -82,28 +83,29 @@ def run(
 
     Args:
         output_dir: the Trainer's `output_dir`, with its `checkpoint-N` folders.
-        evaluator: what to score alignment with.
-        quality: what to score translations with; it is closed at the end. Default: no translations.
-        base: folder or hub name of the base model. Default: the one that the adapters name.
-        dtype: what the weights are loaded in (in 4-bit: what is computed in); "auto" takes what the configuration of
-            the base, or of the last full model, says.
-        load_in_4bit: load the weights in NF4.
-        device: "cpu", "cuda" or "cuda:N". Default: a GPU where there is one.
-        progress: is shown a task that counts the checkpoints.
+        evaluator: the evaluator that scores alignment.
+        quality: the evaluator that translates and scores the translations. It is closed at the end. None translates
+            nothing.
+        base: folder or hub name of the base model. None takes the one that the adapters name.
+        dtype: data type of the weights, or of the computation if they are in 4-bit. "auto" takes the data type in the
+            configuration of the base, or of the last full model.
+        load_in_4bit: whether to load the weights in NF4.
+        device: "cpu", "cuda" or "cuda:N". None takes a GPU if there is one.
+        progress: a progress display. It gets a task that counts the checkpoints.
 
     Returns:
         the lines of `scores.jsonl`, in step order.
 
     Raises:
-        SweepError: checkpoints that cannot be found or loaded, or a `scores.jsonl` made with other choices, before
-            anything is written into it.
-        CometEnvironmentError: COMET is asked for and has no environment.
-        ValueError: an argument, or a model, that cannot be used; see `NeuronXAEvaluator.check`.
+        SweepError: the checkpoints cannot be found or loaded, or `scores.jsonl` was made with other choices. The
+            check comes before anything is written into the file.
+        CometEnvironmentError: COMET is wanted but has no environment.
+        ValueError: an argument or a model cannot be used; see `NeuronXAEvaluator.check`.
     """
     with quality or QualityEvaluator((), evaluator.pairs) as scorer:
         checkpoints = find_checkpoints(Path(output_dir), base)
         check_packages(checkpoints, load_in_4bit)
-        if scorer.slow:  # or every checkpoint would be reported as missing its score, hours later
+        if scorer.slow:  # without COMET each checkpoint would miss its score, and the user would learn it hours later
             comet_environment.find_python()
         tokenizer = load_tokenizer(checkpoints)
         queue = ScoreQueue(scorer.slow)
@@ -121,10 +123,10 @@ def run(
 
 
 def find_checkpoints(output_dir: Path, base: str | Path | None = None) -> list[Checkpoint]:
-    """The run's models in step order, the base model first where it is known.
+    """Return the run's models in step order. The base model comes first if it is known.
 
     Raises:
-        SweepError: there are none, one of them is no model, or they do not belong together.
+        SweepError: there are no checkpoints, one of them is not a model, or they do not belong together.
     """
     if not output_dir.is_dir():
         raise SweepError(f"{output_dir} does not exist; give the output_dir of a finished run.")
@@ -138,8 +140,8 @@ def find_checkpoints(output_dir: Path, base: str | Path | None = None) -> list[C
     if adapters and len(adapters) < len(checkpoints):
         full = next(checkpoint for checkpoint in checkpoints if checkpoint.adapter is None)
         raise SweepError(
-            f"{adapters[0].source} is an adapter and {full.source} a full model, which are not one run; "
-            "move those of the other run away."
+            f"{adapters[0].source} is an adapter and {full.source} a full model, so they are not from one run; "
+            "move the checkpoints of the other run away."
         )
     base = base or (_base_of(adapters) if adapters else None)
     if base:
@@ -162,7 +164,11 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _base_of(adapters: Sequence[Checkpoint]) -> str:
-    """The base model that all adapters name."""
+    """Return the base model that all adapters name.
+
+    Raises:
+        SweepError: they name none, or several.
+    """
     bases = {(adapter.adapter or {}).get("base_model_name_or_path") or "" for adapter in adapters}
     if bases == {""}:
         raise SweepError(f"{adapters[0].source}/adapter_config.json names no base model; name it with --base.")
@@ -178,13 +184,13 @@ def _base_of(adapters: Sequence[Checkpoint]) -> str:
 
 
 def _unscored(evaluation: Evaluation | None, quality: QualityEvaluator) -> list[str]:
-    """Return the wanted metrics that have no score. A new sweep tries again what gave none before."""
+    """Return the wanted metrics that have no score. A new sweep tries metrics again that gave none before."""
     scored = evaluation.scored_metrics if evaluation else []
     return [metric for metric in quality.metrics if metric not in scored]
 
 
 def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: QualityEvaluator, decoder: Decoder) -> None:
-    """Raise SweepError where the lines on disk were made with other choices: one curve must mean one thing."""
+    """Raise SweepError if the lines on disk were made with other choices, because one curve must mean one thing."""
     wanted = {pair.name: evaluator.signature(pair, decoder) for pair in evaluator.pairs}
     jobs = quality.jobs if quality.metrics else {}
     translated = {name: quality.signature(name, decoder) for name in jobs}
@@ -193,11 +199,11 @@ def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: Quali
         differ = other_choices(evaluation, wanted, translated, models)
         if differ:
             choices = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
-            # Autocast is the Trainer's; no option of ours brings it about.
+            # Autocast belongs to the Trainer. No option of ours can turn it on.
             fitting = [OPTION_OF.get(name) for name, (theirs, _) in differ.items() if "autocast" not in theirs]
             hint = f", or give the same choices ({', '.join(dict.fromkeys(map(str, fitting)))})" if all(fitting) else ""
             raise SweepError(
-                f"{history.path} was made with other choices than this sweep ({choices}), and its curves would mix; "
+                f"{history.path} was made with other choices than this sweep ({choices}), so its curves would mix; "
                 f"move it away{hint if fitting else ''}."
             )
 
@@ -221,10 +227,10 @@ class _Scoring:
     _warned: set[str] = field(default_factory=set)
 
     def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
-        """Check, score what has no scores yet, and wait for COMET."""
+        """Check a checkpoint, score the checkpoints that have no scores yet, and wait for COMET."""
         written = {evaluation.step: evaluation for evaluation in self.history.read()}
         todo = [c for c in checkpoints if c.step not in written or _unscored(written[c.step], self.quality)]
-        # Not the base, which does not show whether the adapters fit it.
+        # The base is not checked, because it does not show whether the adapters fit it.
         self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
         task = progress.add_task("", total=len(todo))
         for checkpoint in todo:
@@ -236,7 +242,10 @@ class _Scoring:
         self._finish()
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        """Refuse what cannot be measured, or would not fit what is on disk, before anything is written."""
+        """Refuse a model that cannot be measured, or whose scores would not fit the lines on disk.
+
+        The check comes before anything is written.
+        """
         with self.loader.model(checkpoint) as model:
             decoder = Decoder.find(model, self.tokenizer)
             self.evaluator.check(decoder)
@@ -244,7 +253,7 @@ class _Scoring:
             _check_series(self.history, self.evaluator, self.quality, decoder)
 
     def _score(self, checkpoint: Checkpoint, written: Evaluation | None) -> None:
-        """Score what a checkpoint's line does not have yet, and write it; COMET's part comes later."""
+        """Score what a checkpoint's line lacks, and write it. COMET's scores come later."""
         translated = written.translated if written else {}
         if not translated:
             try:
@@ -262,7 +271,7 @@ class _Scoring:
             self._write_quality(pending, names)
 
     def _finish(self) -> None:
-        """Wait for COMET, and bring the correlations of lines behind those that were filled in up to date."""
+        """Wait for COMET, and update the correlations of the lines that follow the lines with new scores."""
         for pending in self.queue:
             pending.report.wait()
             self._write_quality(pending, self.queue.take(pending))
@@ -292,7 +301,7 @@ class _Scoring:
         if written is None or not written.quality:
             self.curves.add(step, translation_metrics(pending.report))
         self.queue.put(pending)
-        # The translations at once, so that a sweep that goes on has them.
+        # The translations are written at once, so that a sweep that continues has them.
         self._write_quality(pending, self.queue.take(pending))
 
     def _write_quality(self, pending: PendingScores, names: Sequence[str]) -> None:
@@ -302,7 +311,7 @@ class _Scoring:
         self._warn(pending, names)
 
     def _warn(self, pending: PendingScores, metrics: Collection[str]) -> None:
-        """Say what gave no score, each reason once."""
+        """Warn of metrics that gave no score, once for each reason."""
         for metric in metrics:
             for error in pending.report.errors(metric):
                 if f"{metric}: {error}" not in self._warned:
@@ -311,10 +320,11 @@ class _Scoring:
 
 
 class Curves:
-    """The scores in the run's own TensorBoard folder, where tensorboard is installed.
+    """A writer of the scores into the run's own TensorBoard folder, if tensorboard is installed.
 
     Args:
-        output_dir: the Trainer's `output_dir`. The folder is that of its newest events, `runs/neuronxa` without any.
+        output_dir: the Trainer's `output_dir`. The folder is the one with its newest events, or `runs/neuronxa` if it
+            has no events.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -324,18 +334,18 @@ class Curves:
         self.writer: Any = None
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics under the names that the Trainer's own log gives them there."""
+        """Write metrics under the names that the Trainer's own log gives them in TensorBoard."""
         if not self.is_there or not metrics:
             return
-        if self.writer is None:  # not before there is something to write: it leaves a file
+        if self.writer is None:  # made only when there is something to write, because it leaves a file
             from torch.utils.tensorboard import SummaryWriter  # tensorboard is an extra
 
             self.writer = SummaryWriter(str(self.folder))
         for name, value in metrics.items():
             self.writer.add_scalar(f"eval/{name.removeprefix('eval_')}", value, step)
-        self.writer.flush()  # a sweep that is killed does not come back to this step
+        self.writer.flush()  # a sweep that is killed does not score this step again
 
     def close(self) -> None:
-        """See everything onto the disk."""
+        """Write everything to disk."""
         if self.writer is not None:
             self.writer.close()

@@ -1,4 +1,4 @@
-"""Everything that touches the Trainer: which one it is, its log, its processes, its callbacks and their order."""
+"""Everything that touches the Trainer: finding it, its log, its processes, its callbacks and their order."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Moment:
-    """One event of a Trainer: what it hands over, and the Trainer itself.
+    """One event of a Trainer.
 
     Attributes:
-        trainer: whose event it is.
+        trainer: the Trainer that sends the event.
         control: the flags that the Trainer reads after the event.
-        model: as it is now.
-        processing_class: the Trainer's tokenizer or processor, None where it has none.
+        model: the model in its present state.
+        processing_class: the Trainer's tokenizer or processor; None if it has none.
     """
 
     trainer: Trainer
@@ -45,7 +45,7 @@ class Moment:
 
     @classmethod
     def of(cls, callback: TrainerCallback, control: TrainerControl, kwargs: dict[str, Any]) -> Moment:
-        """What an event of a callback is handed."""
+        """Make a Moment from the arguments that the Trainer passes to an event of a callback."""
         return cls(calling_trainer(callback), control, kwargs.get("model"), kwargs.get("processing_class"))
 
     @property
@@ -60,23 +60,23 @@ class Moment:
 
     @property
     def is_first_process(self) -> bool:
-        """Whether this process writes, logs and warns for all."""
+        """Whether this process writes, logs and warns for all processes."""
         return bool(self.trainer.is_world_process_zero())
 
     @property
     def is_training(self) -> bool:
-        """Whether the event comes from `train()`, and not from an `evaluate()` of the user's before or after it.
+        """Whether the event comes from `train()`, and not from an `evaluate()` that the user calls before or after it.
 
-        The Trainer's own flag stays up when a run is interrupted, so the frames are asked.
+        The call stack decides, because the Trainer's own flag stays set when a run is interrupted.
         """
         callers = _callers()
         return any(frame.f_code.co_name == "train" and frame.f_locals.get("self") is self.trainer for frame in callers)
 
     def tokenizer(self, own: Any = None) -> Any:
-        """The model's tokenizer: the user's own, or the Trainer's, taken out of a processor.
+        """Return the model's tokenizer: the user's own, or the Trainer's. A processor gives the tokenizer it holds.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no tokenizer.
         """
         tokenizer = own or self.processing_class
         if tokenizer is None:
@@ -87,11 +87,16 @@ class Moment:
         return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
 
     def log(self, metrics: dict[str, float], step: int | None = None, epoch: float | None = None) -> None:
-        """Log as the Trainer itself does, with an earlier step if one is given; nothing is logged of no metrics.
+        """Log metrics as the Trainer itself does. Without metrics nothing is logged.
 
-        The base class's log is called, past a subclass's own: SFTTrainer's would average and clear the training
-        metrics it has gathered so far. Logging takes back the request to log, which stands for the training loss of
-        this very step.
+        This calls the base class's log and not a subclass's, because SFTTrainer's log would average and clear the
+        training metrics that it has gathered so far. Trainer.log also takes back the request to log the training loss
+        of this step, so the request is set again.
+
+        Args:
+            metrics: the metrics.
+            step: the step to log them at; None takes the present step and epoch.
+            epoch: the epoch that belongs to `step`.
         """
         if not metrics:
             return
@@ -106,15 +111,15 @@ class Moment:
         self.control.should_log = self.trainer.control.should_log = should_log
 
     def first_process_value(self, value: T) -> T:
-        """The first process's value, on every process."""
+        """Return the first process's value on every process."""
         if self.args.world_size == 1:
             return value
-        from accelerate.utils import broadcast_object_list  # there wherever a Trainer trains
+        from accelerate.utils import broadcast_object_list  # the Trainer itself needs accelerate
 
         return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
 
     def show_layers(self, report: AlignmentReport, n: int) -> None:
-        """Add the figure of the score per layer to the Trainer's own TensorBoard run, where there is one."""
+        """Add the figure of the score per layer to the Trainer's own TensorBoard run, if it has one."""
         callbacks = self.trainer.callback_handler.callbacks
         writers = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
         step = self.state.global_step
@@ -128,10 +133,13 @@ class Moment:
 
 
 def calling_trainer(callback: TrainerCallback) -> Trainer:
-    """The Trainer whose event is being handled.
+    """Return the Trainer whose event is being handled.
 
-    A callback is handed everything but the Trainer, and only the Trainer's own log reaches `log_history` and every
-    tracker. It is the `self` of one of the frames that led here.
+    A callback gets everything but the Trainer, and only the Trainer's own log reaches `log_history` and every tracker.
+    The Trainer is the `self` of one of the frames on the call stack.
+
+    Raises:
+        RuntimeError: no Trainer on the call stack has this callback.
     """
     for frame in _callers():
         trainer = frame.f_locals.get("self")
@@ -141,7 +149,7 @@ def calling_trainer(callback: TrainerCallback) -> Trainer:
 
 
 def _callers() -> Iterator[FrameType]:
-    """The frames that led here, the nearest first."""
+    """Yield the frames of the call stack, the nearest first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
@@ -152,23 +160,23 @@ def _callers() -> Iterator[FrameType]:
 
 
 class Scoring(Protocol):
-    """A callback that knows which metrics an evaluation should have given and did not."""
+    """A callback that knows which metrics an evaluation should have given but did not."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of these metrics."""
 
 
 def move_to_front(callback: Any) -> None:
-    """Put a callback right behind the Trainer's own flow control, wherever the user put it.
+    """Move a callback right behind the Trainer's own flow control, wherever the user put it.
 
-    An EarlyStoppingCallback reads the metrics when its turn comes, so ours has to come first. At the end of training
-    we log before the trackers close their files.
+    An EarlyStoppingCallback reads the metrics when its turn comes, so our callback must come before it. At the end of
+    training our callback must log before the trackers close their files.
     """
     handler = calling_trainer(callback).callback_handler
     others = [c for c in handler.callbacks if c is not callback and not _is_tail_of(c, callback)]
     flow = sum(isinstance(c, DefaultFlowCallback) for c in others[:1])
-    # A new list: the Trainer is walking along the old one.
+    # This is a new list because the Trainer is iterating over the old one.
     handler.callbacks = [*others[:flow], callback, *others[flow:], MissingScores(callback)]
 
 
@@ -177,11 +185,11 @@ def _is_tail_of(other: TrainerCallback, callback: Any) -> bool:
 
 
 class MissingScores(TrainerCallback):
-    """Stands last and marks the scores of an evaluation that failed as NaN.
+    """The last callback. It marks the scores of a failed evaluation as NaN.
 
-    Without them a Trainer that chooses its best model by one would end the run with a KeyError. With them from the
-    start an EarlyStoppingCallback would count the failure as a step without improvement; now it sees no score, says
-    so and waits.
+    Without the NaN a Trainer that chooses its best model by such a score would end the run with a KeyError. An
+    EarlyStoppingCallback that saw the NaN would count the failure as a step without improvement. It runs before this
+    callback, so it finds no score, warns and waits.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -195,6 +203,6 @@ class MissingScores(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Fill in what is missing."""
+        """Set the missing scores to NaN."""
         if metrics is not None:
             metrics.update(dict.fromkeys(self.scoring.missing, math.nan))

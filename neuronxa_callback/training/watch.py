@@ -1,4 +1,4 @@
-"""What a callback was told to do at each evaluation."""
+"""The settings of a callback: what it does at each evaluation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from neuronxa_callback.training.trainer import Moment
 
 @dataclass(frozen=True)
 class Watch:
-    """The choices of a callback, which no run changes.
+    """The settings of a callback. No run changes them.
 
     Attributes:
-        evaluator: what scores alignment.
-        quality: what translates, and scores the translations.
-        metrics: the names of the quality metrics that are used; nothing is translated where there are none.
-        rule: when to stop.
-        wait: have training wait for COMET at every evaluation.
-        tokenizer: the user's own, where the Trainer was given none.
-        train_texts: what is trained on, to be searched for held-out sentences.
-        max_overhead: the share of the run's time that evaluations may take before a warning.
+        evaluator: the evaluator that scores alignment.
+        quality: the evaluator that translates and scores the translations.
+        metrics: the names of the quality metrics in use. If there are none, nothing is translated.
+        rule: the stopping rule.
+        wait: whether training waits for COMET at every evaluation.
+        tokenizer: the user's own tokenizer, or None to take the Trainer's.
+        train_texts: the training text that is searched for held-out sentences; None searches nothing.
+        max_overhead: the share of the run's time that evaluations may take before the callback warns.
         raises: whether a failed evaluation ends the run.
     """
 
@@ -45,11 +45,11 @@ class Watch:
         return [name for name in self.metrics if name in self.quality.models]
 
     def waits(self, moment: Moment) -> bool:
-        """Whether an evaluation must have COMET's scores before it ends."""
+        """Return whether an evaluation must have COMET's scores before it ends."""
         read = {metric_read(moment.args), self.rule.key.split("_")[0]}
         return self.wait or not moment.is_training or not read.isdisjoint(self.slow)
 
     def names(self, waits: bool) -> list[str]:
-        """The metrics that an evaluation should give by its end, COMET's only where it waits for them."""
+        """Return the metrics that an evaluation should give by its end. It gives COMET's only if it waits for them."""
         metrics = [name for name in self.metrics if waits or name not in self.slow]
         return expected_names(self.evaluator, self.quality, metrics)

@@ -223,7 +223,7 @@ def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogC
 def test_an_alignment_score_that_is_not_measured_is_refused(metric: str, tmp_path: Path) -> None:
     callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, metric))
     with pytest.raises(
-        ValueError, match=f"{metric}' will not be logged; of the alignment scores there are nasca, nasca_eng"
+        ValueError, match=f"{metric}' will not be logged; the logged alignment scores are nasca, nasca_eng"
     ):
         sft(tmp_path, [callback], **EVALUATING).train()
 
@@ -277,7 +277,7 @@ def test_each_trial_of_a_hyperparameter_search_has_a_patience_of_its_own(tmp_pat
         ({"early_stopping_patience": 0}, "patience=0 must be"),
         (
             {"stopping": StoppingRule(floor={"deu_Latn": 0.02})},
-            "floor names deu_Latn, which is not watched; choose of eng_Latn, isl_Latn",
+            "floor names deu_Latn, which is not watched; choose from eng_Latn, isl_Latn",
         ),
         ({"early_stopping_patience": 3, "stopping": StoppingRule(3)}, "were both given; give the patience to Stopping"),
     ],

@@ -237,7 +237,9 @@ def test_a_run_stops_by_a_method_without_values_a_pair(tmp_path: Path) -> None:
 
 
 def test_a_floor_needs_a_method_with_values_a_pair() -> None:
-    with pytest.raises(ValueError, match="floor tests pair by pair; have one of nasca, navca, mexa, sads"):
+    with pytest.raises(
+        ValueError, match="floor needs a score of each sentence pair; add one of nasca, navca, mexa, sads"
+    ):
         NeuronXACallback(ICELANDIC, methods=("cka", "anc"), stopping=StoppingRule(floor={"isl_Latn": 0.02}))
 
 

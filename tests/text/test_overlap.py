@@ -208,7 +208,7 @@ class TestTheCallback:
         texts = ["Eitt.", EMBEDDED.target[3], EMBEDDED.source[7] + " Two."]
         with caplog.at_level(logging.WARNING):
             report = self.run(tmp_path, texts)
-        assert "of 3 training texts 2 hold a held-out sentence and 0 nearly one" in caplog.text
+        assert "of 3 training texts, 2 hold a whole held-out sentence and 0 a nearly whole one" in caplog.text
         assert [(found["text"], found["pair"]) for found in report["examples"]] == [(1, 3), (2, 7)]
 
     def test_a_clean_set_is_only_reported(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
