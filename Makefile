@@ -18,7 +18,7 @@ test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready
 
 # What touches transformers, again with version 4.57.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors
-	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit"
+	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
 
 # The tests that draw their examples, at random and long. Keep each example that fails as an @example.
 fuzz: $(VENV)/.ready

@@ -236,6 +236,7 @@ class Reader(TrainerCallback):
         self.seen.append(metrics["eval_comet"])
 
 
+@pytest.mark.once
 class TestFaults:
     """Whatever happens to COMET, training ends normally, NASCA is logged, and the file says what is missing."""
 

@@ -172,6 +172,7 @@ def die_before_a_replacement() -> None:
     Path.replace = put  # type: ignore[assignment, method-assign]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("die", [die_in_an_evaluation, die_in_a_write, die_before_a_replacement])
 def test_a_kill_at_a_bad_moment_changes_nothing(die: Callable[[], None], unbroken: Path, tmp_path: Path) -> None:
     process = start(tmp_path, die)

@@ -94,6 +94,7 @@ class TestScores:
         assert len(future.result().segments or ()) == 2
 
 
+@pytest.mark.once
 class TestModelsThatCannotBeHad:
     @pytest.mark.parametrize(
         ("model", "message"),
@@ -132,6 +133,7 @@ class TestModelsThatCannotBeHad:
             worker.submit("Some/model", SAMPLES).result()
 
 
+@pytest.mark.once
 class TestFailures:
     def test_no_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(comet_environment, "comet_works_here", lambda: False)
@@ -244,6 +246,7 @@ class TestFailures:
         assert worker.submit(str(folder), SAMPLES).result().segments == plain.segments
 
 
+@pytest.mark.once
 class TestEnds:
     def test_when_closed_also_in_the_middle(self, interpreter: Interpreter, tmp_path: Path) -> None:
         interpreter(f"echo $$ > {tmp_path}/pid\nexec sleep 600")
@@ -341,6 +344,7 @@ class TestEnds:
         assert gone_within(5, int(done.stdout))
 
 
+@pytest.mark.once
 class TestItsEnvironment:
     def test_launchers_are_not_passed_on(
         self, comet_models: Path, worker: CometWorker, monkeypatch: pytest.MonkeyPatch

@@ -231,6 +231,7 @@ def test_a_run_goes_on_with_the_settings_it_began_with(
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == left
 
 
+@pytest.mark.once
 def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     out, given = tmp_path / "run", ("--load_in_4bit", "false", "--held_out_pairs", "2", "--save_steps", "1")
     run(SFT, model, out, *given, "--max_steps", "1", "--learning_rate", "0.1")
@@ -246,6 +247,7 @@ def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Cal
     assert json.loads((out / "settings.json").read_text())["learning_rate"] == 0.2
 
 
+@pytest.mark.once
 def test_flores_is_watched_and_devtest_scored_at_the_end(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     folder = flores(tmp_path / "flores200_dataset")
     run(SFT, model, tmp_path / "run", "--flores", str(folder), "--merge")
@@ -420,6 +422,7 @@ def test_a_model_that_cannot_be_used_is_refused(tmp_path: Path, run: Callable[..
     assert not out.exists()
 
 
+@pytest.mark.once
 def test_what_is_gated_is_said_with_the_remedy(model: Path, tmp_path: Path, hub_says: Callable[[str], None]) -> None:
     hub_says("GatedRepo")
 

@@ -14,13 +14,14 @@ from scipy import stats
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.page import RunPageError
 from neuronxa_callback.training.records import Evaluation
 from tests.support import make_tokenizer, score_lines, tiny_llama
 
-pytestmark = pytest.mark.recipe
+pytestmark = [pytest.mark.recipe, pytest.mark.once]
 
 RUN = run_report.Run(
     base_model="somebody/model",
@@ -37,19 +38,24 @@ RUN = run_report.Run(
 )
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path, comet_models: Path, with_comet: None) -> Path:
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, comet_models: Path, comet_python: Path) -> Path:
+    folder: Path = tmp_path_factory.mktemp("scored") / "run"
     pairs = [ParallelPairs.load("eng_Latn-isl_Latn", n=8)]
-    history, evaluator, tokenizer = History(tmp_path / "run"), NeuronXAEvaluator(pairs), make_tokenizer()
+    history, evaluator, tokenizer = History(folder), NeuronXAEvaluator(pairs), make_tokenizer()
     comet = str(comet_models / "comet")
-    with QualityEvaluator(("comet", "chrf"), pairs, comet_model=comet) as quality:
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        QualityEvaluator(("comet", "chrf"), pairs, comet_model=comet) as quality,
+    ):
+        patched.setenv(comet_environment.VARIABLE, str(comet_python))
         for seed, step in enumerate((0, 5, 10, 15)):
             model = tiny_llama(seed).eval()
             history.put(Evaluation.of_report(evaluator(model, tokenizer), step, step / 10, 1.0))
             report = quality.score(quality.translate(Decoder.find(model, tokenizer)))
             report.wait()
             history.add_quality(step, report)
-    return tmp_path / "run"
+    return folder
 
 
 @pytest.fixture

@@ -200,6 +200,7 @@ def test_a_multimodal_checkpoint_is_scored_from_the_disk(name: str, tmp_path: Pa
     assert float(found[0]["score"]) == report.score["nasca"]
 
 
+@pytest.mark.once
 def test_killed_and_started_again(models: Path, many: Path, tmp_path: Path) -> None:
     """The table is that of an unbroken run, and no language is computed twice."""
 

@@ -18,6 +18,8 @@ from neuronxa_callback.text.languages import (
 )
 from neuronxa_callback.text.pairs import PairsError
 
+pytestmark = pytest.mark.once
+
 TEXT = embedded("heldout.tsv")
 
 

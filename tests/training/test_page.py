@@ -28,6 +28,8 @@ from neuronxa_callback.training.summary import summarise
 from neuronxa_callback.vocabulary import Method
 from tests.support import make_tokenizer, score_lines, tiny_llama
 
+pytestmark = pytest.mark.once
+
 PAIRS = [ParallelPairs.load("eng_Latn-isl_Latn", n=8), ParallelPairs.load("eng_Latn-fra_Latn", n=6)]
 STEPS = (0, 5, 10, 15)
 HOSTILE = "a|b `c` <script>d</script> [e](f) ![g](h) _i_ **j** &amp; \\| $k$\n| 1 | 2 |\n\n# l\u2028m"
