@@ -30,7 +30,8 @@ from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.training.records import Evaluation
-from neuronxa_callback.training.stopping import StoppingRule, judge
+from neuronxa_callback.training.settings import StoppingRule
+from neuronxa_callback.training.stopping import judge
 from neuronxa_callback.vocabulary import Method
 
 RESULTS = RECORDED.with_name("stopping.json")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from neuronxa_callback.quality.settings import Quality
     from neuronxa_callback.text.pairs import ParallelPairs
     from neuronxa_callback.training.callback import NeuronXACallback
-    from neuronxa_callback.training.stopping import StoppingRule
+    from neuronxa_callback.training.settings import StoppingRule
 
 __all__ = [
     "AlignmentReport",
@@ -33,7 +33,7 @@ _PLACES = {
     "NeuronXAEvaluator": "alignment.evaluator",
     "ParallelPairs": "text.pairs",
     "Quality": "quality.settings",
-    "StoppingRule": "training.stopping",
+    "StoppingRule": "training.settings",
     "alignment_score": "alignment.scores",
     "encode": "alignment.encoder",
 }

@@ -10,21 +10,28 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 65_536  # bytes
-FORMAT = 2  # of the lines that are written; version 0.1 wrote no number
+# The format of the lines that are written; version 0.1 wrote no number. A new method needs a new format.
+FORMAT = 2
 
 
 class Record(BaseModel):
     """A line of a file, or a part of a line.
 
-    A record keeps the keys that this version does not know, and they are written again.
+    A record keeps the fields that this version does not know, and they are written again. The names of methods are
+    another matter: a line with a method that this version does not know cannot be read.
+
+    Attributes:
+        CALLED: what a user calls such a line, for messages.
     """
+
+    CALLED: ClassVar[str] = "a record"
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -41,47 +48,47 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
-class OtherRecordError(ValueError):
-    """A line holds another kind of record than the expected one.
+class RecordError(ValueError):
+    """A line cannot be read as the record that it should hold. The message names the file, the line and the remedy."""
 
-    Args:
-        path: the file.
-        number: the line's number, from 1.
-        message: what is wrong with the line.
 
-    Attributes:
-        number: the line's number, from 1.
-    """
+class OtherRecordError(RecordError):
+    """A line holds another kind of record than the expected one."""
 
-    def __init__(self, path: Path, number: int, message: str) -> None:
-        super().__init__(f"{path}, line {number}, {message}; name another file.")
-        self.number = number
+
+class NewerRecordError(RecordError):
+    """A newer version of this package wrote a line."""
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Write a record as the file's last line and wait until it is on the disk. A line that was cut short is mended."""
+    """Write a record as the file's last line; see `append_line`."""
+    append_line(path, line_of(record))
+
+
+def line_of(record: Record) -> bytes:
+    """Return a record's line, with the format number first."""
+    return json.dumps({"format": FORMAT, **record.model_dump()}, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Write the file's last line and wait until it is on the disk. A line that was cut short is mended."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         _mend_end(file, path)
-        file.write(_line(record))
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace_records(path: Path, records: Iterable[Record]) -> None:
-    """Make these records the file's lines at once. A crash leaves the file as it was before, or as it is after."""
+def replace_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Make these the file's lines at once. A crash leaves the file as it was before, or as it is after."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_name(f"{path.name}.new")
     with written.open("wb") as file:
-        file.writelines(map(_line, records))
+        file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     written.replace(path)
-
-
-def _line(record: Record) -> bytes:
-    """Return a record's line, with the format number first."""
-    return json.dumps({"format": FORMAT, **record.model_dump()}, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:
@@ -95,7 +102,7 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
 
     Raises:
         OtherRecordError: a line holds something else.
-        ValueError: a newer version wrote a line.
+        NewerRecordError: a newer version wrote a line.
     """
     if not path.exists():
         return
@@ -112,7 +119,7 @@ def _record_of(line: Any, kind: type[R], path: Path, number: int) -> R:
     fields = dict(line) if isinstance(line, dict) else {}
     written = fields.pop("format", None)
     if isinstance(written, int) and written > FORMAT:
-        raise ValueError(
+        raise NewerRecordError(
             f"{path}, line {number}, has format {written}, but this version of neuronxa-callback reads formats up to "
             f"{FORMAT}; install the newer version that wrote it."
         )
@@ -121,9 +128,11 @@ def _record_of(line: Any, kind: type[R], path: Path, number: int) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise OtherRecordError(path, number, f"is no {kind.__name__} ({reason})") from None
     except ValueError as error:
-        raise OtherRecordError(path, number, f"is no {kind.__name__} ({error})") from None
+        reason = str(error)
+    raise OtherRecordError(
+        f"{path}, line {number}, is not {kind.CALLED} ({reason}); move this file away or name another."
+    )
 
 
 def _is_whole(line: bytes) -> bool:

@@ -118,7 +118,7 @@ def curve_figure(
         title: the figure's title.
     """
     figure, axes = _axes(title, "Step", _with_pairs(method, n))
-    alpha = min(0.15, 0.6 / len(curves))  # the bands of many languages overlap
+    alpha = min(0.15, 0.6 / max(1, len(curves)))  # the bands of many languages overlap
     for (name, points), style in zip(curves.items(), _styles(), strict=False):
         steps, scores, intervals = zip(*points, strict=True)
         axes.plot(steps, scores, label=_label(name), markersize=5, **style)

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-Cell: TypeAlias = str | float | int | None
+from neuronxa_callback.signature import Signature
+
+Cell: TypeAlias = str | float | int | Signature | None
 TableFormat = Literal["json", "csv", "markdown", "latex"]
 
 # A number below this is written with an exponent, because four decimals would show little of it or 0.0000.
@@ -125,7 +127,7 @@ def _is_numeric(table: Table, index: int) -> bool:
 def _json(table: Table) -> str:
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     content = {"title": table.title, "rows": rows, "notes": table.notes}
-    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"  # signatures as text
 
 
 def _csv(table: Table) -> str:

@@ -26,6 +26,7 @@ from preflight import PreflightError
 from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
+from neuronxa_callback.files import RecordError
 from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.pairs import PairsError
@@ -144,5 +145,5 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 if __name__ == "__main__":
     try:
         main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
-    except (PreflightError, TextError, PairsError) as error:
+    except (PreflightError, TextError, PairsError, RecordError) as error:
         raise SystemExit(str(error)) from None

@@ -137,7 +137,7 @@ def _best(evaluations: Sequence[Evaluation], run: Run) -> Evaluation:
 def _results(evaluations: Sequence[Evaluation], run: Run) -> list[EvalResult]:
     """Return the model index: the scores of the saved weights on the watched pairs and on the test."""
     of_step = [evaluation for evaluation in evaluations if evaluation.step == run.step]
-    found = [("validation", run.watched, evaluation.scores) for evaluation in of_step]
+    found = [("validation", run.watched, evaluation.all_scores) for evaluation in of_step]
     if run.tested:
         found.append(("test", run.tested, dict(run.test_scores)))
     return [

@@ -144,7 +144,7 @@ def _stream(text: str, *where: str | None, **settings: Any) -> Iterator[Mapping[
 
 def _remedy(error: Exception, file: str) -> str:
     if file and "://" not in file:
-        return "check the path" if isinstance(error, FileNotFoundError) else "mend it or write it anew"
+        return "check the path" if isinstance(error, FileNotFoundError) else "correct it or write it again"
     if isinstance(error, DatasetNotFoundError):
         return "check its name, or give a local file"
     return "check the connection and try again, or give a local file"

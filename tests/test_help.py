@@ -15,7 +15,7 @@ from typer.main import get_command
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.cli import app
 from neuronxa_callback.quality.settings import Quality
-from neuronxa_callback.training.stopping import StoppingRule
+from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.vocabulary import (
     Direction,
     LayerPooling,

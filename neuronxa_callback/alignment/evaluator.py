@@ -21,8 +21,6 @@ from neuronxa_callback.text.languages import is_language_pair
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, LayerPooling, Method, Representation, TokenPooling, check_choice
 
-DEFAULT_PAIRS = AlignmentSettings.pairs
-
 # Whatever `ParallelPairs.load` takes, such as a dataset, or a list of several.
 PairsLike: TypeAlias = Any
 

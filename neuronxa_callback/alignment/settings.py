@@ -13,7 +13,7 @@ from neuronxa_callback.vocabulary import LayerPooling, Method, Representation, T
 class AlignmentSettings:
     """What `NeuronXAEvaluator` is given, with the default and the help of each argument.
 
-    `NeuronXAEvaluator`, the command line and the recipes read both from here. `tests/test_help.py` compares the
+    `NeuronXAEvaluator`, `NeuronXACallback` and the command line read both from here. `tests/test_help.py` compares the
     docstrings and docs/ with the help.
     """
 

@@ -64,7 +64,7 @@ def sweep(
         evaluator = NeuronXAEvaluator(pairs or AlignmentSettings.pairs, methods.chosen())
         quality = translating.evaluator(evaluator.pairs)
         with progress_bar(console) as progress:
-            records = run_sweep.run(
+            evaluations = run_sweep.run(
                 output_dir,
                 evaluator,
                 quality,
@@ -76,5 +76,5 @@ def sweep(
             )
     except (ModelError, CometEnvironmentError, ValueError, OSError) as error:
         give_up(console, error)
-    summarise(records, console)
+    summarise(evaluations, console)
     console.out(f"Scores: {History(output_dir).path}")

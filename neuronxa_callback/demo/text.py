@@ -49,5 +49,5 @@ def check_held_out(pairs: Sequence[ParallelPairs], examples: Sequence[Mapping[st
     if report.examples:
         raise DemoError(
             f"{report.whole + report.near} training texts hold a held-out sentence or nearly one, such as "
-            f"{report.examples[0]['sentence']!r}."
+            f"{report.examples[0].sentence!r}."
         )

@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from neuronxa_callback.vocabulary import Dtype, check_choice
+
+if TYPE_CHECKING:  # not needed for full models
+    from peft import PeftModel
 
 
 class ModelError(RuntimeError):
@@ -154,20 +157,34 @@ def _put_adapter_on(base: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     from peft import PeftModel  # not needed for full models
     from peft.utils import load_peft_weights
 
-    own = {id(parameter) for parameter in base.parameters()}
     with _loading(checkpoint.source, checkpoint.remedy), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # notes to library authors would break the progress bar
         # PEFT only warns of missing weights. They would be those of an untrained adapter.
         warnings.filterwarnings("error", r"(?s).*missing adapter keys")
         adapted = PeftModel.from_pretrained(base, checkpoint.source)
-        stored = {weight.dtype for weight in load_peft_weights(checkpoint.source, device="cpu").values()}
-    # PEFT loads adapters in float32. TRL trains those of 4-bit models in bfloat16, and the run was scored so.
-    if len(stored) == 1:
-        (dtype,) = stored
-        for parameter in adapted.parameters():
-            if id(parameter) not in own:
-                parameter.data = parameter.data.to(dtype)
+        stored = load_peft_weights(checkpoint.source, device="cpu")
+    _cast_adapter(adapted, stored)
     return adapted.eval()  # type: ignore[no-any-return]
+
+
+def _cast_adapter(adapted: PeftModel, stored: Mapping[str, torch.Tensor]) -> None:
+    """Give an adapter's own weights the dtype that they were saved in, if all of them were saved in one.
+
+    PEFT loads them in float32. TRL trains the adapters of 4-bit models in bfloat16, and the callback scores them so.
+    Trained copies of the base's modules (`modules_to_save`) keep the dtype that PEFT gave them, which fits the base.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    prefix = getattr(adapted.base_model, "prefix", None)
+    dtypes = {weight.dtype for name, weight in stored.items() if prefix and prefix in name}
+    if len(dtypes) != 1:
+        return
+    (dtype,) = dtypes
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for name, parameter in layer.named_parameters():
+                if prefix in name and parameter.is_floating_point():
+                    parameter.data = parameter.data.to(dtype)
 
 
 @contextmanager

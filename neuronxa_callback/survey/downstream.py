@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from neuronxa_callback import significance
 from neuronxa_callback.files import OtherRecordError, read_records
@@ -70,7 +70,7 @@ class AlignmentScore:
     pivot: str
     lang: str
     score: float
-    signature: str
+    signature: Signature
 
 
 def read_scores(path: Path) -> list[AlignmentScore]:
@@ -90,11 +90,11 @@ def read_scores(path: Path) -> list[AlignmentScore]:
     file = path / "scores.jsonl" if path.is_dir() else path
     records = _lines(file)
     _check_names(file, records)
-    found: dict[tuple[str, ...], dict[str, AlignmentScore]] = {}
-    weights: dict[tuple[str, ...], Signature] = {}
+    found: dict[tuple[str, str, str, Signature], dict[str, AlignmentScore]] = {}
+    weights: dict[tuple[str, str, str, Signature], Signature] = {}
     for record in records:
         for method, value in record.score.items():
-            known_by = record.model, method, record.pivot, str(_common(record, method))
+            known_by = record.model, method, record.pivot, _common(record, method)
             if weights.get(known_by) != record.identity:
                 found[known_by] = {}
             weights[known_by] = record.identity
@@ -243,7 +243,7 @@ def correlate(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -
     wanted: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for result in results:
         _put(wanted[result.model, result.task], result.lang, result.value, f"task {result.task}")
-    aligned: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(dict)
+    aligned: dict[tuple[str, str, str, Signature], dict[str, float]] = defaultdict(dict)
     for score in scores:
         key = score.model, score.method, score.pivot, score.signature
         _put(aligned[key], score.lang, score.score, f"{score.method} of {score.model} ({score.signature})")
@@ -279,12 +279,12 @@ def averages(table: Table) -> Table:
         a table with one row for each method, pivot and task. A row holds the number of correlations and their means.
         Measurements on different numbers of pairs or with different pooling have separate rows.
     """
-    found: dict[tuple[str, str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    found: dict[tuple[str, str, str, Signature], list[tuple[float, float]]] = defaultdict(list)
     for row in table.rows:
         named = dict(zip(table.columns, row, strict=True))
         if named["Pearson r"] is None:
             continue
-        choices = str(Signature.parse(str(named["signature"])).only(SHARED_CHOICES))
+        choices = cast("Signature", named["signature"]).only(SHARED_CHOICES)
         for task in (named["task"], ALL_TASKS):
             key = str(named["method"]), str(named["pivot"]), str(task), choices
             found[key].append((named["Pearson r"], named["Spearman rho"]))  # type: ignore[arg-type]

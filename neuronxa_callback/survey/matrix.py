@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.measure import ModelChoice, measure, scores_of
 from neuronxa_callback.survey.records import ScoreLine
-from neuronxa_callback.survey.tables import chance_notes, holm, shared
+from neuronxa_callback.survey.tables import chance_notes, holm
 from neuronxa_callback.tables import Cell, Table, rounded
 from neuronxa_callback.text.corpora import Corpus
 from neuronxa_callback.text.pairs import PairsError, ParallelPairs
@@ -118,7 +119,7 @@ def matrix_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
             ci = record.ci.get(method, (None, None))
             named = [record.pivot, record.lang, method]
             numbers = [record.score[method], *ci, record.p_value.get(method), p_value]
-            rows.append([*named, *numbers, str(record.signature)])
+            rows.append([*named, *numbers, record.signature])
     columns = ["language", "other", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
     return Table(_title(records), columns, rows, [*notes, *chance_notes(records)])
 
@@ -129,7 +130,8 @@ def square_tables(records: Sequence[ScoreLine], notes: Sequence[str]) -> list[Ta
     A star marks a score whose p-value is below 0.05 after Holm's correction.
     """
     languages = list(dict.fromkeys(code for record in records for code in (record.pivot, record.lang)))
-    signed = [*notes, *chance_notes(records), STAR, f"Signature: {shared(record.signature for record in records)}"]
+    common = Signature.common(record.signature for record in records)
+    signed = [*notes, *chance_notes(records), STAR, f"Signature: {common}"]
     tables = []
     for method in records[0].score:
         corrected = holm(record.p_value.get(method) for record in records)

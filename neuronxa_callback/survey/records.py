@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.files import Record
@@ -24,6 +24,8 @@ class SurveyLine(Record):
         signature: the choices behind the numbers.
         key: every choice that is known before the model is loaded. It identifies the line.
     """
+
+    CALLED: ClassVar[str] = "a line of a survey"
 
     model: str
     lang: str

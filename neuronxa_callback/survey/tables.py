@@ -26,7 +26,7 @@ def score_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
         for method in methods:
             low, high = record.ci.get(method, (None, None))
             numbers = (record.score[method], low, high, record.p_value.get(method), corrected[method][number])
-            rows.append([record.lang, method, *numbers, str(record.signature)])
+            rows.append([record.lang, method, *numbers, record.signature])
     columns = ["language", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
     title = f"Alignment of {records[0].model} with {records[0].pivot}"
     return Table(title, columns, rows, [*notes, *chance_notes(records)])
@@ -47,7 +47,7 @@ def retrieval_table(records: Sequence[RetrievalLine], notes: Sequence[str], head
             for record, numbers, p_value in zip(records, found, corrected, strict=True):
                 named = [record.lang, _group(record, head), read, direction]
                 rows.append([*named, numbers.accuracy, *numbers.ci, numbers.p_value, p_value])
-                rows[-1].append(str(record.signature))
+                rows[-1].append(record.signature)
     columns = ["language", "group", "representation", "direction", "accuracy", "low", "high", "p", "p (Holm)"]
     title = f"Retrieval by {records[0].model}, source {records[0].pivot}"
     return Table(title, [*columns, "signature"], rows, [*notes, *_retrieval_chance(records)])
@@ -70,7 +70,7 @@ def retrieval_summary(records: Sequence[RetrievalLine], head: Container[str]) ->
         for direction in by_direction:
             accuracies = [[r.retrieval[read][direction].accuracy for r in group] for group in groups.values()]
             rows.append([read, direction, *(cell for values in accuracies for cell in _mean_over_languages(values))])
-            rows[-1].append(shared(record.signature for record in records))
+            rows[-1].append(Signature.common(record.signature for record in records))
     columns = ["representation", "direction"]
     columns += [
         column for name, group in groups.items() for column in (f"{name} ({len(group)})", f"{name} low", f"{name} high")
@@ -103,7 +103,7 @@ def layer_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
         ]
         for (record, layer, value), n, *ps in zip(measured, counts, p_values, holm(p_values), strict=True):
             ci = significance.share_interval(value, n) if is_share else (None, None)
-            rows.append([record.lang, method, layer, value, *ci, *ps, str(record.signature)])
+            rows.append([record.lang, method, layer, value, *ci, *ps, record.signature])
     columns = ["language", "method", "layer", "score", "low", "high", "p", "p (Holm)", "signature"]
     title = f"Alignment of {records[0].model} with {records[0].pivot} per layer"
     return Table(title, columns, rows, [*notes, *chance_notes(records)])
@@ -125,12 +125,12 @@ def compare_table(first: Sequence[ScoreLine], second: Sequence[ScoreLine], notes
         compared = [_compare(one, other, method) for one, other in zip(first, second, strict=True)]
         corrected = holm(p_value for *_, p_value in compared)
         for one, cells, p_value in zip(first, compared, corrected, strict=True):
-            rows.append([one.lang, method, *cells, p_value, str(one.signature)])
+            rows.append([one.lang, method, *cells, p_value, one.signature])
     names = [records[0].model for records in (first, second)]
     if names[0] == names[1]:
         names = ["first", "second"]
     columns = ["language", "method", *names, "difference", "low", "high", "p", "p (Holm)", "signature"]
-    other_signature = shared(record.signature for record in second)
+    other_signature = Signature.common(record.signature for record in second)
     return Table(
         f"{names[1]} against {names[0]}, with {first[0].pivot}",
         columns,
@@ -151,15 +151,10 @@ def _compare(one: ScoreLine, other: ScoreLine, method: Method) -> tuple[float, f
 def for_people(table: Table) -> Table:
     """Return the table without its signatures. One note holds what they agree in."""
     at = table.columns.index("signature")
-    signatures = [Signature.parse(str(row[at])) for row in table.rows]
+    signatures = [cell for row in table.rows if isinstance(cell := row[at], Signature)]
     rows = [row[:at] + row[at + 1 :] for row in table.rows]
     columns = table.columns[:at] + table.columns[at + 1 :]
-    return Table(table.title, columns, rows, [*table.notes, f"Signature: {shared(signatures)}"])
-
-
-def shared(signatures: Iterable[Signature]) -> str:
-    """Return what signatures agree in. A field in which they differ keeps its name but not its value."""
-    return str(Signature.common(signatures))
+    return Table(table.title, columns, rows, [*table.notes, f"Signature: {Signature.common(signatures)}"])
 
 
 def holm(p_values: Iterable[float | None]) -> list[float | None]:

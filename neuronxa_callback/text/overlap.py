@@ -120,6 +120,25 @@ def _ngrams(normal: str) -> set[str]:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A training text that holds a held-out sentence, whole or nearly whole.
+
+    Attributes:
+        text: the number of the text, from 0.
+        begins: the beginning of the text.
+        pair: the number of the held-out pair, from 0.
+        sentence: the held-out sentence.
+        share: the share of the sentence that was found.
+    """
+
+    text: int
+    begins: str
+    pair: int
+    sentence: str
+    share: float
+
+
+@dataclass(frozen=True)
 class OverlapReport:
     """The held-out sentences that were found in a training set.
 
@@ -133,7 +152,7 @@ class OverlapReport:
     texts: int
     whole: int
     near: int
-    examples: list[dict[str, Any]]
+    examples: list[Finding]
 
 
 EXAMPLES = 100
@@ -151,7 +170,7 @@ def search(rows: Iterable[Any], pairs: Sequence[HeldOut]) -> OverlapReport:
     """
     sentences = Sentences(pairs)
     kinds: Counter[str] = Counter()
-    examples: list[dict[str, Any]] = []
+    examples: list[Finding] = []
     for number, text in enumerate(texts_of(rows)):
         kinds["texts"] += 1
         kinds["empty"] += not text
@@ -161,9 +180,7 @@ def search(rows: Iterable[Any], pairs: Sequence[HeldOut]) -> OverlapReport:
         kinds["whole" if any(share == 1 for *_, share in found) else "near"] += 1
         if len(examples) < EXAMPLES:
             pair, sentence, share = max(found, key=lambda finding: finding[2])
-            examples.append(
-                {"text": number, "begins": text[:200], "pair": pair, "sentence": sentence, "share": round(share, 3)}
-            )
+            examples.append(Finding(number, text[:200], pair, sentence, round(share, 3)))
     if not kinds["texts"]:
         raise ValueError(
             "train_texts gives no row: it is empty, or an iterator that was read before; give a data set or a list."

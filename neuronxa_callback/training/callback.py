@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from neuronxa_callback.alignment.evaluator import DEFAULT_PAIRS, NeuronXAEvaluator, PairsLike
+from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator, PairsLike
+from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.training.checks import check_alone, check_floor
 from neuronxa_callback.training.run import Run
 from neuronxa_callback.training.schedule import interval, is_interval
-from neuronxa_callback.training.stopping import StoppingRule
+from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.training.trainer import Moment, move_to_front
 from neuronxa_callback.training.watch import Watch
 from neuronxa_callback.vocabulary import Method, TokenPooling
@@ -73,7 +74,7 @@ class NeuronXACallback(TrainerCallback):
             languages that must not be forgotten.
         train_texts: The training text as it was before it was tokenised: a data set, one of its columns, or a list of
             texts. It is searched for the held-out sentences before training. `OUTPUT_DIR/neuronxa/overlap.json` holds
-            what was found, and a warning says so. See `overlap.drop`.
+            what was found, and a warning says so if anything was. See `overlap.drop`.
         max_overhead: The share of the run's time that evaluations may take. Above it a warning says by how much they
             would have to be rarer. 1 never warns.
         on_error: "warn" logs an evaluation that failed and goes on with training. "raise" ends the run with the error.
@@ -86,13 +87,13 @@ class NeuronXACallback(TrainerCallback):
 
     def __init__(
         self,
-        pairs: PairsLike = DEFAULT_PAIRS,
+        pairs: PairsLike = AlignmentSettings.pairs,
         *,
-        methods: Method | Sequence[Method] = ("nasca",),
+        methods: Method | Sequence[Method] = AlignmentSettings.methods,
         eval_steps: float = 0.1,
-        token_pooling: TokenPooling = "weighted",
-        token_budget: int | None = None,
-        layers: Sequence[int] | None = None,
+        token_pooling: TokenPooling = AlignmentSettings.token_pooling,
+        token_budget: int | None = AlignmentSettings.token_budget,
+        layers: Sequence[int] | None = AlignmentSettings.layers,
         tokenizer: Any = None,
         quality: Literal["auto"] | Metric | Sequence[Metric] | Quality = "auto",
         early_stopping_patience: int | None = None,
@@ -138,7 +139,7 @@ class NeuronXACallback(TrainerCallback):
         if self._run is not None:
             self._run.close()  # an earlier run was interrupted
         moment = Moment.of(self, control, kwargs)
-        check_alone(self, moment.trainer.callback_handler.callbacks)
+        check_alone(NeuronXACallback, moment.trainer.callback_handler.callbacks)
         self._run = Run.begin(self._watch(moment), moment)
 
     def on_epoch_begin(

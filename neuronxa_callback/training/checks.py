@@ -16,17 +16,17 @@ from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.text.overlap import search, texts_of
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.metric_names import metric_read
-from neuronxa_callback.training.stopping import StoppingRule
+from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.vocabulary import OVER_PAIRS, Method, MetricName
 
 logger = logging.getLogger(__name__)
 
 
-def check_alone(callback: TrainerCallback, callbacks: Sequence[TrainerCallback]) -> None:
-    """Raise ValueError if a Trainer has several callbacks of this class."""
-    if sum(isinstance(other, type(callback)) for other in callbacks) > 1:
+def check_alone(kind: type[TrainerCallback], callbacks: Sequence[TrainerCallback]) -> None:
+    """Raise ValueError if a Trainer has several callbacks of a class."""
+    if sum(isinstance(callback, kind) for callback in callbacks) > 1:
         raise ValueError(
-            f"the Trainer has several {type(callback).__name__}s, whose scores would share their names; give one of "
+            f"the Trainer has several {kind.__name__}s, whose scores would share their names; give one of "
             "them all the pairs (a list), methods and metrics."
         )
 
@@ -114,6 +114,6 @@ def search_train_texts(rows: Iterable[Any], pairs: Sequence[ParallelPairs], args
             report.texts,
             report.whole,
             report.near,
-            report.examples[0]["sentence"],
+            report.examples[0].sentence,
             path,
         )

@@ -53,7 +53,7 @@ def _other_models(evaluation: Evaluation, models: Mapping[str, str]) -> Differen
     """Return the COMET metrics that another model scored."""
     differ: Differences = {}
     for direction in evaluation.quality.values():
-        for metric, score in direction.scores.items():
+        for metric, score in direction.scored.items():
             ours, theirs = models.get(metric), score.signature.get("model")
             if ours is not None and theirs is not None and theirs != ours:
                 differ[metric] = (theirs, ours)

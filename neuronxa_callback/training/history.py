@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from operator import is_
 from pathlib import Path
 
-from neuronxa_callback.files import append_record, read_records, replace_records
+from neuronxa_callback.files import append_line, line_of, read_records, replace_lines
 from neuronxa_callback.quality.evaluator import QualityReport
 from neuronxa_callback.significance import Correlation, pearson
-from neuronxa_callback.training.records import Evaluation, Verdict, methods_of
-from neuronxa_callback.training.stopping import StoppingRule, judge
+from neuronxa_callback.training.records import Evaluation, methods_of
 
 
 class History:
@@ -30,6 +29,7 @@ class History:
         self._on_disk = on_disk
         self._by_step: dict[int, Evaluation] | None = None  # the file is read when somebody asks for the first time
         self._written: list[Evaluation] = []  # the file's lines, as far as this object knows them
+        self._lines: dict[int, tuple[Evaluation, bytes]] = {}  # each line as it is written, made once
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -40,8 +40,7 @@ class History:
         """Return all evaluations on the disk in step order. If two have the same step, the later line counts.
 
         Raises:
-            OtherRecordError: a line holds something else.
-            ValueError: a newer version wrote a line.
+            RecordError: a line cannot be read.
         """
         by_step = {evaluation.step: evaluation for evaluation in read_records(self.path, Evaluation)}
         return [by_step[step] for step in sorted(by_step)]
@@ -98,7 +97,7 @@ class History:
         """
         self._by_step = {evaluation.step: evaluation for evaluation in self.read() if evaluation.step <= step}
         if self.path.exists():
-            replace_records(self.path, self.evaluations)
+            replace_lines(self.path, map(self._line, self.evaluations))
         self._written = self.evaluations
 
     def save(self) -> None:
@@ -115,28 +114,18 @@ class History:
         there = len(self._written)
         if there <= len(evaluations) and all(map(is_, self._written, evaluations)):
             for evaluation in evaluations[there:]:
-                append_record(self.path, evaluation)
+                append_line(self.path, self._line(evaluation))
                 self._written.append(evaluation)
         else:
-            replace_records(self.path, evaluations)
+            replace_lines(self.path, map(self._line, evaluations))
             self._written = evaluations
 
-    def judge(self, rule: StoppingRule, step: int, values: Mapping[str, float]) -> Verdict | None:
-        """Return what the stopping rule says about the evaluation of a step.
-
-        Args:
-            rule: the stopping rule.
-            step: the step of the evaluation.
-            values: the metrics of the evaluation, with "eval_" in front.
-
-        Returns:
-            the verdict. It is None if the step has no alignment score, or if the rule's metric has no value and no
-            language is forgotten.
-        """
-        evaluations = self.until(step)
-        if not evaluations or evaluations[-1].step != step or not evaluations[-1].score:
-            return None
-        return judge(rule, evaluations[-1], evaluations[:-1], values)
+    def _line(self, evaluation: Evaluation) -> bytes:
+        made_from, line = self._lines.get(evaluation.step, (None, b""))
+        if made_from is not evaluation:
+            line = line_of(evaluation)
+            self._lines[evaluation.step] = evaluation, line
+        return line
 
     def add_quality(self, step: int, report: QualityReport) -> dict[str, Correlation]:
         """Add what is known by now of an evaluation's translations, and the correlations up to its step.

@@ -9,7 +9,8 @@ from neuronxa_callback.training.faults import Faults
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import verdict_metrics
 from neuronxa_callback.training.records import Verdict
-from neuronxa_callback.training.stopping import StoppingRule
+from neuronxa_callback.training.settings import StoppingRule
+from neuronxa_callback.training.stopping import judge
 from neuronxa_callback.training.trainer import Moment
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Judge:
     def _verdict(self, moment: Moment, values: Mapping[str, float]) -> Verdict | None:
         step, verdict = moment.state.global_step, None
         with self._faults.guarded("the evaluation could not be compared with the best so far"):
-            verdict = self._history.judge(self._rule, step, values)
+            verdict = verdict_at(step, self._history, self._rule, values)
         if verdict is None:
             return None
         if step >= moment.state.max_steps:
@@ -81,3 +82,22 @@ class Judge:
                 f"metrics are {there}.",
                 "no value to stop by",
             )
+
+
+def verdict_at(step: int, history: History, rule: StoppingRule, values: Mapping[str, float]) -> Verdict | None:
+    """Return what a stopping rule says about the evaluation of a step.
+
+    Args:
+        step: the step of the evaluation.
+        history: the evaluations of the run. Those after the step do not count.
+        rule: the stopping rule.
+        values: the metrics of the evaluation, with "eval_" in front.
+
+    Returns:
+        the verdict. It is None if the step has no alignment score, or if the rule's metric has no value and no
+        language is forgotten.
+    """
+    evaluations = history.until(step)
+    if not evaluations or evaluations[-1].step != step or not evaluations[-1].score:
+        return None
+    return judge(rule, evaluations[-1], evaluations[:-1], values)

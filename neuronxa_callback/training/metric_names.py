@@ -75,7 +75,7 @@ def quality_metrics_in(evaluation: Evaluation) -> dict[str, float]:
     """Return an evaluation's finished quality scores with their names in the Trainer's log."""
     metrics = {f"eval_{metric}": mean for metric, mean in evaluation.quality_score.items()}
     for name, direction in evaluation.quality.items():
-        metrics |= {f"eval_{metric}_{name}": found.score for metric, found in direction.scores.items()}
+        metrics |= {f"eval_{metric}_{name}": found.score for metric, found in direction.scored.items()}
     return metrics
 
 

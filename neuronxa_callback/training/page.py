@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
-from neuronxa_callback.files import OtherRecordError
+from neuronxa_callback.files import RecordError
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import Correlation, pearson
 from neuronxa_callback.tables import markdown_table, one_line, plain
@@ -86,9 +86,7 @@ def _read(run_dir: Path) -> list[Evaluation]:
         evaluations = History(run_dir).read()
     except OSError as error:
         raise RunPageError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
-    except OtherRecordError as error:
-        raise RunPageError(f"{path}, line {error.number}, is no evaluation; {remedy}") from error
-    except ValueError as error:  # a newer version wrote the file
+    except RecordError as error:
         raise RunPageError(str(error)) from error
     if not evaluations:
         raise RunPageError(f"{path} holds no evaluation; the run's first one writes it, at step 0.")
@@ -121,7 +119,7 @@ def _quality_curves(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, li
     """Return quality metric -> direction -> (step, score) of each evaluation that has one."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step, name, made in _directions(evaluations):
-        for metric, scored in made.scores.items():
+        for metric, scored in made.scored.items():
             found.setdefault(metric, {}).setdefault(name, []).append((step, scored.score))
     return found
 
@@ -166,7 +164,7 @@ def _signatures(evaluations: Sequence[Evaluation]) -> dict[str, list[Signature]]
     found = {
         "Alignment": [language.signature for e in evaluations for language in e.languages.values()],
         "Translations": [made.signature for made in directions],
-        "Quality metrics": [scored.signature for made in directions for scored in made.scores.values()],
+        "Quality metrics": [scored.signature for made in directions for scored in made.scored.values()],
     }
     return {subject: list(dict.fromkeys(signatures)) for subject, signatures in found.items() if signatures}
 
@@ -195,7 +193,7 @@ def _figures_of(
     drawn = language_curves(evaluations, method)
     layers_at = _layers_at(evaluations, method)
     most = max((len(scores) for by_language in layers_at.values() for scores in by_language.values()), default=0)
-    signature = next(language.signature for e in evaluations for language in e.languages.values())
+    signature = next((language.signature for e in evaluations for language in e.languages.values()), Signature())
     layers = layer_numbers(signature, method, most)
     figures = {
         _file("alignment", method, points): plots.curve_figure(

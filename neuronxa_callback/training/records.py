@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -35,7 +35,7 @@ class MetricScore(Record):
     """
 
     score: float
-    segments: list[float] | None
+    segments: list[float] | None = None
     signature: SignatureText
 
 
@@ -67,8 +67,8 @@ class DirectionQuality(Record):
     metrics: dict[str, MetricScore | NoScore]
 
     @property
-    def scores(self) -> dict[str, MetricScore]:
-        """The scores alone, by metric."""
+    def scored(self) -> dict[str, MetricScore]:
+        """The metrics that gave a score, each with its score."""
         return {name: found for name, found in self.metrics.items() if isinstance(found, MetricScore)}
 
     @property
@@ -78,7 +78,9 @@ class DirectionQuality(Record):
 
 
 class RunCorrelation(Record):
-    """The correlation of an alignment score and a quality metric over a run; see `significance.Correlation`.
+    """The correlation of an alignment score and a quality metric over a run, as a part of a line.
+
+    It is a `significance.Correlation` that keeps the fields which this version does not know.
 
     Attributes:
         r: Pearson's r.
@@ -136,6 +138,8 @@ class Evaluation(Record):
         stopping: the stopping rule's verdict, None if there is none.
     """
 
+    CALLED: ClassVar[str] = "an evaluation of a run"
+
     step: int
     epoch: float | None = None
     runtime: float | None = None
@@ -150,7 +154,7 @@ class Evaluation(Record):
     @model_serializer(mode="wrap")
     def _without_absent_parts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out the parts that an evaluation was not given, as every version has done."""
-        absent = _OPTIONAL_PARTS - self.model_fields_set
+        absent = type(self).model_fields.keys() - self.model_fields_set
         return {name: value for name, value in serialise(self).items() if name not in absent}
 
     @classmethod
@@ -170,14 +174,14 @@ class Evaluation(Record):
         return evaluation.model_copy(update={"per_pair": pair_scores.numbers_of(report.per_pair, DIGITS)})
 
     @property
-    def scores(self) -> dict[str, float]:
+    def all_scores(self) -> dict[str, float]:
         """Every score of this evaluation, alignment first."""
         return {name: value for part in (self.score, self.quality_score) for name, value in part.items()}
 
     @property
     def scored_metrics(self) -> list[str]:
         """The quality metrics that have scored every direction."""
-        scored = [set(direction.scores) for direction in self.quality.values()]
+        scored = [set(direction.scored) for direction in self.quality.values()]
         return sorted(set.intersection(*scored)) if scored else []
 
     @property
@@ -198,8 +202,10 @@ class Evaluation(Record):
         """Return each held-out pair's share of aligned layers, in one language pair or over all of them."""
         if language_pair is not None:
             return self.languages[language_pair].per_pair[method]
-        one, *_ = self.languages.values()
-        return (self.per_pair or one.per_pair)[method]
+        if self.per_pair:
+            return self.per_pair[method]
+        one = next(iter(self.languages.values()))
+        return one.per_pair[method]
 
     def with_quality(self, report: QualityReport) -> Evaluation:
         """Return this evaluation with what is known by now of its translations."""
@@ -219,9 +225,6 @@ class Evaluation(Record):
     def with_verdict(self, verdict: Verdict) -> Evaluation:
         """Return this evaluation with what the stopping rule says about it."""
         return self.model_copy(update={"stopping": verdict})
-
-
-_OPTIONAL_PARTS = {"per_pair", "quality_score", "quality", "pearson", "stopping"}
 
 
 def methods_of(evaluations: Sequence[Evaluation]) -> list[Method]:

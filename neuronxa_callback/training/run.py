@@ -179,7 +179,7 @@ class Run:
             report = quality.score(translated, self.watch.metrics)
             if not is_aligned and moment.is_training:
                 # The scores get a line of their own, because an earlier attempt at this step may have left another.
-                unaligned = Evaluation(step=state.global_step, epoch=state.epoch, score={}, languages={})
+                unaligned = Evaluation(step=state.global_step, epoch=state.epoch, runtime=None, score={}, languages={})
                 with self._faults.guarded("the quality scores will be logged but not written to scores.jsonl"):
                     self.history.put(unaligned)
             pending = PendingScores(state.global_step, state.epoch, report)

@@ -9,7 +9,7 @@ from typing import Any
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training.metric_names import expected_names, metric_read
-from neuronxa_callback.training.stopping import StoppingRule
+from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.training.trainer import Moment
 
 

@@ -86,6 +86,7 @@ class TestOnTheRealModel:
             assert (np.abs(one.numpy() - other) > 1e-5).mean() <= 2e-5
         assert alignment_score(fast[0], fast[1]).tolist() == pytest.approx(reference.alignment(*slow), abs=1e-7)
 
+    @pytest.mark.once
     def test_the_token_budget_changes_at_most_a_pair_at_a_layer(self, smollm: Any, smollm_tokenizer: Any) -> None:
         """Other batches round otherwise; benchmarks/arithmetic.py measures how many states that flips."""
         scores: list[torch.Tensor] = []

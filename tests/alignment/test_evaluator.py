@@ -132,6 +132,7 @@ def test_pooling_is_in_float32_under_autocast(llama: Any, tokenizer: PreTrainedT
 
 
 @pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.once
 def test_every_method_on_the_real_model_equals_its_slow_reference(
     method: Method, smollm: Any, smollm_tokenizer: Any
 ) -> None:

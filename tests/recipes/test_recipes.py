@@ -149,6 +149,7 @@ def test_the_configuration_of_a_large_model_works_on_a_tiny_one(
 
 
 @pytest.mark.parametrize("recipe", [SFT, CPT])
+@pytest.mark.once
 def test_a_killed_run_goes_on_by_the_same_command_to_the_same_weights(
     recipe: tuple[str, str], model: Path, tmp_path: Path, run: Callable[..., None]
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_killed_run_goes_on_by_the_same_command_to_the_same_weights(
     assert [record["step"] for record in score_lines(tmp_path / "killed")] == [0, 3, 6]
 
 
+@pytest.mark.once
 def test_a_run_that_had_come_to_its_end_makes_no_step_more(
     model: Path, tmp_path: Path, run: Callable[..., None]
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_run_that_had_come_to_its_end_makes_no_step_more(
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+@pytest.mark.once
 def test_a_run_that_had_ended_goes_on_when_more_epochs_are_asked_for(
     model: Path, tmp_path: Path, run: Callable[..., None]
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_run_that_had_ended_goes_on_when_more_epochs_are_asked_for(
 
 
 @pytest.mark.parametrize("recipe", [SFT, CPT])
+@pytest.mark.once
 def test_a_run_goes_on_with_the_settings_it_began_with(
     recipe: tuple[str, str], model: Path, tmp_path: Path, run: Callable[..., None]
 ) -> None:
@@ -285,6 +289,7 @@ def test_it_stops_when_alignment_does_not_rise(model: Path, tmp_path: Path, run:
     )
 
 
+@pytest.mark.once
 def test_a_patience_met_at_the_last_step_has_cut_nothing_short(
     model: Path, tmp_path: Path, run: Callable[..., None]
 ) -> None:

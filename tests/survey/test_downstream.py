@@ -14,6 +14,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from neuronxa_callback.cli import app
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import pearson, spearman
 from neuronxa_callback.survey.downstream import (
     AlignmentScore,
@@ -27,6 +28,7 @@ from neuronxa_callback.survey.downstream import (
 from tests.support import ROOT, make_tokenizer, tiny_llama
 
 RESULTS = Path(__file__).parents[1] / "data" / "lm_eval" / "results.json"
+SIGNATURE = Signature.of(n=30)
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn")
 RUNNER = CliRunner()
 
@@ -98,7 +100,7 @@ def test_a_csv_of_several_models_is_joined_by_model(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(["model,task,lang,value", *rows]) + "\n", encoding="utf-8")
     aligned = [
-        AlignmentScore(model, "nasca", "eng_Latn", lang, score, "s")
+        AlignmentScore(model, "nasca", "eng_Latn", lang, score, SIGNATURE)
         for model in ("a", "b", "c")
         for lang, score in zip(LANGUAGES, (0.1, 0.2, 0.4), strict=False)
     ]
@@ -108,7 +110,7 @@ def test_a_csv_of_several_models_is_joined_by_model(tmp_path: Path) -> None:
 
 
 def test_two_languages_have_no_correlation_and_the_table_says_so() -> None:
-    aligned = [AlignmentScore("m", "nasca", "eng_Latn", lang, 0.1, "s") for lang in LANGUAGES[:2]]
+    aligned = [AlignmentScore("m", "nasca", "eng_Latn", lang, 0.1, SIGNATURE) for lang in LANGUAGES[:2]]
     table = correlate(aligned, [TaskResult("", "xnli", lang, 0.5) for lang in LANGUAGES])
     assert table.rows == [["m", "nasca", "eng_Latn", "xnli", 2, *[None] * 8, "s"]]
     assert "m, nasca, xnli: 2 languages in both, but three are needed." in table.notes
@@ -124,7 +126,9 @@ def test_pivots_stand_apart_and_models_are_averaged() -> None:
     }
     tasks = {"xnli": (1.0, 2.0, 4.0, 3.0), "arc": (4.0, 1.0, 2.0, 2.0)}
     aligned = [
-        AlignmentScore(model, "nasca", pivot, lang, score, f"n:30|tokens:last|layers:mean|dtype:{model}")
+        AlignmentScore(
+            model, "nasca", pivot, lang, score, Signature.of(n=30, tokens="last", layers="mean", dtype=model)
+        )
         for (model, pivot), scores in levels.items()
         for lang, score in zip(LANGUAGES, scores, strict=True)
     ]
@@ -136,7 +140,7 @@ def test_pivots_stand_apart_and_models_are_averaged() -> None:
     assert len(table.rows) == 6
     means: dict[Any, Any] = {(row[1], row[2]): (row[3], row[4], row[6]) for row in averages(table).rows}
     assert len(means) == 6
-    choices = "n:30|tokens:last|layers:mean"
+    choices = Signature.of(n=30, tokens="last", layers="mean")
     both = [r["a", "eng_Latn"]["xnli"], r["b", "eng_Latn"]["xnli"]]
     assert means["eng_Latn", "xnli"] == (2, pytest.approx(sum(both) / 2), choices)
     german = r["a", "deu_Latn"].values()
@@ -145,7 +149,7 @@ def test_pivots_stand_apart_and_models_are_averaged() -> None:
 
 
 def test_what_cannot_be_joined_is_refused() -> None:
-    score = AlignmentScore("m", "nasca", "eng_Latn", "isl_Latn", 0.1, "s")
+    score = AlignmentScore("m", "nasca", "eng_Latn", "isl_Latn", 0.1, SIGNATURE)
     result = TaskResult("other", "xnli", "isl_Latn", 0.5)
     with pytest.raises(ResultsError, match=r"in both the scores \(m\) and the results \(other\)"):
         correlate([score], [result])
@@ -216,7 +220,7 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_model_is_joined_with_its_own_results_alone(ours: str, arguments: Any, same: bool, tmp_path: Path) -> None:
     content = {"results": {"xnli_is": {"acc,none": 0.5}}, "config": {"model_args": arguments}}
     (tmp_path / "r.json").write_text(json.dumps(content))
-    score = AlignmentScore(ours, "nasca", "eng_Latn", "isl_Latn", 0.1, "s")
+    score = AlignmentScore(ours, "nasca", "eng_Latn", "isl_Latn", 0.1, SIGNATURE)
     if same:
         assert len(correlate([score], read_results(tmp_path / "r.json")).rows) == 1
     else:

@@ -150,7 +150,7 @@ def test_a_line_of_a_newer_format_is_one_sentence(tmp_path: Path) -> None:
 def test_another_record_is_one_sentence(line: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "scores.jsonl", line)
     with pytest.raises(
-        OtherRecordError, match=r"scores\.jsonl, line 1, is no ScoreLine \(.*\); name another file"
+        OtherRecordError, match=r"scores\.jsonl, line 1, is not a line of a survey \(.*\); move this file away"
     ) as e:
         list(read_records(path, ScoreLine))
     assert "\n" not in str(e.value)

@@ -151,8 +151,8 @@ class TestTrainingSets:
     def test_a_report_counts_each_text_once_and_keeps_examples(self) -> None:
         report = search(ROWS, [OF_LONG, PAIRS])
         assert (report.texts, report.whole, report.near) == (3, 1, 1)
-        assert [(found["text"], found["share"] == 1) for found in report.examples] == [(0, True), (1, False)]
-        assert report.examples[0]["begins"].startswith("user\nTranslate: The lighthouse")
+        assert [(found.text, found.share == 1) for found in report.examples] == [(0, True), (1, False)]
+        assert report.examples[0].begins.startswith("user\nTranslate: The lighthouse")
 
     @pytest.mark.parametrize("kind", ["list", "dataset", "stream"])
     def test_drop_leaves_the_others_in_place(self, kind: str) -> None:

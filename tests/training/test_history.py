@@ -255,7 +255,7 @@ class TestTheMemoryCounts:
 
         history = History(tmp_path)
         history.put(line(0))
-        for name in ("append_record", "replace_records"):
+        for name in ("append_line", "replace_lines"):
             monkeypatch.setattr(f"neuronxa_callback.training.history.{name}", full)
         with pytest.raises(OSError, match="No space"):
             history.put(line(10))
@@ -329,7 +329,7 @@ class TestTheLines:
         history.put(line(0))
         with history.path.open("a") as file:
             file.write('{"step": 5}\n')
-        with pytest.raises(OtherRecordError, match=r"line 2, is no Evaluation \(score: Field required\)"):
+        with pytest.raises(OtherRecordError, match=r"line 2, is not an evaluation of a run \(score: Field required\)"):
             history.read()
 
     def test_a_line_cannot_be_changed(self) -> None:

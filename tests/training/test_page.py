@@ -252,7 +252,7 @@ def test_an_alignment_score_of_an_unknown_name_names_no_file(records: Records, t
     foreign = copy.deepcopy(records)
     for record in foreign:
         record["score"]["../../elsewhere"] = 0.5
-    with pytest.raises(report.RunPageError, match=r"line 1, is no evaluation"):
+    with pytest.raises(report.RunPageError, match=r"line 1, is not an evaluation of a run"):
         written(tmp_path / "run", foreign)
     assert [path.name for path in tmp_path.rglob("*elsewhere*")] == []
 
@@ -295,10 +295,10 @@ def test_the_page_of_a_folder_with_a_strange_name_is_still_one_page(records: Rec
         (None, "scores.jsonl is missing; give the output_dir of a run"),
         ("", "scores.jsonl holds no evaluation"),
         ('{"step": 0, "sco', "scores.jsonl holds no evaluation"),
-        ('{"loss": 1.5}\n', "scores.jsonl, line 1, is no evaluation"),
-        ('{"step": 3}\n', "scores.jsonl, line 1, is no evaluation"),
-        ("[1, 2]\n", "scores.jsonl, line 1, is no evaluation"),
-        ("7\n", "scores.jsonl, line 1, is no evaluation"),
+        ('{"loss": 1.5}\n', "scores.jsonl, line 1, is not an evaluation of a run"),
+        ('{"step": 3}\n', "scores.jsonl, line 1, is not an evaluation of a run"),
+        ("[1, 2]\n", "scores.jsonl, line 1, is not an evaluation of a run"),
+        ("7\n", "scores.jsonl, line 1, is not an evaluation of a run"),
     ],
 )
 def test_a_run_without_scores_is_explained(content: str | None, said: str, tmp_path: Path) -> None:

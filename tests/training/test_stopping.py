@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.history import History
+from neuronxa_callback.training.judge import verdict_at
 from neuronxa_callback.training.records import Evaluation, Verdict
-from neuronxa_callback.training.stopping import StoppingRule, judge
+from neuronxa_callback.training.settings import StoppingRule
+from neuronxa_callback.training.stopping import judge
 
 pytestmark = pytest.mark.unit
 
@@ -220,7 +222,7 @@ def test_rules_that_make_no_sense_are_refused(settings_: dict[str, Any], sentenc
 
 
 def keep_verdict(history: History, step: int, value: float) -> None:
-    verdict = history.judge(StoppingRule(), step, {"eval_nasca": value})
+    verdict = verdict_at(step, history, StoppingRule(), {"eval_nasca": value})
     assert verdict is not None
     history.put(history.at(step).with_verdict(verdict))
 
@@ -270,7 +272,7 @@ def test_a_change_that_did_not_reach_the_disk_comes_with_the_next(
     history = History(tmp_path)
     history.put(record(0, rising(10)))
     with monkeypatch.context() as full:
-        place = "neuronxa_callback.training.history.replace_records"
+        place = "neuronxa_callback.training.history.replace_lines"
         full.setattr(place, lambda path, records: (_ for _ in ()).throw(OSError("full")))
         with pytest.raises(OSError, match="full"):
             keep_verdict(history, 0, 0.1)
@@ -321,4 +323,4 @@ def test_lines_after_the_step_do_not_count(tmp_path: Path) -> None:
 
 
 def test_a_step_without_a_score_has_no_verdict(tmp_path: Path) -> None:
-    assert History(tmp_path).judge(StoppingRule(), 0, {"eval_nasca": 0.1}) is None
+    assert verdict_at(0, History(tmp_path), StoppingRule(), {"eval_nasca": 0.1}) is None

@@ -164,6 +164,13 @@ class TestTheScoresAreTheCallbacks:
         assert made == score_lines(adapters)
         assert len({record["score"]["nasca"] for record in made}) >= 3  # or equal scores would show nothing
 
+    def test_trained_copies_of_modules_keep_the_dtype_of_the_base(self, base: Path, tmp_path: Path) -> None:
+        """They were saved in float32, and the base computes in bfloat16."""
+        random_adapter(base, tmp_path / "checkpoint-2", 2, modules_to_save=["lm_head", "gate_proj"])
+        made = swept(tmp_path, evaluator(), QualityEvaluator("chrf", [ICELANDIC]), dtype="bfloat16")
+        assert [record["step"] for record in made] == [0, 2]
+        assert all(record["quality_score"] for record in made)
+
     def test_an_adapter_is_loaded_in_the_dtype_that_it_was_trained_in(self, adapters: Path) -> None:
         """TRL trains adapters of 4-bit models in bfloat16; in float32 the same weights give other activations."""
         checkpoints = sweep.find_checkpoints(adapters)
