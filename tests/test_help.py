@@ -67,7 +67,7 @@ def described(file: str, name: str) -> dict[str, str]:
         ("alignment/evaluator.py", "NeuronXAEvaluator", EVALUATOR),
         ("alignment/encoder.py", "encode", ENCODE),
         ("training/callback.py", "NeuronXACallback", CALLBACK),
-        ("training/stopping.py", "StoppingRule", same_names(StoppingRule)),
+        ("training/settings.py", "StoppingRule", same_names(StoppingRule)),
     ],
     ids=["NeuronXAEvaluator", "encode", "NeuronXACallback", "StoppingRule"],
 )

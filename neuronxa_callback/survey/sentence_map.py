@@ -20,6 +20,7 @@ from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.scores import aligned_pairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.plots import MapPanel, map_figure
+from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.figures import DPI, file_name
 from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.tables import Cell, Table
@@ -54,7 +55,7 @@ class SentenceMap:
     divergence: float
     aligned: float
     p_value: float
-    signature: str
+    signature: Signature
 
 
 def measure_maps(
@@ -98,7 +99,7 @@ def measure_maps(
         evaluator.check(decoder, kept)
 
         def of_pair(pair: ParallelPairs, source: Encoded, target: Encoded) -> list[SentenceMap]:
-            signature = str(evaluator.signature(pair, decoder))
+            signature = evaluator.signature(pair, decoder)
             found = []
             for read in representations:
                 points, divergence = project(source[read][0], target[read][0])

@@ -138,8 +138,8 @@ def test_text_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path) -> No
             tmp_path / "a.tsv", "English\tisl_Latn\nOne.\tEinn.\n"
         ): "a.tsv has the columns English, isl_Latn; name",
         written(tmp_path / "a.jsonl", '{"en": "One."}\n'): "a.jsonl has the columns en; name two of them",
-        written(tmp_path / "b.jsonl", "no json\n"): "b.jsonl cannot be read .*; mend it",
-        written(tmp_path / "a.parquet", "no parquet"): "a.parquet cannot be read .*; mend it",
+        written(tmp_path / "b.jsonl", "no json\n"): "b.jsonl cannot be read .*; correct it",
+        written(tmp_path / "a.parquet", "no parquet"): "a.parquet cannot be read .*; correct it",
         written(
             tmp_path / "latin.tsv", b"eng_Latn\tisl_Latn\nOne.\t\xe1\xe1n.\n"
         ): "latin.tsv is not UTF-8 .*; convert",

@@ -112,7 +112,7 @@ def test_a_csv_of_several_models_is_joined_by_model(tmp_path: Path) -> None:
 def test_two_languages_have_no_correlation_and_the_table_says_so() -> None:
     aligned = [AlignmentScore("m", "nasca", "eng_Latn", lang, 0.1, SIGNATURE) for lang in LANGUAGES[:2]]
     table = correlate(aligned, [TaskResult("", "xnli", lang, 0.5) for lang in LANGUAGES])
-    assert table.rows == [["m", "nasca", "eng_Latn", "xnli", 2, *[None] * 8, "s"]]
+    assert table.rows == [["m", "nasca", "eng_Latn", "xnli", 2, *[None] * 8, SIGNATURE]]
     assert "m, nasca, xnli: 2 languages in both, but three are needed." in table.notes
     assert averages(table).rows == []
 
@@ -274,7 +274,9 @@ def test_the_command(table_format: str, scores: Path) -> None:
     if table_format == "csv":
         assert [row[0] for row in csv.reader(io.StringIO(done.stdout))] == ["model", *["one"] * 4]
     elif table_format == "json":
-        assert [list(row.values()) for row in json.loads(done.stdout)["rows"]] == expected.rows
+        assert [list(row.values()) for row in json.loads(done.stdout)["rows"]] == [
+            [*cells, str(signature)] for *cells, signature in expected.rows
+        ]
     else:
         assert "Pearson r" in done.stdout
         assert "Signature: method:(in the file)|n:30" in done.stdout
