@@ -55,8 +55,8 @@ def encode(
         token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
         token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. A sentence that is longer
             gets a batch of its own. Default: 512 on a CPU, 8192 elsewhere.
-        layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
-            layers. FFNs count from 1. Hidden states count from 0, the embedding layer.
+        layers: Which layers to read, such as 8,16,24; the forward pass ends after the deepest. FFNs count from 1. None
+            reads all layers. Hidden states count from 0, the embedding layer.
 
     Returns:
         float32 tensor (layers, sentences, features) on the CPU. The features of "nas" and "nav" are the layer's FFN

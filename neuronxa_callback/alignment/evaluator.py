@@ -50,11 +50,12 @@ class NeuronXAEvaluator:
         token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. The evaluator halves it when
             memory runs out. See `encode`.
         layer_pooling: How layers become a score: mean, or max, which the paper uses for retrieval.
-        representations: Another representation for cka, svcca, anc or sads to read: nas, nav or embedding. It maps the
-            method to the representation. `vocabulary.REPRESENTATION_OF` holds what each method's paper reads.
-        permutations: How often the pairs are torn apart for the p-values of cka, svcca, anc and sads; 0 for none.
-        layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
-            layers. FFNs count from 1. For methods that read embeddings, layer 0 is the embedding layer, and the last
+        representations: What cka, svcca, anc or sads reads instead of its own representation: nas, nav or embedding. It
+            maps the method to the representation. `vocabulary.REPRESENTATION_OF` holds what each method's paper reads.
+        permutations: Random re-pairings of the sentences for the p-values of cka, svcca, anc and sads; 0 gives no
+            p-values.
+        layers: Which layers to read, such as 8,16,24; the forward pass ends after the deepest. FFNs count from 1. None
+            reads all layers. For methods that read embeddings, layer 0 is the embedding layer, and the last
             layer is read after the final norm.
 
     Raises:

@@ -40,15 +40,20 @@ class AlignmentSettings:
     )
     representations: Mapping[Method, Representation] | None = field(
         default=None,
-        metadata={"help": "Another representation for cka, svcca, anc or sads to read: nas, nav or embedding."},
+        metadata={
+            "help": "What cka, svcca, anc or sads reads instead of its own representation: nas, nav or embedding."
+        },
     )
     permutations: int = field(
         default=0,
         metadata={
-            "help": "How often the pairs are torn apart for the p-values of cka, svcca, anc and sads; 0 for none."
+            "help": "Random re-pairings of the sentences for the p-values of cka, svcca, anc and sads; 0 gives no "
+            "p-values."
         },
     )
     layers: tuple[int, ...] | None = field(
         default=None,
-        metadata={"help": "Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest."},
+        metadata={
+            "help": "Which layers to read, such as 8,16,24; the forward pass ends after the deepest. FFNs count from 1."
+        },
     )

@@ -22,7 +22,10 @@ def setup(
     path: Annotated[
         Path | None, typer.Option(help="Folder of the environment.", show_default="the user's cache directory")
     ] = None,
-    python: Annotated[str, typer.Option(help="Python 3.11 or 3.12, which makes the environment.")] = sys.executable,
+    python: Annotated[
+        str,
+        typer.Option(help="Interpreter to make the environment with: Python 3.11 or 3.12.", show_default="this Python"),
+    ] = sys.executable,
 ) -> None:
     """Make the environment that COMET runs in, beside the training's. It takes minutes and, with CUDA, a few GB."""
     console = Console()
@@ -43,7 +46,7 @@ def check(
     model: Annotated[str, typer.Argument(help=help_of(Quality, "comet_model"))] = Quality.comet_model,
     device: Annotated[str, typer.Option(help=help_of(Quality, "comet_device"))] = Quality.comet_device,
 ) -> None:
-    """Load a COMET model, fetch it first if it is not here, and score two sentences."""
+    """Fetch a COMET model if it is not on this machine, load it, and score two sentences."""
     from huggingface_hub import snapshot_download
 
     from neuronxa_callback.quality.comet.process import CometWorker, QualityError

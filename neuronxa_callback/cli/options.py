@@ -70,7 +70,7 @@ class TwoModels(Loading):
     """Two models that are loaded in the same way."""
 
     model: str = field(metadata=MODEL)
-    other: str = field(metadata={"help": "The other model, in the same form."})
+    other: str = field(metadata={"help": "The model that is compared with it, given in the same way."})
 
     def chosen(self) -> tuple[ModelChoice, ModelChoice]:
         """Return what the survey takes."""
@@ -208,7 +208,9 @@ class Measuring(Layers, Encoding, Methods):
     representation: list[str] | None = field(
         default=None,
         metadata={
-            "help": help_of(AlignmentSettings, "representations", f"Such as cka=nav. {REPEATABLE}"),
+            "help": help_of(
+                AlignmentSettings, "representations", f"Written as METHOD=REPRESENTATION, such as cka=nav. {REPEATABLE}"
+            ),
             "show_default": "what the method's own paper reads",
         },
     )
@@ -272,7 +274,7 @@ class Translating:
     prompt: str | None = field(
         default=None,
         metadata={
-            "help": "Prompt of the training, with {source} in it.",
+            "help": "The prompt that you train on: a template with {source} in it.",
             "show_default": "the chat template, or plain",
         },
     )
@@ -303,7 +305,7 @@ class Saving:
 
     output: Path = field(
         default=Path("neuronxa-scores"),
-        metadata={"help": "Folder of the scores; scores that it already holds are not measured again."},
+        metadata={"help": "Folder of scores and figures; scores that it already holds are not measured again."},
     )
 
 

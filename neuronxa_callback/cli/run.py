@@ -16,18 +16,18 @@ from neuronxa_callback.vocabulary import help_of
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="The run's output_dir.")],
+    output_dir: Annotated[Path, typer.Argument(help="The output_dir of a run.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run page and its figures.", show_default="RUN_DIR/neuronxa/report"),
+        typer.Option(help="Folder of the page and its figures.", show_default="OUTPUT_DIR/neuronxa/report"),
     ] = None,
 ) -> None:
-    """Write the run page, in Markdown with figures, from the run's scores.jsonl alone."""
+    """Write a page with figures about a run, in Markdown, from its scores.jsonl alone."""
     from neuronxa_callback.training import page as run_page
 
     console = Console()
     try:
-        page = run_page.write(run_dir, output)
+        page = run_page.write(output_dir, output)
     except run_page.RunPageError as error:
         give_up(console, error)
     console.out(f"The run page is {page}")

@@ -55,12 +55,15 @@ class Quality:
     comet_device: str = field(default="cpu", metadata={"help": "Where COMET runs: cpu, cuda or cuda:N."})
     comet_batch_size: int = field(default=8, metadata={"help": "Segments that COMET scores at once."})
     comet_timeout: float = field(
-        default=1200, metadata={"help": "Seconds that COMET may take for one language pair with one model."}
+        default=1200,
+        metadata={
+            "help": "Seconds that COMET may take for one direction with one model, which includes loading the model."
+        },
     )
     wait: bool = field(
         default=False,
         metadata={
-            "help": "Make training wait for COMET at every evaluation. It always waits if metric_for_best_model is "
-            "one of COMET's metrics, and in an evaluate() outside training."
+            "help": "Make training wait for COMET at every evaluation. It always waits if metric_for_best_model or "
+            "the stopping rule's metric is one of COMET's, and in an evaluate() outside training."
         },
     )

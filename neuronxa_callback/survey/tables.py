@@ -135,8 +135,15 @@ def compare_table(first: Sequence[ScoreLine], second: Sequence[ScoreLine], notes
         f"{names[1]} against {names[0]}, with {first[0].pivot}",
         columns,
         rows,
-        [*notes, f"Signature of {names[1]}: {other_signature}"],
+        [*notes, *_not_compared(first[0]), f"Signature of {names[1]}: {other_signature}"],
     )
+
+
+def _not_compared(record: ScoreLine) -> list[str]:
+    left_out = [method for method in record.score if method not in OVER_PAIRS]
+    if not left_out:
+        return []
+    return [f"{', '.join(left_out)} left out: the paired test needs a value for each sentence pair."]
 
 
 def _compare(one: ScoreLine, other: ScoreLine, method: Method) -> tuple[float, float, float, float, float, float]:

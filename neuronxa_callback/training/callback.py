@@ -60,8 +60,8 @@ class NeuronXACallback(TrainerCallback):
             steps, as in TrainingArguments. Default: a tenth of the run. It has no effect if the Trainer evaluates.
         token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
         token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. See `encode`.
-        layers: Which layers to read, such as 8, 16 and 24; the forward pass ends after the deepest. None reads all
-            layers.
+        layers: Which layers to read, such as 8,16,24; the forward pass ends after the deepest. FFNs count from 1. None
+            reads all layers.
         tokenizer: The tokenizer. It is needed only if the Trainer was given no `processing_class`.
         quality: Any of comet, cometkiwi, chrf, bleu and objects with a method score(sources, translations,
             references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine.
@@ -69,7 +69,8 @@ class NeuronXACallback(TrainerCallback):
             also takes the prompt that the model is trained on, the direction, and COMET's models and device.
         early_stopping_patience: Evaluations without an improvement after which training stops. An evaluation improves
             if its paired permutation test over the held-out pairs, against the last evaluation that improved, is
-            significant. docs/stopping.md recommends 5; with less, noise alone stops a run. Default: never stop.
+            significant. docs/stopping.md recommends 5; with less, a run often stops while it still
+            rises. Default: never stop.
         stopping: A `StoppingRule` in place of the patience, with another metric, another level of the test, or
             languages that must not be forgotten.
         train_texts: The training text as it was before it was tokenised: a data set, one of its columns, or a list of

@@ -109,8 +109,9 @@ def search_train_texts(rows: Iterable[Any], pairs: Sequence[ParallelPairs], args
     if report.whole or report.near:
         logger.warning(
             "NeuronXA: of %d training texts, %d hold a whole held-out sentence and %d a nearly whole one, such as %r; "
-            "the scores may measure what the model remembers. %s lists more of them, and "
-            "overlap.drop(dataset, callback.evaluator.pairs) returns the data set without these texts.",
+            "the scores may measure what the model remembers. %s lists more of them. "
+            "neuronxa_callback.text.overlap.drop(dataset, callback.evaluator.pairs) returns the data set without these "
+            "texts; train on that, and give it to the callback.",
             report.texts,
             report.whole,
             report.near,

@@ -14,7 +14,8 @@ class StoppingRule:
     """What counts as an improvement, and how long to wait for one.
 
     Attributes:
-        patience: Evaluations without an improvement after which training stops. None never stops.
+        patience: Evaluations without an improvement after which training stops. None sets no limit, and then only
+            `floor` can stop the run.
         metric: A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss. None takes the first
             of the callback's methods.
         significance: Level of the paired permutation test by which an alignment score improves. The test runs over the
