@@ -102,8 +102,7 @@ def matrix(model: OneModel, text: Text, measuring: Measuring, saving: Saving, sh
 
 
 def compare(models: TwoModels, text: PivotText, measuring: Measuring, saving: Saving, showing: Showing) -> None:
-    """Compare two models on the same pairs by a paired permutation test for each language. The difference is the second
-    model's score minus the first's."""
+    """Compare two models on the same pairs, by a paired test. A difference is the second's score minus the first's."""
     from neuronxa_callback.survey import measure as survey
     from neuronxa_callback.survey.tables import compare_table
 
