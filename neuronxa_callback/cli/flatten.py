@@ -52,7 +52,7 @@ def _option(part: Field[Any], hint: Any, default: Any) -> inspect.Parameter:
     if default is MISSING:
         default, info = inspect.Parameter.empty, typer.Argument(**part.metadata)
     else:  # Typer adds no --no-... to a flag whose name is given, but shows it as if it took a value
-        shown = {"metavar": ""} if hint is bool else {}
+        shown: dict[str, Any] = {"metavar": ""} if hint is bool else {}
         info = typer.Option("--" + part.name.replace("_", "-"), **shown, **part.metadata)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(part.name, kind, default=default, annotation=Annotated[hint, info])
