@@ -35,11 +35,6 @@ class PairScores(Record):
     per_layer: dict[Method, list[float]] = Field(default_factory=dict)
     per_pair: dict[Method, list[float]] = Field(default_factory=dict)
 
-    @property
-    def n(self) -> int:
-        """The number of sentence pairs."""
-        return int(self.signature["n"])
-
 
 def of_report(report: AlignmentReport, digits: int | None = None) -> PairScores:
     """Return the numbers of a report.

@@ -235,7 +235,7 @@ def methods_of(evaluations: Sequence[Evaluation]) -> list[Method]:
 def pair_counts(evaluations: Collection[Evaluation], method: Method) -> dict[str, int]:
     """Return how many sentence pairs each language pair of a run has that a method scored."""
     languages = (item for evaluation in evaluations for item in evaluation.languages.items())
-    return {name: language.n for name, language in languages if method in language.score}
+    return {name: int(language.signature["n"]) for name, language in languages if method in language.score}
 
 
 def _direction(direction: DirectionScores) -> DirectionQuality:

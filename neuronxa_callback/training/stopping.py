@@ -39,47 +39,41 @@ def judge(
     last = judged[-1][1] if judged else None
     value = values.get(f"eval_{rule.key}")
     if value is None or not isfinite(value):
-        return _without_value(rule, last, forgotten) if forgotten else None
+        if not forgotten:
+            return None
+        if last is None:
+            return _verdict(rule, forgotten, None, None)
+        return _verdict(rule, forgotten, last.best, last.best_step, waited=last.waited)
     reference = next((line for line, _ in judged if last is not None and line.step == last.best_step), None)
     if last is None or last.best is None or reference is None:
-        return Verdict(
-            rule=rule.criterion,
-            best=value,
-            best_step=evaluation.step,
-            gain=0.0,
-            p_value=None,
-            improved=True,
-            waited=0,
-            forgotten=forgotten,
-            reason=_reason(rule, 0, forgotten),
-        )
+        return _verdict(rule, forgotten, value, evaluation.step, gain=0.0, improved=True)
     gain = value - last.best
     p_value = paired_p_value(_shares(rule, evaluation), _shares(rule, reference)) if rule.by_test else None
     improved = p_value < rule.significance if p_value is not None else _rise(rule, gain) > (rule.min_delta or 0.0)
-    waited = 0 if improved else last.waited + (len(judged) > rule.warmup)
+    if improved:
+        return _verdict(rule, forgotten, value, evaluation.step, gain=gain, p_value=p_value, improved=True)
+    waited = last.waited + (len(judged) > rule.warmup)
+    return _verdict(rule, forgotten, last.best, last.best_step, gain=gain, p_value=p_value, waited=waited)
+
+
+def _verdict(
+    rule: StoppingRule,
+    forgotten: dict[str, float],
+    best: float | None,
+    best_step: int | None,
+    gain: float | None = None,
+    p_value: float | None = None,
+    improved: bool = False,
+    waited: int = 0,
+) -> Verdict:
+    """Return the verdict with the rule's criterion and the reason that follows from the other parts."""
     return Verdict(
         rule=rule.criterion,
-        best=value if improved else last.best,
-        best_step=evaluation.step if improved else last.best_step,
+        best=best,
+        best_step=best_step,
         gain=gain,
         p_value=p_value,
         improved=improved,
-        waited=waited,
-        forgotten=forgotten,
-        reason=_reason(rule, waited, forgotten),
-    )
-
-
-def _without_value(rule: StoppingRule, last: Verdict | None, forgotten: dict[str, float]) -> Verdict:
-    """Return the verdict on an evaluation in which a language is forgotten and the rule's metric has no value."""
-    waited = 0 if last is None else last.waited
-    return Verdict(
-        rule=rule.criterion,
-        best=None if last is None else last.best,
-        best_step=None if last is None else last.best_step,
-        gain=None,
-        p_value=None,
-        improved=False,
         waited=waited,
         forgotten=forgotten,
         reason=_reason(rule, waited, forgotten),
