@@ -7,7 +7,7 @@ MODEL := .models/smollm2-135m-instruct
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model comet bench recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model comet bench bench-signal recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -37,6 +37,14 @@ model: $(MODEL)/model.safetensors
 bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
 	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
+
+# What the claims about chance, intervals, correlations and stopping rest on. TATOEBA names the folder of LASER's Tatoeba
+# test sets; without it, coverage is not measured.
+bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/python -m benchmarks.signal --model $(MODEL) $(if $(TATOEBA),--tatoeba $(TATOEBA))
+	$(if $(TATOEBA),$(VENV)/bin/python -m benchmarks.coverage --model $(MODEL) --tatoeba $(TATOEBA))
+	$(VENV)/bin/python -m benchmarks.correlations
+	$(VENV)/bin/python -m benchmarks.stopping
 
 # Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.
 recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors

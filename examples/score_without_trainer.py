@@ -20,9 +20,8 @@ def main(model_name: str, *pairs: str) -> None:
     for name, report in evaluator.score(decoder).by_language.items():
         for method, score in report.score.items():
             low, high = report.ci[method]
-            print(
-                f"{name} {method:5} {score:.4f}  95 % {low:.4f} to {high:.4f}  p by chance {report.p_value[method]:.2g}"
-            )
+            by_chance = f"chance {report.chance[method]:.4f}, p {report.p_value[method]:.2g}"
+            print(f"{name} {method:5} {score:.4f}  95 % {low:.4f} to {high:.4f}  {by_chance}")
         print(report.signature)
 
 

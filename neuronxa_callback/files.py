@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 65_536  # bytes
 # The format of the lines that are written; version 0.1 wrote no number. A new method needs a new format.
-FORMAT = 2
+FORMAT = 3
 
 
 class Record(BaseModel):

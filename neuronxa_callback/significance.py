@@ -1,43 +1,46 @@
-"""How certain a score is: chance level and p-value (paper, Eq. 5), bootstrap interval, paired test, correlations."""
+"""How certain a score is: p-values by permutation and by Eq. 5 of the paper, intervals, paired test."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-FEWEST_POINTS = 3  # for a correlation; two points always lie on a line
 RESAMPLES = 9999
 SEED = 0
+NO_ERROR = 1e-9  # a smaller standard error comes from rounding
+ROUNDING = 1e-7  # a score that float32 rounded is still as high as itself
 
 
 def chance_level(n: int) -> float:
-    """Return the score of unrelated sentences: 1 / (2n - 1), the probability that c_ii is best in row and column."""
+    """Return the paper's chance level: 1 / (2n - 1), the probability that c_ii is best in row and column (Eq. 5).
+
+    Eq. 5 takes the similarities as independent. In real text some sentences are near everything, and then fewer pairs
+    find each other by chance.
+    """
     return 1 / (2 * n - 1)
 
 
-def chance_p_value(score: float, n: int, level: float | None = None) -> float:
-    """Return the probability of at least this share of aligned pairs by chance (Eq. 5).
+def chance_p_value(score: float, n: int) -> float:
+    """Return the paper's probability of at least this share of aligned pairs by chance (Eq. 5).
 
-    For a mean over layers, all layers are treated as one. The p-value is then conservative, because layers that
-    disagree average chance out and make a high mean rarer than Eq. 5 says.
+    It is too high for real text; see `chance_level`. `permutation_p_value` measures instead. For a mean over layers,
+    all layers are treated as one. The p-value is then conservative, because layers that disagree average chance out and
+    make a high mean rarer than Eq. 5 says.
 
     Args:
         score: share of aligned pairs, in [0, 1].
         n: number of pairs.
-        level: a pair's probability of alignment by chance, if it is not Eq. 5's: 1 / n for retrieval in one direction.
 
     Returns:
         P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n). A share that float32
         rounded down still gives its own k.
     """
     k = np.floor(score * n * (1 + 1e-6))
-    return float(stats.binom.sf(k - 1, n, level or chance_level(n)))
+    return float(stats.binom.sf(k - 1, n, chance_level(n)))
 
 
 def permutation_p_value(score: float, permuted: ArrayLike) -> float:
@@ -51,7 +54,7 @@ def permutation_p_value(score: float, permuted: ArrayLike) -> float:
         (1 + permuted scores at least as high) / (1 + permuted scores), which is never 0.
     """
     permuted = np.asarray(permuted, dtype=float)
-    return float((1 + np.sum(permuted >= score - 1e-12)) / (1 + len(permuted)))
+    return float((1 + np.sum(permuted >= score - ROUNDING)) / (1 + len(permuted)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -73,48 +76,95 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def bootstrap_interval(per_pair: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a score over its pairs, with a fixed seed of its own.
+def jackknife_error(without_each: ArrayLike) -> float:
+    """Return the standard error of a score over samples of as many pairs, by the jackknife.
 
-    The pairs are resampled, but not the sentences that each pair was compared with. The interval says how the score
-    would vary with other pairs of this kind against the same competitors.
+    A pair counts twice: it is scored, and the other pairs compete with its sentences. Leaving out a pair leaves out
+    both. So this error knows that pairs compete with each other, which the spread of the pairs' own parts does not.
 
     Args:
-        per_pair: each pair's share of aligned layers; their mean is the score.
-        confidence: coverage of the interval.
-
-    Returns:
-        (low, high).
+        without_each: the score when one pair is left out, for each of at least two pairs.
     """
-    shares = np.asarray(per_pair, dtype=float)
-    interval = stats.bootstrap(
-        (shares,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=1000,  # bounds the memory of many pairs
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    values = np.asarray(without_each, dtype=float)
+    return float(np.sqrt((len(values) - 1) * values.var()))
 
 
-def share_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return `bootstrap_interval` for pairs that each hold or do not hold, without resampling.
-
-    The number of pairs that hold in a resample is binomial, so its quantiles are known.
+def pairs_behind(errors: Sequence[float], counts: Sequence[int]) -> float:
+    """Return how many pairs of one kind would give the error of a sum of independent parts (Satterthwaite 1946).
 
     Args:
-        share: share of pairs that hold, such as those aligned at one layer.
-        n: number of pairs.
+        errors: the standard error of each part.
+        counts: the number of pairs behind each part.
+    """
+    total = sum(error**2 for error in errors)
+    if total < NO_ERROR**2:
+        return min(counts)
+    freedom = total**2 / sum(error**4 / (count - 1) for error, count in zip(errors, counts, strict=True))
+    return 1 + freedom
+
+
+def share_interval(score: float, error: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a score in [0, 1] over samples of as many pairs (Korn and Graubard 1998).
+
+    It is the exact interval of Clopper and Pearson for the number of independent pairs that would have this standard
+    error, after Korn and Graubard's correction for an error that is itself estimated. Even a score of 0 or 1 has an
+    interval of some width, and so has one to which all pairs contribute the same. docs/method.md has its measured
+    coverage.
+
+    Args:
+        score: the score.
+        error: its standard error.
+        n: the number of pairs. The error counts as no larger than that of so many independent pairs: at single layers
+            the jackknife gives too large an error, and this makes up for it.
         confidence: coverage of the interval.
 
     Returns:
         (low, high).
     """
     tail = (1 - confidence) / 2
-    low, high = stats.binom.ppf([tail, 1 - tail], n, round(share * n) / n) / n
-    return max(0.0, float(low)), float(high)
+    count = max(n, score * (1 - score) / error**2) if error > NO_ERROR else n
+    if n > 1:
+        count *= (stats.norm.isf(tail) / stats.t.isf(tail, n - 1)) ** 2
+    aligned = score * count
+    low = stats.beta.ppf(tail, aligned, count - aligned + 1) if score > 0 else 0.0
+    high = stats.beta.isf(tail, aligned + 1, count - aligned) if score < 1 else 1.0
+    return float(low), float(high)
+
+
+def mean_interval(score: float, error: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Student's interval of a score that is not bound to [0, 1], such as SADS; see `share_interval`."""
+    half = float(stats.t.isf((1 - confidence) / 2, n - 1)) * error
+    return score - half, score + half
+
+
+def layer_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of the share of n pairs that hold at one layer. docs/method.md has its coverage."""
+    interval = stats.binomtest(round(share * n), n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean of independent values, with a fixed seed of its own.
+
+    It serves differences between two models and means over languages. Scores have `share_interval`.
+
+    Args:
+        values: the values.
+        confidence: coverage of the interval.
+
+    Returns:
+        (low, high).
+    """
+    interval = stats.bootstrap(
+        (np.asarray(values, dtype=float),),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=1000,  # bounds the memory of many values
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def paired_p_value(
@@ -152,68 +202,3 @@ def paired_p_value(
         rng=np.random.default_rng(SEED),
     )
     return float(result.pvalue)
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """A correlation of n points with its two-sided p-value and 95 % bootstrap interval."""
-
-    r: float
-    p_value: float
-    ci: tuple[float, float]
-    n: int
-
-
-def pearson(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation | None:
-    """Return the Pearson correlation of two scores over the evaluations of a run (paper, appendix B, Fig. 4).
-
-    The p-value assumes that the points are independent draws from a normal distribution. Successive evaluations of one
-    run are neither, so the p-value is optimistic and the interval is too narrow. They show how closely the two curves
-    follow each other, not what another run would give.
-
-    Args:
-        x: one value per evaluation.
-        y: as many values of the other score.
-        confidence: coverage of the percentile bootstrap interval, which resamples evaluations. A resample in which a
-            score does not vary has no r and is left out.
-
-    Returns:
-        the correlation, or None if there are fewer than three points or a score does not vary.
-    """
-    return _correlation(x, y, stats.pearsonr, confidence)
-
-
-def spearman(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Correlation | None:
-    """Return Spearman's rank correlation, with a p-value and an interval as in `pearson`."""
-    return _correlation(x, y, _spearmanr, confidence)
-
-
-def _spearmanr(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = 0) -> Any:
-    """Return Pearson's r of the ranks along an axis, which `scipy.stats.spearmanr` cannot do."""
-    return stats.pearsonr(stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis), axis=axis)
-
-
-def _correlation(x: ArrayLike, y: ArrayLike, correlate: Callable[..., Any], confidence: float) -> Correlation | None:
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if len(x) < FEWEST_POINTS or _is_constant(x) or _is_constant(y):
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns about resamples that do not vary
-        result = correlate(x, y)
-        drawn = stats.bootstrap(
-            (x, y),
-            lambda x, y, axis: correlate(x, y, axis=axis).statistic,
-            paired=True,
-            n_resamples=RESAMPLES,
-            batch=1000,  # bounds the memory of long runs
-            method="percentile",
-            rng=np.random.default_rng(SEED),
-        ).bootstrap_distribution
-    kept = drawn[np.isfinite(drawn)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(kept, [tail, 1 - tail])
-    return Correlation(float(result.statistic), float(result.pvalue), (float(low), float(high)), len(x))
-
-
-def _is_constant(values: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(values) <= 1e-12 * np.max(np.abs(values)))  # differences from rounding do not count

@@ -77,7 +77,7 @@ def render(table: Table, table_format: TableFormat) -> str:
 
 def show(table: Table, console: Console) -> None:
     """Print the table on a terminal, with its notes below it."""
-    printed = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD)
+    printed = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
     for index, column in enumerate(table.columns):
         printed.add_column(escape(column), justify="right" if _is_numeric(table, index) else "left", overflow="fold")
     for row in table.rows:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -15,22 +16,23 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
-from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.training import page as run_page
-from neuronxa_callback.training.history import History, correlations
-from neuronxa_callback.training.records import Evaluation
-from neuronxa_callback.vocabulary import score_name
+from neuronxa_callback.training.certainty import HEADER, READING, certainty_rows
+from neuronxa_callback.training.history import History
+from neuronxa_callback.training.page_correlations import correlations_of, points_of, run_part, sentences_part
+from neuronxa_callback.training.records import Evaluation, methods_of
+from neuronxa_callback.vocabulary import Method, score_name
 
 PACKAGES = (
     *("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
     *("sacrebleu", "py3langid"),  # by which quality is scored and training text is cleaned
 )
-FIGURES = {  # of the run page; a run may lack some
-    "alignment.png": "Alignment over training steps",
-    "quality_over_steps.png": "Translation quality over training steps",
-    "quality.png": "Translation quality against alignment",
-    "layers.png": "Alignment per layer",
+FIGURES = {  # of the run page; a run may lack some, and one of several methods has one a method, layers-nasca.png
+    "alignment": "Alignment over training steps",
+    "quality_over_steps": "Translation quality over training steps",
+    "quality": "Translation quality against alignment",
+    "layers": "Alignment per layer",
 }
 
 
@@ -182,15 +184,15 @@ def _test_part(run: Run) -> list[str]:
 
 def _best_part(evaluations: Sequence[Evaluation], run: Run) -> list[str]:
     best = _best(evaluations, run)
-    rows = [_alignment_row(name, language) for name, language in best.languages.items()]
-    rows += [(score_name(metric), f"{score:.4f}", "", "") for metric, score in best.quality_score.items()]
+    empty = [""] * len(HEADER[2:])
+    rows = certainty_rows(best, methods_of([best]))
+    rows += [(score_name(metric), f"{score:.4f}", *empty) for metric, score in best.quality_score.items()]
     chosen = (
         f"This step has the highest NASCA of {len(evaluations)} evaluations on {run.watched}. It was chosen because it "
         "is the highest, so it is above what the same weights would score on other pairs."
     )
     title = f"## Best step: {best.step}" + ("" if best.step else ", before training")
-    header = ("score", "value", "95 % interval", "p by chance")
-    return [title, chosen, *_start_part(evaluations, best), markdown_table(header, rows), *run.notes]
+    return [title, chosen, *_start_part(evaluations, best), markdown_table(HEADER, rows), READING, *run.notes]
 
 
 def _start_part(evaluations: Sequence[Evaluation], best: Evaluation) -> list[str]:
@@ -201,29 +203,20 @@ def _start_part(evaluations: Sequence[Evaluation], best: Evaluation) -> list[str
     return [f"No evaluation scored above the model before training, whose NASCA was {start:.4f}."]
 
 
-def _alignment_row(name: str, language: PairScores) -> tuple[str, ...]:
-    low, high = language.ci["nasca"]
-    score, p_value = language.score["nasca"], language.p_value["nasca"]
-    return f"{score_name('nasca')} {name}", f"{score:.4f}", f"{low:.4f} to {high:.4f}", f"{p_value:.2g}"
-
-
 def _correlation_part(evaluations: Sequence[Evaluation]) -> list[str]:
-    rows = []
-    for name, found in correlations(evaluations).items():
-        method, _, metric = name.partition("_")
-        interval = f"{found.ci[0]:.3f} to {found.ci[1]:.3f}"
-        names = score_name(method), score_name(metric)
-        rows.append((*names, f"{found.r:.3f}", interval, f"{found.p_value:.2g}", str(found.n)))
-    if not rows:
-        return ["## Alignment and quality", "There is no correlation. It needs three evaluations whose scores vary."]
-    table = markdown_table(("alignment", "quality", "Pearson's r", "95 % interval", "p", "n"), rows)
-    return ["## Alignment and quality", table, run_page.INDEPENDENCE]
+    points = {method: points_of(evaluations, method) for method in methods_of(evaluations)}
+    correlations = {method: correlations_of(by_metric) for method, by_metric in points.items()}
+    if not any(points.values()):
+        return ["## Alignment and quality", "There is no correlation. No evaluation has scores of both."]
+    return ["## Alignment and quality", *run_part(points, correlations), *sentences_part(evaluations)]
 
 
 def _figure_part(page: Path, output_dir: Path) -> list[str]:
     folder = page.parent.relative_to(output_dir)
-    drawn = {name: title for name, title in FIGURES.items() if (page.parent / name).exists()}
-    images = [f"![{title}]({(folder / name).as_posix()})" for name, title in drawn.items()]
+    names = {f"{what}.png": title for what, title in FIGURES.items()}
+    names |= {f"{w}-{m}.png": f"{title}, {score_name(m)}" for w, title in FIGURES.items() for m in get_args(Method)}
+    shown = page.read_text(encoding="utf-8")  # a folder may hold figures of an earlier page, too
+    images = [f"![{title}]({(folder / name).as_posix()})" for name, title in names.items() if f"({name})" in shown]
     link = f"[The run page]({(folder / page.name).as_posix()}) has missing scores, signatures and the rest."
     return ["## Curves", *images, link]
 

@@ -20,14 +20,16 @@ from torch import Tensor
 Floats = NDArray[np.float64]
 
 
-def ffn_inputs(model: Any, tokenizer: Any, sentence: str) -> tuple[list[Tensor], list[Tensor]]:
+def ffn_inputs(
+    model: Any, tokenizer: Any, sentence: str, special_tokens: bool = True
+) -> tuple[list[Tensor], list[Tensor]]:
     """Each FFN's input and each hidden state of one sentence, alone and unpadded: lists of (tokens, hidden)."""
     seen: list[Tensor] = []
     hooks = [
         layer.mlp.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
         for layer in model.get_decoder().layers
     ]
-    ids = torch.tensor([tokenizer(sentence)["input_ids"]])
+    ids = torch.tensor([tokenizer(sentence, add_special_tokens=special_tokens)["input_ids"]])
     with torch.no_grad():
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
     for hook in hooks:
@@ -113,6 +115,18 @@ def alignment(source: Floats, target: Floats) -> list[float]:
     return scores
 
 
+def rank_score(source: Floats, target: Floats) -> float:
+    """1 - log(rank) / log(n), the mean over both directions and all pairs. Ties count against a pair."""
+    n = len(source)
+    c = [[cosine(source[i], target[j]) for j in range(n)] for i in range(n)]
+    logs = []
+    for i in range(n):
+        in_row = 1 + sum(1 for j in range(n) if j != i and not c[i][i] > c[i][j] + 1e-12)
+        in_column = 1 + sum(1 for j in range(n) if j != i and not c[i][i] > c[j][i] + 1e-12)
+        logs += [math.log(in_row), math.log(in_column)]
+    return 1 - float(np.mean(logs)) / math.log(n)
+
+
 def cka(source: Floats, target: Floats) -> float:
     """Kornblith et al. 2019, section 3: ||Y'X||^2 / (||X'X|| ||Y'Y||), from features, not from a kernel."""
     x, y = source - source.mean(axis=0), target - target.mean(axis=0)
@@ -147,9 +161,32 @@ def sads(source: Floats, target: Floats) -> float:
     return float(np.mean(own) - np.mean(rest))
 
 
+def signed_sums(model: Any, tokenizer: Any, sentence: str) -> list[Floats]:
+    """Zeng et al. 2025: the down projection's input at each layer, summed over the tokens, without special tokens."""
+    inputs, _ = ffn_inputs(model, tokenizer, sentence, special_tokens=False)
+    sums = []
+    with torch.no_grad():
+        for layer, x in zip(model.get_decoder().layers, inputs, strict=True):
+            gate, w_i = gate_and_input(layer.mlp, x)
+            activation = getattr(layer.mlp, "act_fn", None) or layer.mlp.activation_fn
+            total: Floats = np.zeros(w_i.shape[1])
+            for token in (activation(gate) * w_i).double().numpy():
+                total = total + token
+            sums.append(total)
+    return sums
+
+
+def sads_of_its_source(model: Any, tokenizer: Any, source: Any, target: Any) -> float:
+    """Zeng et al. 2025: all layers' neurons as one vector for each sentence."""
+    one, other = (
+        np.array([np.concatenate(signed_sums(model, tokenizer, s)) for s in side]) for side in (source, target)
+    )
+    return sads(one, other)
+
+
 def measure(source: Floats, target: Floats, method: str) -> list[float]:
     """Any method at each layer."""
-    functions = {"cka": cka, "svcca": svcca, "anc": anc, "sads": sads}
+    functions = {"cka": cka, "svcca": svcca, "anc": anc, "sads": sads, "nasca_rank": rank_score}
     if method not in functions:
         return alignment(source, target)
     return [functions[method](s, t) for s, t in zip(source, target, strict=True)]

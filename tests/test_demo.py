@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from neuronxa_callback import ParallelPairs
-from neuronxa_callback.alignment.pair_scores import PairScores
+from neuronxa_callback.alignment.pair_scores import PairScores, Surface
 from neuronxa_callback.cli import app
 from neuronxa_callback.demo import text as demo_text
 from neuronxa_callback.demo.run import DemoRun
@@ -31,6 +31,12 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def cells(output: str, language: str) -> list[list[str]]:
+    """The cells of a language's rows in the tables of the summary."""
+    found = [line.split("│") for line in output.splitlines() if line.startswith(f"│ {language} ")]
+    return [[cell.strip() for cell in row[2:-1]] for row in found]
+
+
 def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path) -> None:
     """The whole demo on a model that is small enough for a test; the real one is `make demo`."""
     arguments = ["demo", "--model", str(model_path), "--output-dir", str(tmp_path), "--steps", "3", "--eval-steps", "2"]
@@ -45,7 +51,17 @@ def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path
     )
     for noise in ("eval_nasca", "Warning", "Loading weights", "examples/s", "gemm_4bit_forward"):
         assert noise not in result.output
-    assert "The chance level is 0.0050." in result.output
+    assert "p is the share of 9,999 such re-pairings, the true pairing counted, that score as high" in " ".join(
+        result.output.split()
+    )
+    last = score_lines(tmp_path)[-1]["languages"]
+    for name, language in (("isl_Latn", "Icelandic"), ("fra_Latn", "French"), ("spa_Latn", "Spanish")):
+        found, (measured, surface) = last[f"eng_Latn-{name}"], cells(result.output, language)
+        numbers = found["score"]["nasca"], found["chance"]["nasca"], found["p_value"]["nasca"]
+        assert measured[1::2][:2] == [f"{numbers[0]:.4f}", f"{numbers[1]:.4f}"]
+        assert measured[4:] == [f"{numbers[2]:.2g}", "yes" if numbers[2] < 0.05 else "no"]
+        assert int(surface[0]) == sum(part > 0 for part in found["per_pair"]["nasca"])
+        assert surface[3] == f"{found['surface']['ngram_baseline']:.4f}"
     assert f"tensorboard --logdir {tmp_path}" in result.output
     assert (tmp_path / "alignment.png").stat().st_size > 10_000
     (file,) = tmp_path.rglob("events.out.tfevents.*")
@@ -95,9 +111,17 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
                 signature=Signature.of(n=100),
                 score={"nasca": score},
                 p_value={"nasca": p_value},
+                chance={"nasca": 0.0003},
                 ci={"nasca": (0.0, 0.1)},
+                surface=Surface(
+                    n_without_shared=n_without,
+                    without_shared={"nasca": 0.0042} if n_without else {},
+                    carriers={"nasca": 5},
+                    carriers_sharing={"nasca": 4},
+                    ngram_baseline=0.4321,
+                ),
             )
-            for code, (score, p_value) in scores.items()
+            for (code, (score, p_value)), n_without in zip(scores.items(), (60, 0), strict=True)
         }
         return Evaluation(step=step, score={}, languages=languages)
 
@@ -114,7 +138,18 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
     console = Console(file=io.StringIO(), width=200)
     summarise(DemoRun(tmp_path, tmp_path / "a.png", history, reports, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "At the end French is above it (p < 0.05 each). Icelandic is not." in text
+    said = " ".join(text.split())
+    assert "At the end French is above chance (p < 0.05 each). Icelandic is not." in said
+    assert cells(text, "Icelandic") == [
+        ["0.0100", "0.0123", "0.000 to 0.100", "0.0003", "0.4", "no"],
+        ["5", "4", "0.0042", "0.4321"],
+    ]
+    assert cells(text, "French") == [
+        ["0.0500", "0.0789", "0.000 to 0.100", "0.0003", "1e-09", "yes"],
+        ["5", "4", "no such pair", "0.4321"],
+    ]
+    assert "A score above chance may come from shared names and numbers alone." in said
+    assert "these share a word form: 4 of 5 in Icelandic, 4 of 5 in French." in said
     assert "knows next to no Icelandic" in text
     assert "Llama-3.1-8B" in text
     assert f"{reports[0][1].mean('chrf'):.1f} at step 0, 100.0 at step 9." in text

@@ -10,27 +10,33 @@ from scipy import stats
 
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
+from neuronxa_callback.correlation import over_run
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.significance import pearson
 
 pytestmark = pytest.mark.unit
 
 CURVES = {
     name: [
-        plots.CurvePoint(step, score, (score - 0.02, score + 0.02))
+        plots.CurvePoint(step, score, (score - 0.02, score + 0.02), chance + step / 10000)
         for step, score in ((step, start + step / slope) for step in (0, 10, 20))
     ]
-    for name, start, slope in (("eng_Latn-isl_Latn", 0.02, 500), ("eng_Latn-fra_Latn", 0.05, 300))
+    for name, start, slope, chance in (
+        ("eng_Latn-isl_Latn", 0.02, 500, 0.001),
+        ("eng_Latn-fra_Latn", 0.05, 300, 0.004),
+    )
 }
+CHANCE = "chance (pairs torn apart)"
 
 
-def test_the_curve_shows_each_language_with_its_interval_and_the_chance_level() -> None:
+def test_the_curve_shows_each_language_with_its_interval_and_the_mean_chance() -> None:
     (axes,) = plots.curve_figure(CURVES, "nasca", 100, "title").axes
     lines = {line.get_label(): line for line in axes.lines}
-    assert list(lines) == ["eng_Latn-isl_Latn", "eng_Latn-fra_Latn", "chance level"]
+    assert list(lines) == ["eng_Latn-isl_Latn", "eng_Latn-fra_Latn", CHANCE]
     assert np.asarray(lines["eng_Latn-isl_Latn"].get_xdata()).tolist() == [0, 10, 20]
     assert np.asarray(lines["eng_Latn-isl_Latn"].get_ydata()).tolist() == pytest.approx([0.02, 0.04, 0.06])
-    assert np.asarray(lines["chance level"].get_ydata())[0] == pytest.approx(1 / 199)
+    assert np.asarray(lines[CHANCE].get_xdata()).tolist() == [0, 10, 20]
+    assert np.asarray(lines[CHANCE].get_ydata()).tolist() == pytest.approx([0.0025, 0.0035, 0.0045])
+    assert lines[CHANCE].get_linestyle() == "--"
     bands = [band.get_paths()[0].get_extents() for band in axes.collections]
     assert [(round(band.y0, 6), round(band.y1, 6)) for band in bands] == [
         (0.0, 0.08),
@@ -41,13 +47,13 @@ def test_the_curve_shows_each_language_with_its_interval_and_the_chance_level() 
 
 @pytest.mark.parametrize(("method", "first"), [("nasca", 1), ("mexa", 0)])
 def test_layers_are_counted_from_1_and_mexas_embedding_layer_is_0(method: str, first: int) -> None:
-    (axes,) = plots.layer_figure({"a": [0.1, 0.2]}, method, 50, "t", layer_numbers(Signature(), method, 2)).axes
+    (axes,) = plots.layer_figure({"a": [0.1, 0.2]}, {}, method, 50, "t", layer_numbers(Signature(), method, 2)).axes
     assert np.asarray(axes.lines[0].get_xdata()).tolist() == [first, first + 1]
 
 
 def test_languages_are_told_apart_by_colour_and_by_marker() -> None:
     per_layer = {f"language {i}": [0.1] for i in range(7)}
-    (axes,) = plots.layer_figure(per_layer, "nasca", 50, "t", [1]).axes
+    (axes,) = plots.layer_figure(per_layer, {}, "nasca", 50, "t", [1]).axes
     styles = {(line.get_color(), line.get_marker()) for line in axes.lines[:7]}
     assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 7
 
@@ -76,15 +82,51 @@ def test_a_language_that_joined_later_is_drawn_from_there() -> None:
     assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines[:2]] == [[0, 10, 20], [10, 20]]
 
 
-def test_languages_with_other_numbers_of_pairs_have_other_chance_levels() -> None:
-    (axes,) = plots.curve_figure(CURVES, "nasca", [100, 50, 100], "t").axes
-    chance = {line.get_label(): np.asarray(line.get_ydata())[0] for line in axes.lines[2:]}
-    assert chance == {"chance level, 50 pairs": 1 / 99, "chance level, 100 pairs": 1 / 199}
+def test_chance_is_the_mean_of_the_languages_that_have_one_at_a_step() -> None:
+    isl, fra = CURVES.values()
+    curves = {"isl": [isl[0]._replace(chance=None), *isl[1:]], "fra": [fra[0], fra[1]._replace(chance=None)]}
+    (axes,) = plots.curve_figure(curves, "nasca", [100, 50, 100], "t").axes
+    chance = axes.lines[2]
+    assert np.asarray(chance.get_xdata()).tolist() == [0, 10, 20]
+    assert np.asarray(chance.get_ydata()).tolist() == pytest.approx([0.004, 0.002, 0.003])
     assert axes.get_ylabel() == "NASCA (50 to 100 pairs)"
 
 
+def test_a_run_of_an_older_format_has_no_line_of_chance() -> None:
+    curves = {name: [point._replace(chance=None) for point in points] for name, points in CURVES.items()}
+    (axes,) = plots.curve_figure(curves, "nasca", 100, "t").axes
+    assert [line.get_label() for line in axes.lines] == list(CURVES)
+
+
+def test_the_chance_of_one_evaluation_can_be_seen() -> None:
+    (axes,) = plots.curve_figure({name: points[:1] for name, points in CURVES.items()}, "nasca", 100, "t").axes
+    assert (axes.lines[2].get_label(), axes.lines[2].get_marker()) == (CHANCE, "_")
+
+
+def test_the_rank_score_has_no_axis_from_0_and_sads_may_be_below_it() -> None:
+    def lowest(method: str, scores: list[float], chance: float) -> float:
+        points = [plots.CurvePoint(step, score, None, chance) for step, score in enumerate(scores)]
+        (axes,) = plots.curve_figure({"a": points}, method, 100, "t").axes
+        return axes.get_ylim()[0]
+
+    assert 0.15 < lowest("nasca_rank", [0.3, 0.4], 0.21) < 0.21
+    assert lowest("nasca", [0.3, 0.4], 0.21) == 0
+    assert lowest("sads", [-0.1, 0.2], 0) < -0.1
+    assert lowest("sads", [0.1, 0.2], 0.05) == 0
+
+
+def test_the_chance_of_a_layer_is_the_mean_over_the_languages_that_have_one() -> None:
+    per_layer = {"a": [0.1, 0.2], "b": [0.3, 0.4], "c": [0.5, 0.6]}
+    chance = {"a": [0.01, 0.02], "c": [0.03, 0.06]}
+    (axes,) = plots.layer_figure(per_layer, chance, "mexa", 50, "t", [0, 1]).axes
+    *_, last = axes.lines
+    assert len(axes.lines) == 4
+    assert (last.get_label(), np.asarray(last.get_xdata()).tolist()) == (CHANCE, [0, 1])
+    assert np.asarray(last.get_ydata()).tolist() == pytest.approx([0.02, 0.04])
+
+
 def test_more_languages_than_colours_are_still_told_apart() -> None:
-    (axes,) = plots.layer_figure({f"language {i}": [0.1] for i in range(20)}, "nasca", 50, "t", [1]).axes
+    (axes,) = plots.layer_figure({f"language {i}": [0.1] for i in range(20)}, {}, "nasca", 50, "t", [1]).axes
     assert len({(line.get_color(), line.get_marker()) for line in axes.lines[:20]}) == 20
 
 
@@ -94,7 +136,7 @@ POINTS = [(0, 0.1, 0.50), (10, 0.2, 0.65), (20, 0.4, 0.70), (30, 0.3, 0.75)]
 def test_quality_stands_against_alignment_with_its_fit_and_its_correlation() -> None:
     x, y = [0.1, 0.2, 0.4, 0.3], [0.50, 0.65, 0.70, 0.75]
     figure = plots.quality_figure(
-        {"comet": POINTS, "my metric": POINTS[:2]}, {"comet": pearson(x, y), "my metric": None}, "nasca", 100, "title"
+        {"comet": POINTS, "my metric": POINTS[:2]}, {"comet": over_run(x, y), "my metric": None}, "nasca", 100, "title"
     )
     comet, mine, bar = figure.axes
     path, fit = comet.lines
@@ -105,10 +147,8 @@ def test_quality_stands_against_alignment_with_its_fit_and_its_correlation() -> 
     assert np.asarray(fit.get_xdata()).tolist() == [0.1, 0.4]
     assert np.asarray(fit.get_ydata()) == pytest.approx(expected.intercept + expected.slope * np.array([0.1, 0.4]))
     first, second = comet.get_title().split("\n")
-    assert first == f"r = {stats.pearsonr(x, y).statistic:.2f} (n = 4, p = {stats.pearsonr(x, y).pvalue:.2g})"
-    correlation = pearson(x, y)
-    assert correlation is not None
-    assert second == f"95 % interval {correlation.ci[0]:.2f} to {correlation.ci[1]:.2f}"
+    assert first == f"r = {stats.pearsonr(x, y).statistic:.2f} (n = 4)"
+    assert second == f"r of changes: {stats.pearsonr(np.diff(x), np.diff(y)).statistic:.2f}"
     assert (comet.get_ylabel(), mine.get_ylabel(), bar.get_ylabel()) == ("COMET", "my metric", "Step")
     assert comet.get_xlabel() == mine.get_xlabel() == "NASCA (100 pairs)"
     assert mine.get_title() == "no r: fewer than three evaluations"
@@ -143,30 +183,42 @@ def test_layers_of_evaluations_are_told_apart_by_line_and_languages_by_colour(me
         "first, step 0": {"a": [0.1, 0.2], "b": [0.3, 0.4]},
         "last, step 9": {"a": [0.5, 0.6], "b": [0.7, 0.9]},
     }
+    torn = {"a": [0.01, 0.02], "b": [0.03, 0.04]}
     figure = plots.layer_change_figure(
-        evaluations, method, {"a": 100, "b": 50}, "t", layer_numbers(Signature(), method, 2)
+        evaluations, torn, method, {"a": 100, "b": 50}, "t", layer_numbers(Signature(), method, 2)
     )
     assert [panel.get_title() for panel in figure.axes] == ["a (100 pairs)", "b (50 pairs)"]
     assert len({panel.lines[0].get_color() for panel in figure.axes}) == 2
-    for panel, name, n in zip(figure.axes, "ab", (100, 50), strict=True):
+    for panel, name in zip(figure.axes, "ab", strict=True):
         old, new, chance = panel.lines
         assert (old.get_linestyle(), new.get_linestyle()) == ("--", "-")
         assert old.get_color() == new.get_color()
         assert np.asarray(new.get_xdata()).tolist() == [first, first + 1]
         assert np.asarray(old.get_ydata()).tolist() == evaluations["first, step 0"][name]
         assert np.asarray(new.get_ydata()).tolist() == evaluations["last, step 9"][name]
-        assert np.asarray(chance.get_ydata())[0] == 1 / (2 * n - 1)
+        assert np.asarray(chance.get_xdata()).tolist() == [first, first + 1]
+        assert np.asarray(chance.get_ydata()).tolist() == torn[name]
+        assert (chance.get_linestyle(), chance.get_color()) == ("-.", "0.4")
         assert panel.get_xlabel() == "Layer"
     assert len({panel.get_ylim() for panel in figure.axes}) == 1
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["first, step 0", "last, step 9", "chance level"]
+    assert [text.get_text() for text in legend.get_texts()] == ["first, step 0", "last, step 9", CHANCE]
+
+
+def test_a_language_whose_chance_was_not_measured_has_no_line_of_it() -> None:
+    evaluations = {"step 0": {"a": [0.1, 0.2], "b": [0.3, 0.4]}}
+    figure = plots.layer_change_figure(evaluations, {"b": [0.2, 0.3]}, "nasca_rank", {"a": 9, "b": 9}, "t", [1, 2])
+    assert [len(panel.lines) for panel in figure.axes] == [1, 2]
+    assert all(0 < panel.get_ylim()[0] < 0.1 for panel in figure.axes)
+    none = plots.layer_change_figure(evaluations, {}, "nasca", {"a": 9, "b": 9}, "t", [1, 2])
+    assert [text.get_text() for text in none.legends[0].get_texts()] == ["step 0"]
 
 
 @pytest.mark.parametrize("number", range(1, 8))
 def test_each_panel_has_its_place_and_each_column_its_name(number: int) -> None:
     names = [f"language {i}" for i in range(number)]
     figure = plots.layer_change_figure(
-        {"step 0": {name: [0.1] for name in names}}, "nasca", dict.fromkeys(names, 9), "t", [1]
+        {"step 0": {name: [0.1] for name in names}}, {}, "nasca", dict.fromkeys(names, 9), "t", [1]
     )
     plots.pixels(figure)
     boxes = [panel.get_position() for panel in figure.axes]
@@ -204,6 +256,7 @@ def test_no_text_of_a_figure_lies_on_another() -> None:
     for figure in (
         plots.layer_change_figure(
             dict.fromkeys(("first, step 0", "last, step 9000"), layers),
+            layers,
             "nasca",
             dict.fromkeys(names, 9),
             "t",

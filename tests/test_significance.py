@@ -50,71 +50,56 @@ def test_eq5_is_conservative_for_a_mean_over_layers() -> None:
     assert rejected / trials <= 0.05
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(2)
-    truth, covered, trials = 0.3, 0, 200
-    for _ in range(trials):
-        low, high = significance.bootstrap_interval(rng.random(100) < truth)
-        covered += low <= truth <= high
-    assert 0.90 <= covered / trials <= 0.99
+def test_the_jackknife_of_a_plain_mean_is_its_standard_error() -> None:
+    values = np.random.default_rng(0).random(30)
+    without = (values.sum() - values) / 29
+    assert significance.jackknife_error(without) == pytest.approx(values.std(ddof=1) / np.sqrt(30))
 
 
-def test_the_interval_is_the_same_each_time_and_leaves_the_global_generator_alone() -> None:
-    shares = np.linspace(0, 1, 50)
+@pytest.mark.parametrize(("k", "n"), [(0, 20), (1, 20), (7, 50), (50, 50)])
+def test_the_interval_of_independent_pairs_is_clopper_and_pearsons(k: int, n: int) -> None:
+    """But for the error being estimated: Student's quantile takes the place of the normal one."""
+    error = np.sqrt(k / n * (1 - k / n) / n)
+    count = n * (stats.norm.isf(0.025) / stats.t.isf(0.025, n - 1)) ** 2
+    low, high = significance.share_interval(k / n, error, n)
+    exact = stats.binomtest(k, n).proportion_ci()
+    assert low <= exact.low + 1e-12
+    assert high >= exact.high - 1e-12
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=0.04)
+    assert low == (0 if k == 0 else pytest.approx(stats.beta.ppf(0.025, k / n * count, count - k / n * count + 1)))
+
+
+def test_the_interval_narrows_with_the_error_and_is_never_wider_than_that_of_independent_pairs() -> None:
+    intervals = [significance.share_interval(0.3, error, 100) for error in (0.01, 0.03, 0.046, 0.2)]
+    widths = [high - low for low, high in intervals]
+    assert widths == sorted(widths)
+    assert widths[2] == pytest.approx(widths[3], rel=0.01)
+
+
+def test_the_interval_of_a_score_without_bounds_is_students() -> None:
+    values = np.random.default_rng(1).normal(size=15)
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    found = significance.mean_interval(values.mean(), values.std(ddof=1) / np.sqrt(15), 15)
+    assert found == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 50, 99, 100])
+def test_the_interval_of_a_layer_is_wilsons(k: int) -> None:
+    """Its ends solve (k/n - p)^2 = z^2 p (1 - p) / n."""
+    low, high = significance.layer_interval(float(np.float32(k / 100)), 100)
+    assert 0 <= low <= k / 100 <= high <= 1
+    assert high - low > 0.03
+    for p in {low, high} - {0.0, 1.0}:
+        assert (k / 100 - p) ** 2 == pytest.approx(stats.norm.isf(0.025) ** 2 * p * (1 - p) / 100)
+
+
+def test_a_bootstrap_is_the_same_each_time_and_leaves_the_global_generator_alone() -> None:
+    values = np.linspace(0, 1, 50)
     np.random.seed(3)
     expected = np.random.random()
     np.random.seed(3)
-    assert significance.bootstrap_interval(shares) == significance.bootstrap_interval(shares)
+    assert significance.bootstrap_interval(values) == significance.bootstrap_interval(values)
     assert np.random.random() == expected
-
-
-def test_a_constant_score_has_an_interval_of_width_zero() -> None:
-    assert significance.bootstrap_interval(np.zeros(100)) == (0.0, 0.0)
-
-
-class TestPearson:
-    def test_it_is_the_textbook_formula(self) -> None:
-        rng = np.random.default_rng(1)
-        x = rng.normal(size=12)
-        y = x + rng.normal(size=12)
-        found = significance.pearson(x, y)
-        assert found is not None
-        dx, dy = x - x.mean(), y - y.mean()
-        r = (dx * dy).sum() / np.sqrt((dx**2).sum() * (dy**2).sum())
-        assert found.r == pytest.approx(r)
-        assert found.n == 12
-        # Under no correlation t = r sqrt(n - 2) / sqrt(1 - r^2) has Student's distribution.
-        t = r * np.sqrt(10) / np.sqrt(1 - r**2)
-        assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), 10))
-
-    def test_the_interval_is_that_of_resampled_evaluations(self) -> None:
-        rng = np.random.default_rng(2)
-        x = rng.normal(size=40)
-        y = x + rng.normal(size=40)
-        found = significance.pearson(x, y)
-        assert found is not None
-        drawn = [np.corrcoef(x[rows], y[rows])[0, 1] for rows in rng.integers(0, 40, size=(4000, 40))]
-        assert found.ci == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
-        assert found == significance.pearson(x, y)  # a seed of its own
-
-    def test_three_points_have_one(self) -> None:
-        found = significance.pearson([1, 2, 3], [1, 2, 2.5])
-        assert found is not None
-        assert -1 <= found.ci[0] <= found.ci[1] <= 1
-
-    @pytest.mark.parametrize(
-        ("x", "y"),
-        [
-            ([], []),
-            ([1, 2], [1, 2]),
-            ([1, 1, 1], [1, 2, 3]),
-            ([1, 2, 3], [0.1, 0.1, 0.1 + 1e-17]),
-        ],
-        ids=["none", "two points", "constant", "constant but for rounding"],
-    )
-    def test_where_there_is_none(self, x: list[float], y: list[float]) -> None:
-        assert significance.pearson(x, y) is None
-        assert significance.pearson(y, x) is None
 
 
 def test_holm_by_hand() -> None:
@@ -138,6 +123,7 @@ def test_holm_rejects_what_the_step_down_rejects(p_values: list[float]) -> None:
 def test_a_permutation_p_value_is_a_share_and_never_zero() -> None:
     assert significance.permutation_p_value(0.5, [0.1, 0.5, 0.7, 0.2]) == 3 / 5
     assert significance.permutation_p_value(2, np.zeros(99)) == 0.01
+    assert significance.permutation_p_value(float(np.float32(0.05)), [0.05, 0.0]) == 2 / 3  # rounded up by float32
 
 
 def test_the_two_sided_paired_test_sees_a_fall() -> None:
@@ -156,11 +142,3 @@ def test_a_share_that_was_kept_in_float32_has_the_same_p_value(n: int) -> None:
         expected = stats.binom.sf(k - 1, n, 1 / (2 * n - 1))
         assert significance.chance_p_value(k / n, n) == expected
         assert significance.chance_p_value(float(np.float32(k / n)), n) == expected
-
-
-@pytest.mark.parametrize("k", [0, 1, 7, 50, 99, 100])
-def test_the_interval_of_a_share_is_the_bootstraps(k: int) -> None:
-    low, high = significance.share_interval(float(np.float32(k / 100)), 100)
-    drawn = significance.bootstrap_interval(np.arange(100) < k)
-    assert (low, high) == pytest.approx(drawn, abs=0.011)  # a hundredth is one pair
-    assert 0 <= low <= k / 100 <= high <= 1

@@ -49,9 +49,11 @@ def encode(
         model: A decoder-only transformers model, plain, quantised or under PEFT, on any one device. Its mode, random
             state and configuration are as before when the call returns.
         tokenizer: The model's tokenizer. It adds its default special tokens, and they are pooled like other tokens.
+            "signed" is read without them.
         sentences: The sentences.
         representation: "nas" (activation states: the weighted share of tokens that fire each neuron), "nav" (absolute
-            activation values) or "embedding" (hidden states in the order of `output_hidden_states=True`).
+            activation values), "embedding" (hidden states in the order of `output_hidden_states=True`) or "signed"
+            (activation values with their sign, as SADS reads them: always averaged, without special tokens).
         token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
         token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. A sentence that is longer
             gets a batch of its own. Default: 512 on a CPU, 8192 elsewhere.
@@ -59,10 +61,10 @@ def encode(
             reads all layers. Hidden states count from 0, the embedding layer.
 
     Returns:
-        float32 tensor (layers, sentences, features) on the CPU. The features of "nas" and "nav" are the layer's FFN
-        neurons. If layers have different numbers of neurons, the narrower ones are padded with zeros, which change no
-        score. The features of "embedding" are the hidden size. It has one layer more: the embedding layer comes first,
-        and the last layer is read after the final norm.
+        float32 tensor (layers, sentences, features) on the CPU. The features of "nas", "nav" and "signed" are the
+        layer's FFN neurons. If layers have different numbers of neurons, the narrower ones are padded with zeros, which
+        change no score. The features of "embedding" are the hidden size. It has one layer more: the embedding layer
+        comes first, and the last layer is read after the final norm.
 
     Raises:
         UnreadableFFNError: the model's FFNs cannot be read.
@@ -82,17 +84,38 @@ def encode_all(
     token_budget: int | None = None,
     layers: Sequence[int] | None = None,
 ) -> dict[Representation, Tensor]:
-    """Read several representations in the same forward passes; otherwise as `encode`."""
+    """Read several representations in the same forward passes; otherwise as `encode`.
+
+    "signed" is read without special tokens. It takes passes of its own beside others if the tokenizer adds any.
+    """
     for representation in representations:
         check_choice("representation", representation, Representation)
     check_choice("token_pooling", token_pooling, TokenPooling)
-    token_ids = decoder.tokenize(sentences)
+    passes = _passes(decoder, sentences, representations)
     chosen = {read: check_layers(layers, read, len(decoder.layers)) for read in representations}
-    encoded = {read: _room_for(read, numbers, decoder, len(token_ids)) for read, numbers in chosen.items()}
+    encoded = {read: _room_for(read, numbers, decoder, len(sentences)) for read, numbers in chosen.items()}
     with decoder.evaluation_mode():
-        for rows in batches(token_ids, token_budget or default_token_budget(decoder)):
-            _encode_batch(decoder, chosen, token_ids, rows, token_pooling, encoded)
+        for reads, token_ids in passes:
+            its = {read: chosen[read] for read in reads}
+            for rows in batches(token_ids, token_budget or default_token_budget(decoder)):
+                _encode_batch(decoder, its, token_ids, rows, token_pooling, encoded)
     return {representation: values.cpu() for representation, values in encoded.items()}
+
+
+def _passes(
+    decoder: Decoder, sentences: Sequence[str], representations: Sequence[Representation]
+) -> list[tuple[Sequence[Representation], list[list[int]]]]:
+    """Return which representations are read from which token ids.
+
+    SADS's published code runs the model on sentences without special tokens (github.com/X-LANCE/LinguaFranca, commit
+    03f156a, `run.py`). To leave a BOS out of the mean alone would not do: the model behaves otherwise after it.
+    """
+    token_ids = decoder.tokenize(sentences)
+    bare = decoder.tokenize(sentences, special_tokens=False) if "signed" in representations else token_ids
+    if bare == token_ids:
+        return [(representations, token_ids)]
+    others = [read for read in representations if read != "signed"]
+    return [*([(others, token_ids)] if others else []), (["signed"], bare)]
 
 
 def check_layers(layers: Sequence[int] | None, representation: Representation, depth: int) -> list[int]:
@@ -151,7 +174,7 @@ class _Reader:
         ffns: the FFNs of all layers.
         chosen: representation -> the layers to read, as `check_layers` returns them.
         encoded: representation -> the results (layers, sentences, features), which the reader fills.
-        weights: the weights of the batch's tokens, as `token_weights` returns them.
+        weights: representation -> the weights of the batch's tokens, as `token_weights` returns them.
         places: the batch's rows in the results.
     """
 
@@ -160,7 +183,7 @@ class _Reader:
         ffns: Sequence[Sequence[FFN]],
         chosen: Mapping[Representation, Sequence[int]],
         encoded: Mapping[Representation, Tensor],
-        weights: Tensor,
+        weights: Mapping[Representation, Tensor],
         places: Tensor,
     ) -> None:
         self.ffns = ffns
@@ -209,7 +232,8 @@ class _Reader:
             )
         self.due.remove((read, layer, part))
         # Some FFNs, and all experts, see the batch's tokens in one flat row.
-        pooled = pool_tokens(values.reshape(*self.weights.shape, -1), self.weights).to(self.places.device)
+        weights = self.weights[read]
+        pooled = pool_tokens(values.reshape(*weights.shape, -1), weights).to(self.places.device)
         first = 0 if read == "embedding" else sum(ffn.neurons for ffn in self.ffns[layer - 1][:part])
         room = self.encoded[read][self.chosen[read].index(layer)]
         room[:, first : first + pooled.shape[1]].index_copy_(0, self.places, pooled)
@@ -234,7 +258,9 @@ def _encode_batch(
 ) -> None:
     """Run one batch and fill its rows of `encoded`, tensors (layers, sentences, features) on the model's device."""
     batch = [token_ids[row] for row in rows]
-    weights = token_weights(torch.tensor([len(ids) for ids in batch], device=decoder.device), token_pooling)
+    lengths = torch.tensor([len(ids) for ids in batch], device=decoder.device)
+    # The source sums signed values. Their mean has the same cosines, and its size does not grow with the sentence.
+    weights = {read: token_weights(lengths, "average" if read == "signed" else token_pooling) for read in chosen}
     reader = _Reader(decoder.ffns, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
     deepest = max(1, *(max(layers) for layers in chosen.values()))
     with reader.watching(decoder.layers, deepest), decoder.first_layers(deepest):

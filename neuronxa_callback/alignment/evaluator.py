@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -9,17 +10,19 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from neuronxa_callback import significance
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.report import AlignmentReport, report_of_all, report_of_pair
-from neuronxa_callback.alignment.scores import measure, permuted_scores, representations_of
+from neuronxa_callback.alignment.scores import Measurement, measure_all, random_orders, representations_of
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.significance import RESAMPLES
 from neuronxa_callback.text.languages import is_language_pair
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.vocabulary import ALIGNMENT, LayerPooling, Method, Representation, TokenPooling, check_choice
+from neuronxa_callback.vocabulary import OVER_PAIRS, LayerPooling, Method, Representation, TokenPooling, check_choice
+
+logger = logging.getLogger(__name__)
 
 # Whatever `ParallelPairs.load` takes, such as a dataset, or a list of several.
 PairsLike: TypeAlias = Any
@@ -44,16 +47,18 @@ class NeuronXAEvaluator:
         pairs: Held-out pairs of one language pair or several: a file, or two codes such as eng_Latn-isl_Latn for the
             embedded set. It takes whatever `ParallelPairs.load` takes. Several language pairs are a list. Default: the
             embedded 100 English-Icelandic pairs.
-        methods: One or several of nasca, navca, mexa, cka, svcca, anc and sads. NASCA reads neuron states, NAVCA neuron
-            values and MEXA embeddings. All methods share one forward pass per sentence. See `scores`.
+        methods: One or several of nasca, nasca_rank, navca, mexa, cka, svcca, anc and sads. NASCA and its rank score
+            read neuron states, NAVCA neuron values and MEXA embeddings. All methods share one forward pass per
+            sentence. SADS alone takes a second one if the tokenizer adds special tokens. See `scores`.
         token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
         token_budget: Padded tokens in a batch at most; a smaller budget needs less memory. The evaluator halves it when
             memory runs out. See `encode`.
         layer_pooling: How layers become a score: mean, or max, which the paper uses for retrieval.
-        representations: What cka, svcca, anc or sads reads instead of its own representation: nas, nav or embedding. It
-            maps the method to the representation. `vocabulary.REPRESENTATION_OF` holds what each method's paper reads.
-        permutations: Random re-pairings of the sentences for the p-values of cka, svcca, anc and sads; 0 gives no
-            p-values.
+        representations: What cka, svcca, anc or sads reads instead of its own representation: nas, nav, embedding or
+            signed. It maps the method to the representation. `vocabulary.REPRESENTATION_OF` holds what each method's
+            paper reads. SADS joins the layers of "signed" alone.
+        permutations: Random re-pairings of the sentences for chance and p-values of cka, svcca and anc; 0 gives none.
+            The other methods always take 9,999.
         layers: Which layers to read, such as 8,16,24; the forward pass ends after the deepest. FFNs count from 1. None
             reads all layers. For methods that read embeddings, layer 0 is the embedding layer, and the last
             layer is read after the final norm.
@@ -142,9 +147,8 @@ class NeuronXAEvaluator:
     def score(self, decoder: Decoder, budget: TokenBudget | None = None) -> AlignmentReport:
         """Score a model as a call of the evaluator does, when its decoder has been found already."""
         by_language = {pair.name: report for pair, report in self.reports(decoder, self.pairs, budget)}
-        shared_source = len({pair.source for pair in self.pairs}) == 1
         return report_of_all(
-            {pair.name: by_language[pair.name] for pair in self.pairs}, shared_source, self.layer_pooling
+            {pair.name: by_language[pair.name] for pair in self.pairs}, [pair.source for pair in self.pairs]
         )
 
     def reports(
@@ -207,7 +211,7 @@ class NeuronXAEvaluator:
             "tokens": self.token_pooling,
             "layers": self.layer_pooling if self.layers is None else f"{self.layer_pooling}({_joined(self.layers)})",
         }
-        if self.permutations and not set(self.methods) <= set(ALIGNMENT):
+        if self.permutations and not set(self.methods) <= set(OVER_PAIRS):
             fields["permutations"] = self.permutations
         return fields
 
@@ -229,17 +233,16 @@ class NeuronXAEvaluator:
 
     def report(self, source: Encoded, target: Encoded, signature: Signature) -> AlignmentReport:
         """Return the report of one language pair, given what `encode` returned for its two sides."""
-        measured = {
-            method: measure(source[read], target[read], method) for method, read in self.representations.items()
-        }
-        report = report_of_pair(measured, self.layer_pooling, signature)
-        for method, read in self.representations.items():
-            if method in ALIGNMENT or not self.permutations:
-                continue
-            torn = permuted_scores(source[read], target[read], method, self.permutations)
-            pooled = torn.mean(dim=1) if self.layer_pooling == "mean" else torn.amax(dim=1)
-            report.p_value[method] = significance.permutation_p_value(report.score[method], pooled.numpy())
-        return report
+        measured: dict[Method, Measurement] = {}
+        for read in dict.fromkeys(self.representations.values()):
+            n = source[read].shape[1]
+            orders = {
+                method: random_orders(n, RESAMPLES if method in OVER_PAIRS else self.permutations)
+                for method, its in self.representations.items()
+                if its == read
+            }
+            measured |= measure_all(source[read], target[read], orders, joined=read == "signed")
+        return report_of_pair({method: measured[method] for method in self.methods}, self.layer_pooling, signature)
 
 
 def load_all(pairs: PairsLike) -> list[ParallelPairs]:
@@ -254,6 +257,13 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
     names = [pair.name for pair in loaded]
     if not names:
         raise ValueError("no held-out pairs were given; pass one language pair at least, such as 'eng_Latn-isl_Latn'.")
+    counts = sorted({len(pair) for pair in loaded})
+    if len(counts) > 1:
+        logger.warning(
+            "NeuronXA: the language pairs have %s sentence pairs. A score falls as their number rises, so these scores "
+            "are not of one scale, and each counts equally in the mean; give all languages the same number (n).",
+            " and ".join(map(str, counts)),
+        )
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} was given twice, and its scores would share one name.")

@@ -25,7 +25,8 @@ class AlignmentSettings:
         },
     )
     methods: tuple[Method, ...] = field(
-        default=("nasca",), metadata={"help": "One or several of nasca, navca, mexa, cka, svcca, anc and sads."}
+        default=("nasca", "nasca_rank"),
+        metadata={"help": "One or several of nasca, nasca_rank, navca, mexa, cka, svcca, anc and sads."},
     )
     token_pooling: TokenPooling = field(
         default="weighted",
@@ -41,14 +42,15 @@ class AlignmentSettings:
     representations: Mapping[Method, Representation] | None = field(
         default=None,
         metadata={
-            "help": "What cka, svcca, anc or sads reads instead of its own representation: nas, nav or embedding."
+            "help": "What cka, svcca, anc or sads reads instead of its own representation: nas, nav, embedding or "
+            "signed."
         },
     )
     permutations: int = field(
-        default=0,
+        default=199,
         metadata={
-            "help": "Random re-pairings of the sentences for the p-values of cka, svcca, anc and sads; 0 gives no "
-            "p-values."
+            "help": "Random re-pairings of the sentences for chance and p-values of cka, svcca and anc; 0 gives none. "
+            "The other methods always take 9,999."
         },
     )
     layers: tuple[int, ...] | None = field(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neuronxa_callback.cli.options import ShowingMeans
-from neuronxa_callback.cli.output import print_with_means, surveying
+from neuronxa_callback.cli.output import FOR_PROGRAMS, print_table, print_with_means, surveying
 
 
 def correlate(
@@ -18,11 +18,26 @@ def correlate(
     ],
     showing: ShowingMeans,
     metric: Annotated[str, typer.Option(help="Metric of the harness's results.")] = "acc",
+    differences: Annotated[
+        bool,
+        typer.Option(
+            "--differences", help="Print only the tests between methods, which CSV and JSON leave out otherwise."
+        ),
+    ] = False,
 ) -> None:
     """Correlate alignment with task results over languages, with a row for each model, method and task."""
     from neuronxa_callback.survey import downstream
+    from neuronxa_callback.survey.results import read_results, read_scores
 
     with surveying(showing) as (console, _):
-        found = [result for path in results for result in downstream.read_results(path, metric)]
-        table = downstream.correlate(downstream.read_scores(scores), found)
-    print_with_means(table, downstream.averages(table), showing, console)
+        if differences and showing.summary:
+            raise ValueError("--differences and --summary each print one table alone; choose one of them.")
+        found = [result for path in results for result in read_results(path, metric)]
+        joined = downstream.join(read_scores(scores), found)
+        table, tests = downstream.correlate(joined), downstream.differences(joined)
+        if differences and not tests.rows:
+            raise ValueError(f"{scores} holds one method of each model; score two or more (neuronxa score --methods).")
+    if not differences:
+        print_with_means(table, downstream.averages(table), showing, console)
+    if differences or (tests.rows and not showing.summary and showing.format not in FOR_PROGRAMS):
+        print_table(tests, showing, console)

@@ -13,6 +13,7 @@ from neuronxa_callback.tables import TableFormat
 from neuronxa_callback.vocabulary import (
     Direction,
     Dtype,
+    Eq4Representation,
     LayerPooling,
     Method,
     MetricName,
@@ -146,7 +147,7 @@ class Representations:
     representations: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"One or several of {', '.join(get_args(Representation))}. {REPEATABLE}",
+            "help": f"One or several of {', '.join(get_args(Eq4Representation))}. {REPEATABLE}",
             "show_default": "embedding,nas",
         },
     )
@@ -157,7 +158,7 @@ class Representations:
         Raises:
             ValueError: an unknown representation.
         """
-        reads = checked("representation", listed(self.representations), Representation) or ["embedding", "nas"]
+        reads = checked("representation", listed(self.representations), Eq4Representation) or ["embedding", "nas"]
         return cast("list[Representation]", list(dict.fromkeys(reads)))
 
 
@@ -215,7 +216,9 @@ class Measuring(Layers, Encoding, Methods):
         },
     )
 
-    def evaluator(self, pairs: Sequence[ParallelPairs], permutations: int = 0) -> NeuronXAEvaluator:
+    def evaluator(
+        self, pairs: Sequence[ParallelPairs], permutations: int = AlignmentSettings.permutations
+    ) -> NeuronXAEvaluator:
         """Return the evaluator that measures these pairs as the options say.
 
         Raises:
@@ -250,7 +253,7 @@ class Testing(Measuring):
     """How alignment is measured, and tested against chance."""
 
     permutations: int = field(
-        default=199,  # the command tests by default, and the evaluator does not
+        default=AlignmentSettings.permutations,
         metadata={"help": help_of(AlignmentSettings, "permutations"), "min": 0},
     )
 

@@ -26,13 +26,15 @@ GREATEST_LAYER = Layers(layer_pooling="max")  # the paper's choice for retrieval
 def score(model: OneModel, text: PivotText, measuring: Testing, saving: Saving, showing: Showing) -> None:
     """Measure a model's alignment over many languages. After a stop, the same command goes on where it was."""
     from neuronxa_callback.survey import measure as survey
-    from neuronxa_callback.survey.tables import score_table
+    from neuronxa_callback.survey.tables import score_table, score_tables
 
     with surveying(showing) as (console, progress):
         pairs, notes = survey.pairs_with(text.corpus(), text.pivot, text.languages)
         evaluator = measuring.evaluator(pairs, measuring.permutations)
         records = survey.score(model.chosen(), evaluator, saving.output, notes, progress)
-    print_table(score_table(records, notes), showing, console)
+    for_programs = showing.format in FOR_PROGRAMS
+    for table in [score_table(records, notes)] if for_programs else score_tables(records, notes):
+        print_table(table, showing, console)
 
 
 def layers(

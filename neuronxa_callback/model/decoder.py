@@ -101,19 +101,25 @@ class Decoder:
         """Return the default token budget: `cpu` on a CPU, `accelerator` on any other device."""
         return cpu if self.device.type == "cpu" else accelerator
 
-    def tokenize(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Return each sentence's token ids with the tokenizer's special tokens, without padding or truncation.
+    def tokenize(self, sentences: Sequence[str], special_tokens: bool = True) -> list[list[int]]:
+        """Return each sentence's token ids without padding or truncation.
 
         Sentences are tokenised one by one. The parallel mode of fast tokenizers would make every DataLoader worker
         that is forked afterwards print a warning.
 
+        Args:
+            sentences: the sentences.
+            special_tokens: whether the tokenizer adds its special tokens, such as a BOS. A sentence's own text stays as
+                it is, even if it spells a special token.
+
         Raises:
             ValueError: a sentence has no token, or more tokens than the model's context; the message shows it.
         """
-        return [self._tokenize(sentence) for sentence in sentences]
+        return [self._tokenize(sentence, special_tokens) for sentence in sentences]
 
-    def _tokenize(self, sentence: str) -> list[int]:
-        ids = list(self.tokenizer(sentence, padding=False, truncation=False, verbose=False)["input_ids"])
+    def _tokenize(self, sentence: str, special_tokens: bool) -> list[int]:
+        options = {"padding": False, "truncation": False, "verbose": False, "add_special_tokens": special_tokens}
+        ids = list(self.tokenizer(sentence, **options)["input_ids"])
         if not ids:
             raise ValueError(f"the tokenizer makes no token of the held-out sentence {sentence!r}; remove it.")
         if self.context_length is not None and len(ids) > self.context_length:

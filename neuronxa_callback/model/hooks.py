@@ -16,13 +16,14 @@ from neuronxa_callback.model.neurons import FFN, NeuronRepresentation
 def watch(
     ffns: Sequence[Sequence[FFN]], representation: NeuronRepresentation, receive: Callable[[int, int, Tensor], None]
 ) -> Iterator[None]:
-    """While open, hand each FFN's states or absolute values to `receive(layer, part, tensor)`.
+    """While open, hand each FFN's states or values to `receive(layer, part, tensor)`.
 
     Args:
         ffns: the FFNs of all layers, as `neurons.find_ffns` returns them, or of some layers.
-        representation: "nas" hands over boolean states, "nav" absolute values in the model's dtype.
+        representation: "nas" hands over boolean states, "nav" absolute values and "signed" signed ones, both in the
+            model's dtype.
         receive: called once per FFN and forward pass with the layer's place in `ffns`, the FFN's place in its layer
-            and a tensor of (batch * tokens) x neurons elements. It must not keep the tensor.
+            and a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
     """
     with ExitStack() as stack:
         for layer, parts in enumerate(ffns):

@@ -5,7 +5,7 @@ Neurons are read at two places. Every implementation passes through both, even i
 
 * the output of the projection before the activation function. It gives the activation state (NAS):
   sigma(W_G x + b_G) > 0, or sigma(W_I x + b_I) > 0 in a plain FFN;
-* the input of the down projection. It is FFN^I(x), and its absolute value is the activation value (NAV).
+* the input of the down projection. It is FFN^I(x), the signed value. Its absolute value is the activation value (NAV).
 
 The experts of a mixture have no such projections of their own, because transformers holds all their weights in one
 tensor. The same numbers are computed from that tensor for the experts that each token was routed to. The neurons of the
@@ -26,7 +26,7 @@ from transformers.activations import ACT2FN
 
 from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError, find_stack
 
-NeuronRepresentation = Literal["nas", "nav"]
+NeuronRepresentation = Literal["nas", "nav", "signed"]
 Layout = Literal["gated", "fused", "plain"]
 
 # Names of the first and the last projection of plain FFNs in transformers, in this order: GPT-2; GPT-NeoX, BLOOM and
@@ -90,13 +90,15 @@ class DenseFFN:
         return gate > 0 if self.sign_preserving else self.activation(gate) > 0
 
     def watch(self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]) -> RemovableHandle:
-        """Hand over boolean states, or absolute values in the model's dtype, at every forward pass.
+        """Hand over boolean states, or absolute or signed values in the model's dtype, at every forward pass.
 
-        `receive` gets a tensor of (batch * tokens) x neurons elements. It must not keep the tensor.
+        `receive` gets a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
         """
         if representation == "nas":
             return self.gate.register_forward_hook(lambda module, args, output: receive(self.states_of(output)))
-        return self.down.register_forward_pre_hook(lambda module, args: receive(args[0].abs()))
+        return self.down.register_forward_pre_hook(
+            lambda module, args: receive(args[0].abs() if representation == "nav" else args[0])
+        )
 
     @contextmanager
     def checked(self) -> Iterator[None]:
@@ -157,7 +159,7 @@ class Experts:
 
     def watch(self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]) -> RemovableHandle:
         """Hand over states or values as `DenseFFN.watch` does. A value is FFN^I(x) before the router's weight."""
-        read = self._states if representation == "nas" else self._values
+        read = {"nas": self._states, "nav": self._absolute, "signed": self._values}[representation]
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen, _ = _routing(args, kwargs)
@@ -193,8 +195,10 @@ class Experts:
         return gate > 0 if self.sign_preserving else _sigma_of_experts(self.module)(gate) > 0
 
     def _values(self, projected: Tensor) -> Tensor:
-        values: Tensor = self.module._apply_gate(projected)
-        return values.abs()
+        return self.module._apply_gate(projected)  # type: ignore[no-any-return]
+
+    def _absolute(self, projected: Tensor) -> Tensor:
+        return self._values(projected).abs()
 
     @contextmanager
     def checked(self) -> Iterator[None]:

@@ -21,12 +21,11 @@ from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.measure import ModelChoice, measure, scores_of
 from neuronxa_callback.survey.records import ScoreLine
-from neuronxa_callback.survey.tables import chance_notes, holm
+from neuronxa_callback.survey.tables import SIGNIFICANT, chance_notes, holm, reach_notes
 from neuronxa_callback.tables import Cell, Table, rounded
 from neuronxa_callback.text.corpora import Corpus
 from neuronxa_callback.text.pairs import PairsError, ParallelPairs
 
-SIGNIFICANT = 0.05
 STAR = f"* p < {SIGNIFICANT} after Holm's correction over all pairs; --format csv has intervals and p-values."
 
 
@@ -110,7 +109,7 @@ def _digest(value: Any) -> str:
 def matrix_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
     """Return a table with one row for each two languages and method.
 
-    A row holds the score, its 95 % interval, its p-value, and the p-value corrected over the pairs (Holm).
+    A row holds the score, its 95 % interval, chance, its p-value, and the p-value corrected over the pairs (Holm).
     """
     rows: list[list[Cell]] = []
     for method in records[0].score:
@@ -118,10 +117,10 @@ def matrix_table(records: Sequence[ScoreLine], notes: Sequence[str]) -> Table:
         for record, p_value in zip(records, corrected, strict=True):
             ci = record.ci.get(method, (None, None))
             named = [record.pivot, record.lang, method]
-            numbers = [record.score[method], *ci, record.p_value.get(method), p_value]
+            numbers = [record.score[method], *ci, record.chance.get(method), record.p_value.get(method), p_value]
             rows.append([*named, *numbers, record.signature])
-    columns = ["language", "other", "method", "score", "low", "high", "p", "p (Holm)", "signature"]
-    return Table(_title(records), columns, rows, [*notes, *chance_notes(records)])
+    columns = ["language", "other", "method", "score", "low", "high", "chance", "p", "p (Holm)", "signature"]
+    return Table(_title(records), columns, rows, [*notes, *chance_notes(records), *reach_notes(records)])
 
 
 def square_tables(records: Sequence[ScoreLine], notes: Sequence[str]) -> list[Table]:
@@ -131,7 +130,7 @@ def square_tables(records: Sequence[ScoreLine], notes: Sequence[str]) -> list[Ta
     """
     languages = list(dict.fromkeys(code for record in records for code in (record.pivot, record.lang)))
     common = Signature.common(record.signature for record in records)
-    signed = [*notes, *chance_notes(records), STAR, f"Signature: {common}"]
+    signed = [*notes, *chance_notes(records), STAR, *reach_notes(records), f"Signature: {common}"]
     tables = []
     for method in records[0].score:
         corrected = holm(record.p_value.get(method) for record in records)

@@ -111,7 +111,7 @@ def measure(
     evaluator: NeuronXAEvaluator,
     path: Path,
     kind: type[Line],
-    numbers: Callable[[NeuronXAEvaluator, Encoded, Encoded, Signature], PairScores | Retrieval],
+    numbers: Callable[[NeuronXAEvaluator, ParallelPairs, Encoded, Encoded, Signature], PairScores | Retrieval],
     notes: list[str],
     progress: Progress | None = None,
     encode: Callable[[Decoder, Sequence[str]], Encoded] | None = None,
@@ -127,8 +127,8 @@ def measure(
             out.
         path: the JSON-lines file.
         kind: the type of its lines.
-        numbers: a function of the evaluator, the two encoded sides and their signature. It returns a line's numbers
-            with their signature.
+        numbers: a function of the evaluator, the language pair, its two encoded sides and their signature. It returns
+            a line's numbers with their signature.
         notes: gets a sentence for each language that is left out.
         progress: shows a task that counts the language pairs.
         encode: a function that encodes one side's sentences. None means the evaluator's own.
@@ -155,7 +155,7 @@ def measure(
             left = [pair for pair in pairs if keys[pair.name] not in done]
 
             def line(pair: ParallelPairs, source: Encoded, target: Encoded) -> Line:
-                measured = numbers(evaluator, source, target, evaluator.signature(pair, decoder))
+                measured = numbers(evaluator, pair, source, target, evaluator.signature(pair, decoder))
                 place = {"model": choice.name, "lang": pair.target_lang, "pivot": pair.source_lang}
                 return kind.model_validate(place | {"corpus": pair.corpus, "key": keys[pair.name], **dict(measured)})
 
@@ -186,9 +186,11 @@ def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs)
     return choice.identity.joined(choices).with_fields(version=version("neuronxa-callback"))
 
 
-def scores_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: Signature) -> PairScores:
-    """Return a line's scores, also per layer and per pair, with intervals and p-values."""
-    return of_report(evaluator.report(source, target, signature))
+def scores_of(
+    evaluator: NeuronXAEvaluator, pairs: ParallelPairs, source: Encoded, target: Encoded, signature: Signature
+) -> PairScores:
+    """Return a line's scores, also per layer and per pair, with intervals, chance, p-values and the surface control."""
+    return of_report(evaluator.report(source, target, signature), pairs)
 
 
 def pairs_with(corpus: Corpus, pivot: str, languages: Sequence[str]) -> tuple[list[ParallelPairs], list[str]]:

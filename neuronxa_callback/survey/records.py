@@ -69,14 +69,16 @@ class RetrievalNumbers(Record):
 
     Attributes:
         accuracy: the share of these sentences, pooled over the layers.
-        p_value: the probability of this accuracy by chance.
-        ci: the accuracy's 95 % bootstrap interval over the sentences.
+        chance: the accuracy when the pairs are torn apart at random. Lines of format 2 and before have none.
+        p_value: the probability of this accuracy by chance. Lines of format 2 and before have the paper's (Eq. 5).
+        ci: the accuracy's 95 % interval over samples of as many sentences.
         per_layer: the share at each layer.
     """
 
     accuracy: float
-    p_value: float
-    ci: tuple[float, float]
+    chance: float | None = None
+    p_value: float | None
+    ci: tuple[float, float] | None
     per_layer: list[float]
 
 

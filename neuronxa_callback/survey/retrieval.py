@@ -6,12 +6,14 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from neuronxa_callback import significance
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
-from neuronxa_callback.alignment.scores import retrieved
+from neuronxa_callback.alignment.report import pool_layers
+from neuronxa_callback.alignment.scores import random_orders, retrieved
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.significance import RESAMPLES
 from neuronxa_callback.survey.measure import ModelChoice, measure
 from neuronxa_callback.survey.records import Retrieval, RetrievalLine, RetrievalNumbers
+from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import Direction, Representation
 
 
@@ -22,23 +24,21 @@ def retrieve(
     return measure(choice, evaluator, folder / "retrieval.jsonl", RetrievalLine, retrieval_of, notes, progress)
 
 
-def retrieval_of(evaluator: NeuronXAEvaluator, source: Encoded, target: Encoded, signature: Signature) -> Retrieval:
+def retrieval_of(
+    evaluator: NeuronXAEvaluator, pairs: ParallelPairs, source: Encoded, target: Encoded, signature: Signature
+) -> Retrieval:
     """Return the retrieval between two encoded sides, with the evaluator's pooling over the layers."""
     found: dict[Representation, dict[Direction, RetrievalNumbers]] = {}
-    n = next(iter(source.values())).shape[1]
     for read in dict.fromkeys(evaluator.representations.values()):
-        for direction, hits in retrieved(source[read], target[read]).items():
-            per_layer = hits.double().mean(dim=1)
-            best = int(per_layer.argmax())
-            per_sentence = hits[best].double() if evaluator.layer_pooling == "max" else hits.double().mean(dim=0)
-            accuracy = per_sentence.mean().item()
-            p_value = significance.chance_p_value(accuracy, n, None if direction == "both" else 1 / n)
-            chances = len(per_layer) if evaluator.layer_pooling == "max" else 1
+        measured = retrieved(source[read], target[read], random_orders(len(pairs), RESAMPLES))
+        for direction, values in measured.items():
+            pooled = pool_layers(values, evaluator.layer_pooling)
             found.setdefault(read, {})[direction] = RetrievalNumbers(
-                accuracy=accuracy,
-                p_value=min(1.0, chances * p_value),
-                ci=significance.bootstrap_interval(per_sentence.numpy()),
-                per_layer=per_layer.tolist(),
+                accuracy=pooled.score,
+                chance=None if pooled.chance is None else pooled.chance.level,
+                p_value=None if pooled.chance is None else pooled.chance.p_value,
+                ci=pooled.ci,
+                per_layer=values.per_layer.tolist(),
             )
     signed = signature.with_fields(method=f"retrieval({'+'.join(found)})")
     return Retrieval(signature=signed, retrieval=found)

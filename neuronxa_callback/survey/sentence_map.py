@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from neuronxa_callback import significance
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
-from neuronxa_callback.alignment.scores import aligned_pairs
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.plots import MapPanel, map_figure
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.survey.figures import DPI, file_name
+from neuronxa_callback.survey.figures import DPI, MapPanel, file_name, map_figure
 from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.tables import Cell, Table
 from neuronxa_callback.text.pairs import ParallelPairs
@@ -43,7 +40,7 @@ class SentenceMap:
         points: float64 (2, sentences, 2): the places of the source and the target sentences, without a unit.
         divergence: the Kullback-Leibler divergence that remains after t-SNE.
         aligned: the share of weakly aligned pairs at this layer.
-        p_value: the probability of this share by chance (Eq. 5).
+        p_value: the probability of this share by chance.
         signature: the choices behind these numbers.
     """
 
@@ -100,12 +97,11 @@ def measure_maps(
 
         def of_pair(pair: ParallelPairs, source: Encoded, target: Encoded) -> list[SentenceMap]:
             signature = evaluator.signature(pair, decoder)
-            found = []
+            report, found = evaluator.report(source, target, signature), []
             for read in representations:
                 points, divergence = project(source[read][0], target[read][0])
-                aligned = aligned_pairs(source[read], target[read]).double().mean().item()
-                p_value = significance.chance_p_value(aligned, len(pair))
-                drawn = (points, divergence, aligned, p_value, signature)
+                method = next(method for method in ALIGNMENT if REPRESENTATION_OF[method] == read)
+                drawn = (points, divergence, report.score[method], report.p_value[method], signature)
                 found.append(SentenceMap(choice.name, pair, read, chosen, *drawn))
             progress.advance(task)
             return found

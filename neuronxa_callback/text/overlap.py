@@ -67,7 +67,7 @@ class Sentences:
             for number, sentence in enumerate(side)
         ]
         self.sentences: list[tuple[int, str]] = list(dict.fromkeys(sides))
-        self._normal = ["".join(_words(sentence)) for _, sentence in self.sentences]
+        self._normal = ["".join(words_of(sentence)) for _, sentence in self.sentences]
         self._by_prefix: dict[str, list[int]] = {}
         self._by_ngram: dict[str, list[int]] = {}
         for place, normal in enumerate(self._normal):
@@ -82,7 +82,7 @@ class Sentences:
 
     def find(self, text: str) -> list[tuple[int, str, float]]:
         """Return (position of the pair, sentence, share of it in the text) for each held-out sentence in a text."""
-        words = _words(text)
+        words = words_of(text)
         normal = "".join(words)
         found: dict[int, float] = {}
         for place, share in (*self._near(normal), *((place, 1.0) for place in self._whole(words, normal))):
@@ -108,7 +108,8 @@ class Sentences:
                     yield place, min(count / self._sizes[place], 0.99)  # all n-grams can be there without the sentence
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Return a text's words and numbers in their order; case, compatibility forms and punctuation do not count."""
     return list(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import PairsError, check_language, code_in_name, is_language, is_language_pair
-from neuronxa_callback.text.overlap import Overlap, Sentences
+from neuronxa_callback.text.overlap import HeldOut, Overlap, Sentences
 from neuronxa_callback.text.readers import Row, Rows, flat, open_rows, open_two_files
+from neuronxa_callback.text.surface import equal_sides, plain
 
 __all__ = ["DEFAULT_SIZE", "PairsError", "ParallelPairs"]
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_SIZE = 100
+MOST_EQUAL = 0.5  # share of pairs with equal sides above which they are refused
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class ParallelPairs:
         corpus: name of the corpus that the pairs are from, for tables. Comparisons and the fingerprint ignore it.
 
     Raises:
-        PairsError: unequal lengths, fewer than two pairs, an empty or repeated sentence, or an unknown code.
+        PairsError: unequal lengths, fewer than two pairs, an empty or repeated sentence, an unknown code, or equal
+            sides in more than half of the pairs. Equal sides in fewer pairs are named in a warning.
     """
 
     source: tuple[str, ...]
@@ -53,10 +59,14 @@ class ParallelPairs:
                 "parallel text needs one target for each source."
             )
         for code, side in ((self.source_lang, self.source), (self.target_lang, self.target)):
-            _check_sentences(code, side, lambda pair: f"pair {pair + 1} of {self.name}")
+            _check_sentences(code, side, self._place)
+        _check_sides(self, self.name, self._place)
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def _place(self, pair: int) -> str:
+        return f"pair {pair + 1} of {self.name}"
 
     @property
     def name(self) -> str:
@@ -159,12 +169,9 @@ def _checked(
     source, target = [s for s, _ in kept], [t for _, t in kept]
     for code, side in ((source_lang, source), (target_lang, target)):
         _check_sentences(code, side, read.place)
-    return ParallelPairs(
-        tuple(sentence.strip() for sentence in source),
-        tuple(sentence.strip() for sentence in target),
-        source_lang,
-        target_lang,
-    )
+    sides = Sides(tuple(sentence.strip() for sentence in source), tuple(sentence.strip() for sentence in target))
+    _check_sides(sides, f"{source_lang}-{target_lang}", read.place)
+    return ParallelPairs(sides.source, sides.target, source_lang, target_lang)
 
 
 def _check_languages(source_lang: str, target_lang: str) -> None:
@@ -195,6 +202,41 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
                 "equal sentences cannot be told apart, so remove one of the pairs."
             )
         first_seen[sentence] = pair
+
+
+class Sides(NamedTuple):
+    """The two sides of pairs whose languages and sentences are checked."""
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+
+
+# Pairs are copied on their way (a corpus adds its name, translation swaps the sides). What a warning has named, by its
+# file and line, is not named again in a copy.
+_named: set[tuple[frozenset[str], tuple[str, ...]]] = set()
+
+
+def _check_sides(pairs: HeldOut, name: str, place: Callable[[int], str]) -> None:
+    """Warn of pairs whose two sides are equal, once for each text, or refuse them if they are more than half."""
+    equal = equal_sides(pairs)
+    if not equal:
+        return
+    found = (
+        f"in {len(equal)} of the {len(pairs.source)} pairs of {name}, both sides are equal but for case, spacing and "
+        f"punctuation; the first: {place(equal[0])} holds {pairs.source[equal[0]][:60]!r} and "
+        f"{pairs.target[equal[0]][:60]!r}."
+    )
+    if len(equal) > MOST_EQUAL * len(pairs.source):
+        raise PairsError(f"{found} Give sentences and their translations.")
+    key = (frozenset(name.split("-")), tuple(plain(pairs.source[pair]) for pair in equal))
+    if key not in _named:
+        _named.add(key)
+        logger.warning(
+            "NeuronXA: %s A model aligns such pairs without knowing the languages, and each adds up to %.2g to NASCA, "
+            "NAVCA and MEXA; remove them.",
+            found,
+            1 / len(pairs.source),
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- choosing

@@ -45,8 +45,9 @@ class NeuronXACallback(TrainerCallback):
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
     `eval_translation_truncated` (numbers of translations). From three evaluations on it adds `eval_pearson_nasca_comet`
-    and the like. COMET scores in the background while training goes on. Its scores are logged when they come, with the
-    step that they belong to.
+    and `eval_pearson_diff_nasca_comet` over the run. At each evaluation it adds
+    `eval_over_sentences_nasca_comet_eng_Latn-isl_Latn` over the sentences. COMET scores in the background while
+    training goes on. Its scores are logged when they come, with the step that they belong to.
 
     The callback does not change training: weights are bit-identical with and without it.
 
@@ -54,8 +55,8 @@ class NeuronXACallback(TrainerCallback):
         pairs: Held-out pairs of one language pair or several: a file, or two codes such as eng_Latn-isl_Latn for the
             embedded set. It takes whatever `ParallelPairs.load` takes. Several language pairs are a list. Never train
             on them. Default: the embedded 100 English-Icelandic pairs.
-        methods: One or several of nasca, navca, mexa, cka, svcca, anc and sads. All methods share one forward pass per
-            sentence. See `scores`.
+        methods: One or several of nasca, nasca_rank, navca, mexa, cka, svcca, anc and sads. All methods share one
+            forward pass per sentence. SADS alone takes a second one if the tokenizer adds special tokens. See `scores`.
         eval_steps: Steps between two evaluations if the Trainer never evaluates. A number below 1 is a share of all
             steps, as in TrainingArguments. Default: a tenth of the run. It has no effect if the Trainer evaluates.
         token_pooling: How tokens become a sentence: weighted (Eq. 3 of the paper), average or last.
@@ -69,8 +70,8 @@ class NeuronXACallback(TrainerCallback):
             also takes the prompt that the model is trained on, the direction, and COMET's models and device.
         early_stopping_patience: Evaluations without an improvement after which training stops. An evaluation improves
             if its paired permutation test over the held-out pairs, against the last evaluation that improved, is
-            significant. docs/stopping.md recommends 5; with less, a run often stops while it still
-            rises. Default: never stop.
+            significant. The rule often stops a run that still rises; see docs/stopping.md, and take 8 or
+            more. Default: never stop.
         stopping: A `StoppingRule` in place of the patience, with another metric, another level of the test, or
             languages that must not be forgotten.
         train_texts: The training text as it was before it was tokenised: a data set, one of its columns, or a list of

@@ -17,9 +17,11 @@ from neuronxa_callback.text.overlap import search, texts_of
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.metric_names import metric_read
 from neuronxa_callback.training.settings import StoppingRule
-from neuronxa_callback.vocabulary import OVER_PAIRS, Method, MetricName
+from neuronxa_callback.vocabulary import OVER_PAIRS, MetricName, split_method
 
 logger = logging.getLogger(__name__)
+
+CORRELATIONS = ("pearson_", "over_sentences_")  # what the names of logged correlations begin with
 
 
 def check_alone(kind: type[TrainerCallback], callbacks: Sequence[TrainerCallback]) -> None:
@@ -50,10 +52,10 @@ def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Coll
         metrics: the quality metrics that are logged.
     """
     read = metric_read(args)
-    if read == "pearson":
+    if (args.metric_for_best_model or "").removeprefix("eval_").startswith(CORRELATIONS):
         raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r} describes the run so far, not how good a step is; "
-            "choose an alignment score or a quality metric, such as 'eval_nasca'."
+            f"metric_for_best_model={args.metric_for_best_model!r} says how alignment and quality go together, not how "
+            "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
         )
     own = [f"{rule.key}{ending}" for ending in ("_best", "_gain", "_gain_p")]
     if (args.metric_for_best_model or "").removeprefix("eval_") in own:
@@ -77,8 +79,9 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
         names: the names of the metrics that an evaluation of this callback gives.
     """
     known = rule.patience is None or f"eval_{rule.key}" in names
-    if not known and rule.key.split("_")[0] in get_args(Method):
-        there = ", ".join(name.removeprefix("eval_") for name in names if name.split("_")[1] in get_args(Method))
+    if not known and split_method(rule.key)[0]:
+        logged = [name.removeprefix("eval_") for name in names]
+        there = ", ".join(name for name in logged if split_method(name)[0])
         raise ValueError(
             f"the stopping rule's metric={rule.key!r} will not be logged; the logged alignment scores are {there}."
         )

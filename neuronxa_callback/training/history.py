@@ -7,10 +7,11 @@ from itertools import count
 from operator import is_
 from pathlib import Path
 
+from neuronxa_callback.correlation import OverRun, over_run
 from neuronxa_callback.files import append_line, line_of, read_records, replace_lines
 from neuronxa_callback.quality.evaluator import QualityReport
-from neuronxa_callback.significance import Correlation, pearson
 from neuronxa_callback.training.records import Evaluation, methods_of
+from neuronxa_callback.training.sentences import correlations_over_sentences
 
 
 class History:
@@ -127,23 +128,25 @@ class History:
             self._lines[evaluation.step] = evaluation, line
         return line
 
-    def add_quality(self, step: int, report: QualityReport) -> dict[str, Correlation]:
-        """Add what is known by now of an evaluation's translations, and the correlations up to its step.
+    def add_quality(self, step: int, report: QualityReport) -> Evaluation:
+        """Add what is known by now of an evaluation's translations, and its correlations with alignment.
 
         Returns:
-            these correlations; see `correlations`.
+            the evaluation with its translations, the correlations over the run up to its step, and those over its
+            sentences.
 
         Raises:
             KeyError: there is no evaluation of this step.
             OSError: see `save`.
         """
         evaluation = self.at(step).with_quality(report)
-        found = correlations([*self.until(step - 1), evaluation])
-        self.put(evaluation.with_correlations(found))
-        return found
+        evaluation = evaluation.with_correlations(correlations([*self.until(step - 1), evaluation]))
+        evaluation = evaluation.with_sentence_correlations(correlations_over_sentences(evaluation))
+        self.put(evaluation)
+        return evaluation
 
 
-def correlations(evaluations: Sequence[Evaluation]) -> dict[str, Correlation]:
+def correlations(evaluations: Sequence[Evaluation]) -> dict[str, OverRun]:
     """Return Pearson's r between each alignment score and each quality metric (appendix B, Fig. 4).
 
     Args:
@@ -158,5 +161,5 @@ def correlations(evaluations: Sequence[Evaluation]) -> dict[str, Correlation]:
         for metric in metrics:
             both = [e for e in evaluations if method in e.score and metric in e.quality_score]
             quality = [evaluation.quality_score[metric] for evaluation in both]
-            found[f"{method}_{metric}"] = pearson([evaluation.score[method] for evaluation in both], quality)
+            found[f"{method}_{metric}"] = over_run([evaluation.score[method] for evaluation in both], quality)
     return {name: correlation for name, correlation in found.items() if correlation is not None}

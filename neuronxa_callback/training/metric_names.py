@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import TrainingArguments
 
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
-from neuronxa_callback.significance import Correlation
 from neuronxa_callback.training.records import Evaluation, Verdict
+from neuronxa_callback.vocabulary import split_method
 
 
 def expected_names(evaluator: NeuronXAEvaluator, quality: QualityEvaluator, metrics: Collection[str]) -> list[str]:
@@ -32,7 +32,8 @@ def expected_names(evaluator: NeuronXAEvaluator, quality: QualityEvaluator, metr
 
 def metric_read(args: TrainingArguments) -> str:
     """Return the metric by which the Trainer chooses its best model, without prefix and suffix."""
-    return (args.metric_for_best_model or "").removeprefix("eval_").split("_")[0]
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    return split_method(name)[0] or name.split("_")[0]
 
 
 def metrics_of(report: AlignmentReport) -> dict[str, float]:
@@ -79,6 +80,20 @@ def quality_metrics_in(evaluation: Evaluation) -> dict[str, float]:
     return metrics
 
 
-def pearson_metrics(found: Mapping[str, Correlation], scored: Mapping[str, float]) -> dict[str, float]:
-    """Return `eval_pearson_nasca_comet` and the like for the quality metrics that were just scored."""
-    return {f"eval_pearson_{name}": c.r for name, c in found.items() if f"eval_{name.partition('_')[2]}" in scored}
+def correlation_metrics(evaluation: Evaluation, scored: Sequence[str]) -> dict[str, float]:
+    """Return an evaluation's correlations with the quality metrics that were just scored.
+
+    They are `eval_pearson_nasca_comet` and `eval_pearson_diff_nasca_comet` over the run up to the evaluation, and
+    `eval_over_sentences_nasca_comet_SOURCE-TARGET` within it.
+    """
+    metrics: dict[str, float] = {}
+    for name, found in evaluation.pearson.items():
+        metric = split_method(name)[1]
+        if metric in scored and metric in evaluation.quality_score:
+            metrics[f"eval_pearson_{name}"] = found.r
+            if found.r_diff is not None:
+                metrics[f"eval_pearson_diff_{name}"] = found.r_diff
+    for direction, by_name in evaluation.over_sentences.items():
+        of_scored = {name: found.r for name, found in by_name.items() if split_method(name)[1] in scored}
+        metrics |= {f"eval_over_sentences_{name}_{direction}": rho for name, rho in of_scored.items()}
+    return metrics

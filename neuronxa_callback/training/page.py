@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import compress
 from pathlib import Path
-from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
@@ -12,24 +12,24 @@ from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.files import RecordError
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.significance import Correlation, pearson
 from neuronxa_callback.tables import markdown_table, one_line, plain
+from neuronxa_callback.training.certainty import bands_text, certainty_part
 from neuronxa_callback.training.history import History
+from neuronxa_callback.training.maps import MAP_TEXTS, run_maps
+from neuronxa_callback.training.page_correlations import (
+    Correlations,
+    Points,
+    correlations_of,
+    points_of,
+    run_part,
+    sentences_part,
+)
 from neuronxa_callback.training.records import DirectionQuality, Evaluation, methods_of, pair_counts
 from neuronxa_callback.training.summary import best_of, curves, language_curves, stop_reason
 from neuronxa_callback.vocabulary import Method, score_name
 
-# Alignment score -> quality metric -> (step, alignment, quality) of each evaluation that has both; their correlation.
-Points: TypeAlias = Mapping[Method, Mapping[str, Sequence[tuple[int, float, float]]]]
-Correlations: TypeAlias = Mapping[Method, Mapping[str, Correlation | None]]
-
 PAGE = "report.md"
 DPI = 200  # sharp in print
-
-INDEPENDENCE = (
-    "p and the interval treat the evaluations of one run as independent draws, which they are not. They say how "
-    "closely the two curves follow each other in this run. They do not say what another run would show."
-)
 
 
 class RunPageError(RuntimeError):
@@ -55,10 +55,10 @@ def write(run_dir: Path, output: Path | None = None) -> Path:
     evaluations = _read(run_dir)
     output = output or History(run_dir).path.with_name("report")
     # The correlations are made anew from the points that are drawn: after a resumed run the file may hold older ones.
-    points = {method: _points(evaluations, method) for method in methods_of(evaluations)}
-    correlations = {method: _correlations(by_metric) for method, by_metric in points.items()}
+    points = {method: points_of(evaluations, method) for method in methods_of(evaluations)}
+    correlations = {method: correlations_of(by_metric) for method, by_metric in points.items()}
     figures = _figures(evaluations, points, correlations)
-    text = _page(evaluations, History(run_dir).path, points, correlations)
+    text = _page(evaluations, History(run_dir).path, points, correlations, figures)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
@@ -96,20 +96,6 @@ def _read(run_dir: Path) -> list[Evaluation]:
 # ----------------------------------------------------------------------------------------- what the evaluations hold
 
 
-def _points(evaluations: Sequence[Evaluation], method: Method) -> dict[str, list[tuple[int, float, float]]]:
-    """Return each quality metric's (step, alignment, quality) of the evaluations that have both scores."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
-    for evaluation in evaluations:
-        for metric, quality in evaluation.quality_score.items():
-            if method in evaluation.score:
-                found.setdefault(metric, []).append((evaluation.step, evaluation.score[method], quality))
-    return found
-
-
-def _correlations(points: Mapping[str, Sequence[tuple[int, float, float]]]) -> dict[str, Correlation | None]:
-    return {metric: pearson([x for _, x, _ in drawn], [y for _, _, y in drawn]) for metric, drawn in points.items()}
-
-
 def _directions(evaluations: Iterable[Evaluation]) -> list[tuple[int, str, DirectionQuality]]:
     """Return the step, the name and the translations of each direction at each evaluation."""
     return [(evaluation.step, name, made) for evaluation in evaluations for name, made in evaluation.quality.items()]
@@ -140,6 +126,12 @@ def _layers_at(evaluations: Sequence[Evaluation], method: Method) -> dict[str, d
         }
         for step in sorted(set(steps.values()))
     }
+
+
+def _last_chance(evaluations: Sequence[Evaluation], method: Method) -> dict[str, list[float]]:
+    """Return the chance per layer of each language pair at the last evaluation of a method."""
+    last = [evaluation for evaluation in evaluations if method in evaluation.score][-1]
+    return {n: lang.chance_per_layer[method] for n, lang in last.languages.items() if method in lang.chance_per_layer}
 
 
 def _named(step: int, roles: Sequence[str], evaluations: int) -> str:
@@ -190,24 +182,24 @@ def _figures_of(
 ) -> dict[str, Figure]:
     """Return the figures of one alignment score."""
     name, pairs = score_name(method), pair_counts(evaluations, method)
-    drawn = language_curves(evaluations, method)
     layers_at = _layers_at(evaluations, method)
     most = max((len(scores) for by_language in layers_at.values() for scores in by_language.values()), default=0)
     signature = next((language.signature for e in evaluations for language in e.languages.values()), Signature())
     layers = layer_numbers(signature, method, most)
     figures = {
         _file("alignment", method, points): plots.curve_figure(
-            drawn, method, pairs.values(), f"{name} over training steps"
-        ),
-        _file("layers", method, points): plots.layer_change_figure(
-            layers_at, method, pairs, f"{name} per layer", layers
+            language_curves(evaluations, method), method, pairs.values(), f"{name} over training steps"
         ),
     }
+    if layers:
+        figures[_file("layers", method, points)] = plots.layer_change_figure(
+            layers_at, _last_chance(evaluations, method), method, pairs, f"{name} per layer", layers
+        )
     if points[method]:
         figures[_file("quality", method, points)] = plots.quality_figure(
             points[method], correlations[method], method, pairs.values(), f"Translation quality against {name}"
         )
-    return figures
+    return figures | {_file(what, method, points): drawn for what, drawn in run_maps(evaluations, method).items()}
 
 
 def _file(what: str, method: str, methods: Iterable[str]) -> str:
@@ -218,10 +210,17 @@ def _file(what: str, method: str, methods: Iterable[str]) -> str:
 # ---------------------------------------------------------------------------------------------- its text
 
 
-def _page(evaluations: Sequence[Evaluation], path: Path, points: Points, correlations: Correlations) -> str:
-    parts = [*_scores_part(evaluations, path), *_alignment_part(points)]
+def _page(
+    evaluations: Sequence[Evaluation], path: Path, points: Points, correlations: Correlations, figures: Collection[str]
+) -> str:
+    methods = list(points)
+    parts = [
+        *_scores_part(evaluations, path),
+        *_alignment_part(methods, evaluations, figures),
+        *_map_part(methods, figures),
+    ]
     if any(evaluation.quality for evaluation in evaluations):
-        parts += [*_correlation_part(points, correlations), *_quality_part(evaluations)]
+        parts += [*_correlation_part(points, correlations), *sentences_part(evaluations), *_quality_part(evaluations)]
     return "\n\n".join([*parts, *_signature_part(evaluations)]) + "\n"
 
 
@@ -251,44 +250,38 @@ def _value_at(point: tuple[int, float], expected: int) -> str:
     return f"{value:.4f}" if step == expected else f"{value:.4f} (step {step})"
 
 
-def _alignment_part(methods: Iterable[Method]) -> list[str]:
+def _alignment_part(
+    methods: Sequence[Method], evaluations: Sequence[Evaluation], figures: Collection[str]
+) -> list[str]:
+    layers = _drawn("layers", methods, "{} per layer, a panel a language", figures)
     return [
         "## Alignment over training steps",
         *_images("alignment", methods, "{} over training steps, a line a language"),
-        "The bands are 95 % bootstrap intervals over the held-out sentence pairs. Scores that are no mean over pairs "
-        "have none. The chance level is what unrelated sentences reach.",
-        "## Alignment per layer",
-        *_images("layers", methods, "{} per layer, a panel a language"),
+        bands_text(evaluations),
+        *certainty_part(evaluations, methods),
+        *(["## Alignment per layer", *layers] if layers else []),
     ]
+
+
+def _map_part(methods: Sequence[Method], figures: Collection[str]) -> list[str]:
+    parts: list[str] = []
+    for what, (heading, description, reading) in MAP_TEXTS.items():
+        if images := _drawn(what, methods, description, figures):
+            parts += [f"## {heading}", *images, reading]
+    return parts
 
 
 def _correlation_part(points: Points, correlations: Correlations) -> list[str]:
-    rows = [
-        [
-            score_name(method),
-            score_name(metric),
-            *_correlation_cells(correlation, len(points[method][metric])),
-        ]
-        for method, by_metric in correlations.items()
-        for metric, correlation in by_metric.items()
-    ]
-    if not rows:
+    drawn = {method: by_metric for method, by_metric in points.items() if by_metric}
+    if not drawn:
         return []
     images = _images("quality", points, "Translation quality against {}")
     return [
         "## Translation quality against alignment",
-        *(image for image, by_metric in zip(images, points.values(), strict=True) if by_metric),
+        *(image for image, method in zip(images, points, strict=True) if method in drawn),
         "One point an evaluation, joined in order of steps; the dashed line is the least-squares fit.",
-        markdown_table(("alignment", "quality", "r", "95 % interval", "p", "n"), rows),
-        *([INDEPENDENCE] if any(c for by_metric in correlations.values() for c in by_metric.values()) else []),
+        *run_part(points, correlations),
     ]
-
-
-def _correlation_cells(correlation: Correlation | None, n: int) -> list[str]:
-    if correlation is None:
-        return [f"none: {plots.why_no_correlation(n)}", "", "", str(n)]
-    low, high = correlation.ci
-    return [f"{correlation.r:.3f}", f"{low:.3f} to {high:.3f}", f"{correlation.p_value:.2g}", str(correlation.n)]
 
 
 def _quality_part(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -323,6 +316,12 @@ def _signature_part(evaluations: Sequence[Evaluation]) -> list[str]:
         # Only a line's end can end an indented block, and `one_line` leaves none.
         parts += [f"{subject}:", "\n".join(f"    {one_line(str(signature))}" for signature in signatures)]
     return parts
+
+
+def _drawn(what: str, methods: Sequence[Method], description: str, figures: Collection[str]) -> list[str]:
+    """Return the figures of one kind that were drawn, as `_images` does."""
+    there = [_file(what, method, methods) in figures for method in methods]
+    return list(compress(_images(what, methods, description), there))
 
 
 def _images(what: str, methods: Iterable[str], description: str) -> list[str]:

@@ -11,12 +11,13 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from neuronxa_callback.alignment import pair_scores
 from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.correlation import Correlation, OverRun
 from neuronxa_callback.files import Record
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature, SignatureText
-from neuronxa_callback.significance import Correlation
+from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import Method
 
 NOT_YET = "not scored yet"  # the reason for a missing score that COMET is still working on
@@ -78,20 +79,34 @@ class DirectionQuality(Record):
 
 
 class RunCorrelation(Record):
-    """The correlation of an alignment score and a quality metric over a run, as a part of a line.
+    """A `correlation.OverRun` of an alignment score and a quality metric, as a part of a line.
 
-    It is a `significance.Correlation` that keeps the fields which this version does not know.
+    Early versions wrote a p-value and an interval, which were those of independent points. They are kept and not read.
 
     Attributes:
-        r: Pearson's r.
-        p_value: the probability of such an r by chance.
-        ci: the 95 % interval of r.
+        r: Pearson's r of the two scores.
+        r_diff: Pearson's r of their changes. None if there is none, and in lines of early versions.
         n: how many evaluations have both scores.
     """
 
     r: float
+    r_diff: float | None = None
+    n: int
+
+
+class SentenceCorrelation(Record):
+    """A `correlation.Correlation` over the sentences of one evaluation, as a part of a line.
+
+    Attributes:
+        r: Spearman's rho of the alignment of each pair and the score of its translation.
+        p_value: the probability of such a rho by chance.
+        ci: the 95 % interval of rho, None if there is none.
+        n: how many sentences there are.
+    """
+
+    r: float
     p_value: float
-    ci: tuple[float, float]
+    ci: tuple[float, float] | None
     n: int
 
 
@@ -130,11 +145,16 @@ class Evaluation(Record):
         epoch: the Trainer's epoch, None if it is not known.
         runtime: how many seconds the alignment took, None if it failed.
         score: method -> alignment score over all language pairs. It is empty if the alignment failed.
+        ci: method -> 95 % interval of that score.
+        chance: method -> what the same sentences score when their pairs are torn apart at random.
+        p_value: method -> the probability of such a score by chance.
         languages: name of a language pair, such as "eng_Latn-isl_Latn" -> its numbers.
-        per_pair: method -> each sentence pair's part over several language pairs. It is empty if there is only one.
+        per_pair: method -> each sentence pair's part over several language pairs. It is empty if there is only one, or
+            if the language pairs do not share their source sentences.
         quality_score: quality metric -> mean over directions. It has the metrics that scored every direction.
         quality: name of a direction -> its translations and scores. It is empty if nothing was translated.
         pearson: "nasca_comet" and the like -> the correlation over the run up to this step.
+        over_sentences: name of a direction -> "nasca_comet" and the like -> the correlation over its sentences.
         stopping: the stopping rule's verdict, None if there is none.
     """
 
@@ -144,11 +164,15 @@ class Evaluation(Record):
     epoch: float | None = None
     runtime: float | None = None
     score: dict[Method, float]
+    ci: dict[Method, tuple[float, float]] = Field(default_factory=dict)
+    chance: dict[Method, float] = Field(default_factory=dict)
+    p_value: dict[Method, float] = Field(default_factory=dict)
     languages: dict[str, PairScores]
     per_pair: dict[Method, list[float]] = Field(default_factory=dict)
     quality_score: dict[str, float] = Field(default_factory=dict)
     quality: dict[str, DirectionQuality] = Field(default_factory=dict)
     pearson: dict[str, RunCorrelation] = Field(default_factory=dict)
+    over_sentences: dict[str, dict[str, SentenceCorrelation]] = Field(default_factory=dict)
     stopping: Verdict | None = None
 
     @model_serializer(mode="wrap")
@@ -158,7 +182,14 @@ class Evaluation(Record):
         return {name: value for name, value in serialise(self).items() if name not in absent}
 
     @classmethod
-    def of_report(cls, report: AlignmentReport, step: int, epoch: float | None, runtime: float) -> Evaluation:
+    def of_report(
+        cls,
+        report: AlignmentReport,
+        step: int,
+        epoch: float | None,
+        runtime: float,
+        pairs: Collection[ParallelPairs] = (),
+    ) -> Evaluation:
         """Return the line of an alignment report.
 
         Args:
@@ -166,12 +197,20 @@ class Evaluation(Record):
             step: the Trainer's global step.
             epoch: the Trainer's epoch.
             runtime: how many seconds the evaluation took.
+            pairs: the sentences of the language pairs, for the control of their surface. A language pair whose
+                sentences are not there has no control.
         """
-        languages = {name: pair_scores.of_report(language, DIGITS) for name, language in report.by_language.items()}
+        texts = {pair.name: pair for pair in pairs}
+        languages = {
+            name: pair_scores.of_report(language, texts.get(name), DIGITS)
+            for name, language in report.by_language.items()
+        }
         evaluation = cls(step=step, epoch=epoch, runtime=runtime, score=report.score, languages=languages)
-        if len(languages) == 1:
+        if len(languages) == 1:  # its numbers are those of the language pair
             return evaluation
-        return evaluation.model_copy(update={"per_pair": pair_scores.numbers_of(report.per_pair, DIGITS)})
+        of_all = {"ci": report.ci, "chance": report.chance, "p_value": report.p_value}
+        per_pair = pair_scores.numbers_of(report.per_pair, DIGITS)
+        return evaluation.model_copy(update=of_all | {"per_pair": per_pair})
 
     @property
     def all_scores(self) -> dict[str, float]:
@@ -199,13 +238,20 @@ class Evaluation(Record):
         }
 
     def pair_shares(self, method: Method, language_pair: str | None = None) -> list[float]:
-        """Return each held-out pair's share of aligned layers, in one language pair or over all of them."""
+        """Return each held-out pair's part of a score, in one language pair or over all of them.
+
+        Over language pairs that do not share their source sentences, the parts of all pairs stand one after the other.
+        They are scaled so that each language pair counts equally and their mean is the score.
+        """
         if language_pair is not None:
             return self.languages[language_pair].per_pair[method]
         if self.per_pair:
             return self.per_pair[method]
-        one = next(iter(self.languages.values()))
-        return one.per_pair[method]
+        parts = [language.per_pair[method] for language in self.languages.values()]
+        if len(parts) == 1:
+            return parts[0]
+        count = sum(map(len, parts))
+        return [part * count / (len(parts) * len(its)) for its in parts for part in its]
 
     def with_quality(self, report: QualityReport) -> Evaluation:
         """Return this evaluation with what is known by now of its translations."""
@@ -217,10 +263,18 @@ class Evaluation(Record):
             }
         )
 
-    def with_correlations(self, found: Mapping[str, Correlation]) -> Evaluation:
+    def with_correlations(self, found: Mapping[str, OverRun]) -> Evaluation:
         """Return this evaluation with the correlations over the run up to its step."""
         pearson = {name: RunCorrelation(**asdict(correlation)) for name, correlation in found.items()}
         return self.model_copy(update={"pearson": pearson})
+
+    def with_sentence_correlations(self, found: Mapping[str, Mapping[str, Correlation]]) -> Evaluation:
+        """Return this evaluation with its correlations over sentences, by direction and by "nasca_comet"."""
+        parts = {
+            direction: {name: SentenceCorrelation(**asdict(correlation)) for name, correlation in by_name.items()}
+            for direction, by_name in found.items()
+        }
+        return self.model_copy(update={"over_sentences": parts})
 
     def with_verdict(self, verdict: Verdict) -> Evaluation:
         """Return this evaluation with what the stopping rule says about it."""

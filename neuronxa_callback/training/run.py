@@ -18,7 +18,12 @@ from neuronxa_callback.training import checks
 from neuronxa_callback.training.faults import Faults
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.judge import Judge
-from neuronxa_callback.training.metric_names import metrics_of, pearson_metrics, quality_metrics, translation_metrics
+from neuronxa_callback.training.metric_names import (
+    correlation_metrics,
+    metrics_of,
+    quality_metrics,
+    translation_metrics,
+)
 from neuronxa_callback.training.overhead import Overhead
 from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.resume import Series, find_series
@@ -56,6 +61,7 @@ class Run:
         self._budget = TokenBudget(watch.evaluator.token_budget)
         self._translation_budget = TokenBudget()
         self._judge = Judge(watch.rule, self.history, self._faults)
+        self._mapped = 0  # how many evaluations the last maps showed
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -103,6 +109,7 @@ class Run:
             pending.report.wait()
         self.log_finished(moment)
         if moment.is_first_process:
+            self._show_maps(moment, self._mapped + 1)
             with self._faults.guarded("the scores could not be summed up"):
                 if self.watch.metrics:
                     summarise(self.history.evaluations)
@@ -153,14 +160,37 @@ class Run:
         metrics = moment.first_process_value(metrics)
         moment.log(metrics)
         if report is not None and moment.is_first_process:
-            if moment.is_training:
-                with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
-                    self.history.put(
-                        Evaluation.of_report(report, moment.state.global_step, moment.state.epoch, runtime)
-                    )
+            with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
+                state, pairs = moment.state, self.watch.evaluator.pairs
+                evaluation = Evaluation.of_report(report, state.global_step, state.epoch, runtime, pairs)
+                if moment.is_training:
+                    self.history.put(evaluation)
+                self._warn_of_few_carriers(evaluation)
             with self._faults.guarded("the scores were logged but not drawn"):
                 moment.show_layers(report, min(map(len, self.watch.evaluator.pairs)))
+            if moment.is_training:
+                self._show_maps(moment, max(2, 2 * self._mapped))
         return metrics
+
+    def _warn_of_few_carriers(self, evaluation: Evaluation) -> None:
+        """Warn once of each language pair whose score comes from fewer than 10 sentence pairs."""
+        for name, language in evaluation.languages.items():
+            if few := language.few_carriers(name):
+                self._faults.warn_once(few, f"few carriers of {name}")
+
+    def _show_maps(self, moment: Moment, fewest: int) -> None:
+        """Draw the maps of the run so far if it has this many evaluations.
+
+        They show all evaluations, so each drawing repeats the one before, and it costs some tenths of a second
+        (benchmarks/maps.py). They are drawn of two evaluations, then when the number has doubled, and at the end: 6
+        times in a run of 40 evaluations.
+        """
+        evaluations = self.history.evaluations
+        if len(evaluations) < fewest:
+            return
+        self._mapped = len(evaluations)
+        with self._faults.guarded("the maps of the run were not drawn"):
+            moment.show_maps(evaluations)
 
     def _score_quality(self, moment: Moment, decoder: Decoder | None, is_aligned: bool) -> dict[str, float]:
         """Translate on every process and score on the first. Scores that are not finished are logged later."""
@@ -211,8 +241,8 @@ class Run:
         metrics = quality_metrics(pending.report, names)
         if moment.is_training:
             with self._faults.guarded("the quality scores were logged but not written to scores.jsonl"):
-                found = self.history.add_quality(pending.step, pending.report)
-                metrics |= pearson_metrics(found, metrics)
+                evaluation = self.history.add_quality(pending.step, pending.report)
+                metrics |= correlation_metrics(evaluation, names)
         for name in names:
             for error in pending.report.errors(name):
                 self._faults.no_score(f"no {name} at step {pending.step}: {error}", f"{name}: {error}")

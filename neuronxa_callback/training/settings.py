@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuronxa_callback.vocabulary import OVER_PAIRS
+from neuronxa_callback.vocabulary import OVER_PAIRS, split_method
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class StoppingRule:
             A metric that is no alignment score has no test: without `min_delta` any rise improves it. Where the
             metric's name ends with "loss", a fall counts and not a rise.
         warmup: Evaluations after the first that do not count towards the patience.
-        floor: How far the alignment of a language may fall below its start, by FLORES-200 code. A language is
-            forgotten when it falls further by more than noise (the same test, at 0.05).
+        floor: How far the alignment of a language may fall below its start, by FLORES-200 code. It is a fall of
+            nasca_rank where that is measured, else of the first method with values of pairs. A language is forgotten
+            when it falls further by more than noise (the same test, at 0.05).
         stop_at_floor: Stop training when a language is forgotten. False only warns.
     """
 
@@ -79,7 +80,7 @@ class StoppingRule:
     @property
     def by_test(self) -> bool:
         """Whether the paired test decides. Otherwise the size of the rise decides."""
-        return self.min_delta is None and self.key.split("_")[0] in OVER_PAIRS
+        return self.min_delta is None and split_method(self.key)[0] in OVER_PAIRS
 
 
 def _is_count(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from neuronxa_callback.significance import paired_p_value
 from neuronxa_callback.training.records import Evaluation, Verdict
 from neuronxa_callback.training.settings import StoppingRule
-from neuronxa_callback.vocabulary import OVER_PAIRS, Method
+from neuronxa_callback.vocabulary import OVER_PAIRS, Method, split_method
 
 # The level of the test for a forgotten language. It differs from the rule's significance: a run that stops late only
 # costs time, but a language that is called forgotten may end the run.
@@ -123,7 +123,8 @@ def _forgotten(rule: StoppingRule, evaluation: Evaluation, earlier: Sequence[Eva
     start = next((line for line in earlier if line.languages), None)
     if start is None or not rule.floor:
         return {}
-    method = next(method for method in evaluation.score if method in OVER_PAIRS)
+    # The rank score first: where few pairs are aligned, NASCA has nothing left that could fall significantly.
+    method = next(m for m in ("nasca_rank", *OVER_PAIRS) if m in evaluation.score and m in start.score)
     found = {}
     for code, allowed in rule.floor.items():
         for name in evaluation.languages:
@@ -135,6 +136,6 @@ def _forgotten(rule: StoppingRule, evaluation: Evaluation, earlier: Sequence[Eva
 
 
 def _shares(rule: StoppingRule, evaluation: Evaluation) -> list[float]:
-    """Return each held-out pair's share of aligned layers, in the language pair that the metric names or over all."""
-    method, _, name = rule.key.partition("_")
+    """Return each held-out pair's part of the score, in the language pair that the metric names or over all."""
+    method, name = split_method(rule.key)
     return evaluation.pair_shares(cast("Method", method), name or None)

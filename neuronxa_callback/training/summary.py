@@ -10,7 +10,7 @@ from rich.table import Table
 
 from neuronxa_callback.plots import CurvePoint
 from neuronxa_callback.training.records import Evaluation, RunCorrelation
-from neuronxa_callback.vocabulary import Method, score_name
+from neuronxa_callback.vocabulary import Method, score_name, split_method
 
 
 def summarise(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
@@ -32,12 +32,11 @@ def summarise(evaluations: Sequence[Evaluation], console: Console | None = None)
         table.add_row(escape(score_name(name)), *numbers, str(best_step))
     console.print(table)
     for name, found in last_correlations(evaluations).items():
-        low, high = found.ci
-        method, _, metric = name.partition("_")
-        names = f"{score_name(method)} and {escape(score_name(metric))}"
+        method, metric = split_method(name)
+        names = f"{score_name(method or '')} and {escape(score_name(metric))}"
+        of_changes = "none" if found.r_diff is None else f"{found.r_diff:.3f}"
         console.print(
-            f"Pearson's r of {names}: {found.r:.3f} (95 % interval {low:.3f} to {high:.3f}, "
-            f"p = {found.p_value:.2g}, {found.n} evaluations)",
+            f"Pearson's r of {names}: {found.r:.3f} over {found.n} evaluations; r of their changes: {of_changes}",
             soft_wrap=True,  # a log may be narrow, and people search it by line
         )
 
@@ -76,13 +75,13 @@ def curves(evaluations: Sequence[Evaluation]) -> dict[str, list[tuple[int, float
 
 
 def language_curves(evaluations: Sequence[Evaluation], method: Method) -> dict[str, list[CurvePoint]]:
-    """Return each language pair's alignment score over the run, with its interval if the score is a mean over pairs."""
+    """Return each language pair's alignment score over the run, with its interval and its chance where it has them."""
     found: dict[str, list[CurvePoint]] = {}
     for evaluation in evaluations:
         for name, language in evaluation.languages.items():
             if method in language.score:
-                point = CurvePoint(evaluation.step, language.score[method], language.ci.get(method))
-                found.setdefault(name, []).append(point)
+                certainty = language.ci.get(method), language.chance.get(method)
+                found.setdefault(name, []).append(CurvePoint(evaluation.step, language.score[method], *certainty))
     return found
 
 

@@ -25,7 +25,12 @@ from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.training.continuation import other_choices, scored_again
 from neuronxa_callback.training.history import History, correlations
-from neuronxa_callback.training.metric_names import metrics_of, pearson_metrics, quality_metrics, translation_metrics
+from neuronxa_callback.training.metric_names import (
+    correlation_metrics,
+    metrics_of,
+    quality_metrics,
+    translation_metrics,
+)
 from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.vocabulary import Dtype
 
@@ -285,7 +290,7 @@ class _Scoring:
         start = time.perf_counter()
         report = self.evaluator.score(decoder, self.budget)
         runtime = time.perf_counter() - start
-        self.history.put(Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime))
+        self.history.put(Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime, self.evaluator.pairs))
         self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
 
     def _translate(self, step: int, decoder: Decoder) -> dict[str, tuple[Translations, Signature]]:
@@ -305,9 +310,9 @@ class _Scoring:
         self._write_quality(pending, self.queue.take(pending))
 
     def _write_quality(self, pending: PendingScores, names: Sequence[str]) -> None:
-        found = self.history.add_quality(pending.step, pending.report)
+        evaluation = self.history.add_quality(pending.step, pending.report)
         metrics = quality_metrics(pending.report, names)
-        self.curves.add(pending.step, metrics | pearson_metrics(found, metrics))
+        self.curves.add(pending.step, metrics | correlation_metrics(evaluation, names))
         self._warn(pending, names)
 
     def _warn(self, pending: PendingScores, metrics: Collection[str]) -> None:

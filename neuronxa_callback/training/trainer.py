@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -23,6 +23,8 @@ from transformers.integrations import TensorBoardCallback
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.training.maps import run_maps
+from neuronxa_callback.training.records import Evaluation, methods_of
 
 T = TypeVar("T")
 
@@ -120,16 +122,36 @@ class Moment:
 
     def show_layers(self, report: AlignmentReport, n: int) -> None:
         """Add the figure of the score per layer to the Trainer's own TensorBoard run, if it has one."""
-        callbacks = self.trainer.callback_handler.callbacks
-        writers = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
         step = self.state.global_step
-        for writer in filter(None, writers):
+        for writer in self._tensorboards():
             for method in report.score:
-                per_layer = {name: language.per_layer[method].tolist() for name, language in report.by_language.items()}
-                layers = layer_numbers(report.signatures[0], method, len(report.per_layer[method]))
-                figure = plots.layer_figure(per_layer, method, n, f"Alignment per layer at step {step}", layers)
+                languages = report.by_language.items()
+                per_layer = {name: language.per_layer[method].tolist() for name, language in languages}
+                if not (layers := layer_numbers(report.signatures[0], method, len(report.per_layer[method]))):
+                    continue
+                chance = {
+                    name: language.chance_per_layer[method].tolist()
+                    for name, language in languages
+                    if method in language.chance_per_layer
+                }
+                title = f"Alignment per layer at step {step}"
+                figure = plots.layer_figure(per_layer, chance, method, n, title, layers)
                 writer.add_image(f"neuronxa/{method}_per_layer", plots.pixels(figure), step, dataformats="HWC")
                 writer.flush()
+
+    def show_maps(self, evaluations: Sequence[Evaluation]) -> None:
+        """Add the maps of the run so far to the Trainer's own TensorBoard run, if it has one."""
+        for writer in self._tensorboards():
+            for method in methods_of(evaluations):
+                for name, figure in run_maps(evaluations, method).items():
+                    image = plots.pixels(figure)
+                    writer.add_image(f"neuronxa/{method}_{name}", image, evaluations[-1].step, dataformats="HWC")
+            writer.flush()
+
+    def _tensorboards(self) -> list[Any]:
+        callbacks = self.trainer.callback_handler.callbacks
+        writers = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
+        return [writer for writer in writers if writer is not None]
 
 
 def calling_trainer(callback: TrainerCallback) -> Trainer:

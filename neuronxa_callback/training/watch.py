@@ -11,6 +11,7 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.training.metric_names import expected_names, metric_read
 from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.training.trainer import Moment
+from neuronxa_callback.vocabulary import split_method
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Watch:
 
     def waits(self, moment: Moment) -> bool:
         """Return whether an evaluation must have COMET's scores before it ends."""
-        read = {metric_read(moment.args), self.rule.key.split("_")[0]}
+        read = {metric_read(moment.args), split_method(self.rule.key)[0] or self.rule.key.split("_")[0]}
         return self.wait or not moment.is_training or not read.isdisjoint(self.slow)
 
     def names(self, waits: bool) -> list[str]:

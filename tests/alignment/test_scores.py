@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+from itertools import permutations
 from typing import get_args
 
 import numpy as np
@@ -8,12 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from neuronxa_callback import alignment_score
+from neuronxa_callback.alignment import scores
 from neuronxa_callback.alignment.scores import (
-    aligned_pairs,
     measure,
-    permuted_scores,
+    measure_all,
+    random_orders,
     representations_of,
     retrieved,
 )
@@ -21,6 +25,12 @@ from neuronxa_callback.vocabulary import ALIGNMENT, OVER_PAIRS, REPRESENTATION_O
 from tests import reference
 
 pytestmark = pytest.mark.unit
+
+
+def aligned_pairs(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    aligned = measure(source, target, "nasca").per_pair
+    assert aligned is not None
+    return aligned.bool()
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(2, 9), st.integers(1, 5))
@@ -82,7 +92,12 @@ def test_the_score_is_a_float_tensor_of_layers() -> None:
         (torch.rand(1, 3, 2), torch.rand(1, 4, 2), "nasca", "must both be"),
         (torch.rand(3, 2), torch.rand(3, 2), "nasca", "must both be"),
         (torch.rand(1, 1, 2), torch.rand(1, 1, 2), "nasca", "one pair"),
-        (torch.rand(1, 3, 2), torch.rand(1, 3, 2), "bleu", "choose from nasca, navca, mexa, cka, svcca, anc, sads"),
+        (
+            torch.rand(1, 3, 2),
+            torch.rand(1, 3, 2),
+            "bleu",
+            "choose from nasca, nasca_rank, navca, mexa, cka, svcca, anc",
+        ),
     ],
 )
 def test_bad_input_is_explained(source: torch.Tensor, target: torch.Tensor, method: str, message: str) -> None:
@@ -144,15 +159,104 @@ def test_independent_representations_of_many_sentences_score_nothing(method: Met
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_pairs_permuted_scores_score_less(method: Method) -> None:
+def test_torn_apart_pairs_score_what_their_order_scores(method: Method) -> None:
+    """The slow way: put the targets into each order and measure anew."""
     source = normal(5, 2, 30, 8)
     target = source + 0.3 * normal(6, 2, 30, 8)
-    torn = permuted_scores(source, target, method, 20, seed=3)
-    assert torn.shape == (20, 2)
-    assert (alignment_score(source, target, method) > torn.amax(dim=0)).all()
-    generator = torch.Generator().manual_seed(3)
-    slow = [measure(source, target[:, torch.randperm(30, generator=generator)], method).per_layer for _ in range(20)]
-    torch.testing.assert_close(torn, torch.stack(slow))
+    orders = random_orders(30, 20)
+    assert orders is not None
+    measured = measure(source, target, method, orders)
+    assert measured.torn is not None
+    assert measured.chance is not None
+    slow = torch.stack([measure(source, target[:, order], method).per_layer for order in orders])
+    torch.testing.assert_close(measured.torn, slow)
+    assert (measured.per_layer > measured.torn.amax(dim=0)).all()
+
+
+@pytest.mark.parametrize("method", OVER_PAIRS)
+def test_chance_is_the_mean_over_all_orders(method: Method) -> None:
+    source, target = normal(15, 2, 2, 5, 4)
+    orders = torch.tensor(list(permutations(range(5))))
+    measured = measure(source, target, method, orders)
+    assert measured.torn is not None
+    assert measured.chance is not None
+    torch.testing.assert_close(measured.chance, measured.torn.mean(dim=0))
+
+
+@pytest.mark.parametrize("method", OVER_PAIRS)
+@given(values=hnp.arrays(np.float64, (2, 5, 3), elements=st.integers(-2, 2)))
+def test_a_pair_left_out_is_left_out_with_both_its_sentences(method: Method, values: np.ndarray) -> None:
+    """The slow way: measure the others anew. Small whole numbers make many ties."""
+    source, target = torch.tensor(values).unsqueeze(1)
+    found = measure(source, target, method).without_pair
+    assert found is not None
+    for pair in range(5):
+        others = [place for place in range(5) if place != pair]
+        expected = measure(source[:, others], target[:, others], method).per_layer
+        torch.testing.assert_close(found[:, pair], expected)
+
+
+def test_two_pairs_have_no_value_without_one_of_them() -> None:
+    assert measure(torch.rand(1, 2, 3), torch.rand(1, 2, 3), "nasca").without_pair is None
+
+
+def test_many_layers_are_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = normal(16, 2, 5, 6, 4)
+    whole = measure(source, target, "nasca_rank", random_orders(6, 10))
+    monkeypatch.setattr(scores, "MOST_NUMBERS", 2 * 6 * 6)
+    parts = measure(source, target, "nasca_rank", random_orders(6, 10))
+    for one, other in zip(astuple(whole), astuple(parts), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_methods_measured_together_are_what_they_are_alone() -> None:
+    source, target = normal(17, 2, 2, 8, 5)
+    methods = get_args(Method)
+    together = measure_all(source, target, dict.fromkeys(methods))
+    assert list(together) == list(methods)
+    for method in methods:
+        torch.testing.assert_close(together[method].per_layer, measure(source, target, method).per_layer)
+
+
+@given(hnp.arrays(np.float64, (2, 6, 3), elements=st.integers(-2, 2)))
+def test_the_rank_score_equals_its_loops(values: np.ndarray) -> None:
+    source, target = torch.tensor(values).unsqueeze(1)
+    found = measure(source, target, "nasca_rank").per_layer.item()
+    assert found == pytest.approx(reference.rank_score(*values))
+
+
+def test_the_rank_score_of_first_and_last_places() -> None:
+    first = torch.eye(4).unsqueeze(0)
+    assert measure(first, first, "nasca_rank").per_layer.item() == pytest.approx(1)
+    assert measure(first, -first, "nasca_rank").per_layer.item() == pytest.approx(0)
+    equal = torch.ones(1, 4, 2)
+    assert measure(equal, equal, "nasca_rank").per_layer.item() == pytest.approx(0)  # a tie counts against the pair
+
+
+def test_rank_one_both_ways_is_weak_alignment() -> None:
+    source = normal(18, 3, 20, 6)
+    target = source + normal(19, 3, 20, 6)
+    ranks, aligned = (measure(source, target, method).per_pair for method in ("nasca_rank", "nasca"))
+    assert ranks is not None
+    assert aligned is not None
+    assert torch.equal(ranks == 1, aligned == 1)
+
+
+def test_the_orders_are_the_same_each_time_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    orders = random_orders(50, 1000)
+    assert torch.rand(1) == expected
+    assert orders is not None
+    random_orders.cache_clear()
+    again = random_orders(50, 1000)
+    assert again is not None
+    assert torch.equal(orders, again)
+    assert (orders.sort(dim=1).values == torch.arange(50)).all()
+    # Each target comes to each place equally often: a chi-square of 49 degrees of freedom at one place.
+    counts = torch.bincount(orders[:, 7], minlength=50)
+    assert ((counts - 20) ** 2 / 20).sum() < stats.chi2.isf(1e-4, 49)
 
 
 @pytest.mark.parametrize("method", get_args(Method))
@@ -226,10 +330,14 @@ def test_retrieval_equals_its_loops(values: np.ndarray) -> None:
     others = [[j for j in range(5) if j != i] for i in range(5)]
     forward = [all(c[i][i] > c[i][j] + 1e-9 for j in others[i]) for i in range(5)]
     backward = [all(c[i][i] > c[j][i] + 1e-9 for j in others[i]) for i in range(5)]
-    assert found["source->target"].tolist() == [forward]
-    assert found["target->source"].tolist() == [backward]
-    assert found["both"].tolist() == [[f and b for f, b in zip(forward, backward, strict=True)]]
-    assert torch.equal(found["both"], aligned_pairs(source, target))
+    both = [f and b for f, b in zip(forward, backward, strict=True)]
+    hits = {direction: measured.per_pair for direction, measured in found.items()}
+    assert {direction: None if hit is None else hit.bool().tolist() for direction, hit in hits.items()} == {
+        "source->target": [forward],
+        "target->source": [backward],
+        "both": [both],
+    }
+    assert aligned_pairs(source, target).tolist() == [both]
 
 
 def test_a_hub_is_found_from_one_side_alone() -> None:
@@ -238,7 +346,7 @@ def test_a_hub_is_found_from_one_side_alone() -> None:
     target = source.clone()
     target[0, 0] = 1
     found = retrieved(source * 0.5 + 0.5, target)
-    assert found["source->target"].float().mean() < found["target->source"].float().mean()
+    assert (found["source->target"].per_layer < found["target->source"].per_layer).all()
 
 
 def test_representations_can_be_chosen() -> None:
@@ -255,11 +363,12 @@ def test_representations_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"anc": "nas"}, "chosen for 'anc', but methods are nasca, cka"),
+        ({"anc": "nas"}, "chosen for 'anc', but methods are nasca, nasca_rank, cka"),
         ({"cka": "tokens"}, "representation 'tokens' is unknown; choose from nas, nav, embedding"),
         ({"nasca": "nav"}, "nasca on nav is called navca; ask for that"),
+        ({"nasca_rank": "nav"}, "nasca_rank reads nas"),
     ],
 )
 def test_a_choice_that_means_nothing_is_refused(chosen: dict[Method, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        representations_of(("nasca", "cka"), chosen)  # type: ignore[arg-type]
+        representations_of(("nasca", "nasca_rank", "cka"), chosen)  # type: ignore[arg-type]

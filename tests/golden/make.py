@@ -31,19 +31,23 @@ SURVEY = ("survey/scores.jsonl", "survey/retrieval.jsonl", "survey/matrix.jsonl"
 SIGNATURES = "signatures.json"
 
 ALIGNMENT_OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "all methods": {"methods": ("nasca", "navca", "mexa", "cka", "svcca", "anc", "sads"), "permutations": 9},
+    "plain": {"methods": "nasca"},
+    "all methods": {
+        "methods": ("nasca", "navca", "mexa", "cka", "svcca", "anc", "sads"),
+        "representations": {"sads": "nav"},
+        "permutations": 9,
+    },
     "chosen layers": {"methods": ("nasca", "navca"), "layers": (3, 1)},
     "greatest layer": {"methods": ("nasca", "mexa"), "layer_pooling": "max"},
-    "greatest of chosen layers": {"layer_pooling": "max", "layers": (2,)},
-    "representations": {"methods": ("cka", "anc", "nasca"), "representations": {"cka": "nav"}},
+    "greatest of chosen layers": {"methods": "nasca", "layer_pooling": "max", "layers": (2,)},
+    "representations": {"methods": ("cka", "anc", "nasca"), "representations": {"cka": "nav"}, "permutations": 0},
     "representations and permutations": {
         "methods": ("sads", "cka"),
         "representations": {"sads": "embedding", "cka": "nas"},
         "permutations": 9,
         "token_pooling": "average",
     },
-    "permutations of a share": {"permutations": 9, "token_pooling": "last"},
+    "permutations of a share": {"methods": "nasca", "permutations": 9, "token_pooling": "last"},
 }
 TRANSLATION_OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -101,11 +105,13 @@ def make_survey(folder: Path) -> None:
         common = ("model", "--n", 10, "--device", "cpu", "--output", "survey")
         two = ("--langs", "isl_Latn,fra_Latn")
         methods = ("--methods", "nasca,mexa,cka,sads")
-        neuronxa("score", *common, *two, *methods, "--permutations", 19)
+        reads = ("--representation", "sads=nav")
+        neuronxa("score", *common, *two, *methods, *reads, "--permutations", 19)
         neuronxa(
-            "score", *common, *two, *methods, "--layers", "1,3", "--representation", "cka=nav", "--permutations", 9
+            *("score", *common, *two, *methods, *reads, "--layers", "1,3"),
+            *("--representation", "cka=nav", "--permutations", 9),
         )
-        neuronxa("score", *common, *two, "--layer-pooling", "max", "--token-pooling", "last")
+        neuronxa("score", *common, *two, "--methods", "nasca", "--layer-pooling", "max", "--token-pooling", "last")
         neuronxa("retrieve", *common, *two, "--representations", "embedding,nas,nav")
         neuronxa("retrieve", *common, *two, "--layer-pooling", "mean", "--layers", "2")
         neuronxa("matrix", *common, "--langs", "eng_Latn,isl_Latn,fra_Latn", "--methods", "nasca,cka")

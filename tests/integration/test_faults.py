@@ -251,3 +251,24 @@ def test_evaluations_that_take_too_much_of_the_run_are_told_once(
         trainer = run(tmp_path, tiny_llama(), max_overhead=1e-6)
     assert caplog.text.count("more than max_overhead=1e-06. Evaluate every ") == 1
     assert all("eval_neuronxa_runtime" in entry for entry in trainer.state.log_history if "eval_nasca" in entry)
+
+
+class TestFewCarriers:
+    def test_a_language_pair_is_named_once_a_run(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A model of random weights does not align all 10 pairs."""
+        with caplog.at_level(logging.WARNING):
+            trainer = run(tmp_path, tiny_llama(), methods=("nasca", "mexa", "nasca_rank"))
+        assert scored_steps(trainer) == [0, 2, 4, 6]
+        few = [message for message in caplog.messages if "eng_Latn-isl_Latn (" in message]
+        assert len(few) == 1
+        surface = score_lines(tmp_path)[0]["languages"]["eng_Latn-isl_Latn"]["surface"]
+        least = min(surface["carriers"].values())
+        assert least < 10
+        assert ("none of the" if least == 0 else f"comes from {least} of") in few[0]
+
+    def test_scores_that_every_pair_carries_are_not_named(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            run(tmp_path, tiny_llama(), methods=("nasca_rank", "cka"))
+        assert "eng_Latn-isl_Latn (" not in caplog.text

@@ -25,13 +25,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 from trl import SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
+from neuronxa_callback.correlation import over_run, spearman
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityError
 from neuronxa_callback.quality.evaluator import QualityReport
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
 from neuronxa_callback.quality.translation import translate
-from neuronxa_callback.significance import pearson
 from tests.support import Interrupt, make_tokenizer, score_lines, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
@@ -135,14 +135,30 @@ class TestA4bitRun:
             logged = entries(run, f"eval_pearson_nasca_{name}")
             assert logged
             for n in (3, 4):
-                expected = pearson(nasca[:n], scores[:n])
+                expected = over_run(nasca[:n], scores[:n])
                 if expected is None:  # nothing varied
                     assert 2 * n - 2 not in logged
                     continue
                 assert logged[2 * n - 2] == expected.r
                 kept = records[n - 1]["pearson"][f"nasca_{name}"]
-                assert kept == {"r": expected.r, "p_value": expected.p_value, "ci": list(expected.ci), "n": n}
+                assert kept == {"r": expected.r, "r_diff": expected.r_diff, "n": n}
+                of_changes = entries(run, f"eval_pearson_diff_nasca_{name}")
+                assert of_changes.get(2 * n - 2) == expected.r_diff
             assert set(logged) <= {4, 6}
+
+    def test_rho_over_the_sentences_of_each_evaluation(self, run: SFTTrainer) -> None:
+        for record in score_lines(run.args.output_dir):
+            aligned = record["languages"]["eng_Latn-fra_Latn"]["per_pair"]["nasca"]
+            for name, judged in record["quality"]["eng_Latn-fra_Latn"]["metrics"].items():
+                expected = spearman(aligned, judged["segments"])
+                logged = entries(run, f"eval_over_sentences_nasca_{name}_eng_Latn-fra_Latn")
+                kept = record["over_sentences"].get("eng_Latn-fra_Latn", {})
+                if expected is None:  # a score does not vary
+                    assert f"nasca_{name}" not in kept
+                    assert record["step"] not in logged
+                    continue
+                assert logged[record["step"]] == kept[f"nasca_{name}"]["r"] == expected.r
+                assert kept[f"nasca_{name}"]["n"] == 10
 
     def test_nothing_outlives_the_run(self, run: SFTTrainer) -> None:
         assert no_comet_is_left()
@@ -201,6 +217,7 @@ class TestWaiting:
 
     def test_a_best_metric_that_will_not_be_logged_is_refused_before_training(self, tmp_path: Path) -> None:
         refused: list[tuple[str, Any]] = [("eval_comet", "auto"), ("chrf", "bleu"), ("eval_pearson_nasca_chrf", "chrf")]
+        refused.append(("over_sentences_nasca_chrf_eng_Latn-fra_Latn", "chrf"))
         for metric, quality in refused:
             settings = {"metric_for_best_model": metric, "load_best_model_at_end": True} | EVALUATING
             trainer = sft(tmp_path, [NeuronXACallback(FRENCH, quality=quality)], **settings)
@@ -446,8 +463,7 @@ def test_the_summary_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
     output = " ".join(capsys.readouterr().out.split())
     assert "Alignment and translation quality" in output
     r = entries(trainer, "eval_pearson_nasca_letters")[6]
-    assert f"{r:.3f} (95 % interval" in output
-    assert "4 evaluations" in output
+    assert f"{r:.3f} over 4 evaluations; r of their changes: " in output
 
 
 DEFAULT_RUN = """

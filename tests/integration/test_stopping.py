@@ -86,6 +86,19 @@ def test_a_loss_that_does_not_fall_stops_a_run(tmp_path: Path) -> None:
     assert score_lines(tmp_path)[-1]["stopping"]["reason"] == "loss did not improve enough in 2 evaluations"
 
 
+@pytest.mark.parametrize("metric", ["nasca_rank", "nasca_rank_eng_Latn-isl_Latn"])
+def test_the_rank_score_stops_a_run_by_the_paired_test(metric: str, tmp_path: Path) -> None:
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, stopping=StoppingRule(2, metric))
+    trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    last = score_lines(tmp_path)[-1]["stopping"]
+    assert last["reason"] == f"{metric} did not improve significantly (p < 0.2, paired test) in 2 evaluations"
+    assert last["p_value"] == 1.0
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {f"eval_{metric}_best", f"eval_{metric}_gain", f"eval_{metric}_gain_p"} <= logged
+
+
 def test_a_quality_metric_stops_a_run(tmp_path: Path) -> None:
     callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf", stopping=StoppingRule(2, "chrf"))
     trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
@@ -115,7 +128,9 @@ def test_a_language_that_is_forgotten_is_seen(
     assert trainer.state.global_step == steps
     assert caplog.text.count("eng_Latn-fra_Latn fell ") == 1
     first, second, *_ = score_lines(tmp_path)
-    assert second["stopping"]["forgotten"] == {"eng_Latn-fra_Latn": pytest.approx(first["score"]["nasca"])}
+    # Without an open gate all cosines are 0, and a tie puts every pair on the last rank.
+    assert second["score"] == {"nasca": 0, "nasca_rank": pytest.approx(0)}
+    assert second["stopping"]["forgotten"] == {"eng_Latn-fra_Latn": pytest.approx(first["score"]["nasca_rank"])}
 
 
 def test_a_resumed_run_stops_where_an_unbroken_one_does(tmp_path: Path) -> None:
@@ -223,7 +238,7 @@ def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogC
 def test_an_alignment_score_that_is_not_measured_is_refused(metric: str, tmp_path: Path) -> None:
     callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, metric))
     with pytest.raises(
-        ValueError, match=f"{metric}' will not be logged; the logged alignment scores are nasca, nasca_eng"
+        ValueError, match=f"{metric}' will not be logged; the logged alignment scores are nasca, nasca_rank, "
     ):
         sft(tmp_path, [callback], **EVALUATING).train()
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AutoModelForCausalLM,
@@ -24,10 +30,12 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, StoppingRule
+from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, StoppingRule, plots, run_map
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.training import page as report
-from neuronxa_callback.vocabulary import Method
+from neuronxa_callback.training.history import History
+from neuronxa_callback.training.maps import run_maps
+from neuronxa_callback.vocabulary import OVER_PAIRS, Method, score_name
 from tests.support import (
     ICELANDIC,
     Interrupt,
@@ -188,6 +196,14 @@ class TestWhereTheScoresGo:
         assert [image.step for image in images] == [0, 2, 4, 6]
         assert all(image.width > 500 for image in images)
 
+    def test_tensorboard_holds_the_maps_of_the_whole_run(self, run: SFTTrainer) -> None:
+        """They are drawn when the number of evaluations has doubled: of two and of four evaluations."""
+        evaluations = History(run.args.output_dir).read()
+        images = tensorboard_images(run.args.output_dir)
+        for name, figure in run_maps(evaluations, "nasca").items():
+            assert list(images[f"neuronxa/nasca_{name}"]) == [2, 6]
+            assert np.array_equal(images[f"neuronxa/nasca_{name}"][6], plots.pixels(figure))
+
     def test_scores_jsonl(self, run: SFTTrainer) -> None:
         lines = (Path(run.args.output_dir) / "neuronxa" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
@@ -218,12 +234,56 @@ def test_all_methods_reach_the_log_and_tensorboard_and_the_report(tmp_path: Path
     assert {f"eval_{method}_{FRENCH.name}" for method in methods} <= keys
     (events,) = {path.parent for path in tmp_path.rglob("events.out.*")}
     accumulator = EventAccumulator(str(events)).Reload()
-    assert {f"neuronxa/{method}_per_layer" for method in methods} == set(accumulator.Tags()["images"])
+    layered = [method for method in methods if method != "sads"]  # it joins the layers
+    kinds = [("per_layer", layered), ("layer_map", layered), ("pair_map", OVER_PAIRS)]
+    tags = {f"neuronxa/{method}_{kind}" for kind, drawn in kinds for method in drawn}
+    assert tags == set(accumulator.Tags()["images"])
     page = report.write(tmp_path)
     text = page.read_text(encoding="utf-8")
     for method in methods:
-        assert f"| {method.upper()} |" in text
+        assert f"| {score_name(method)} |" in text
         assert (page.parent / f"alignment-{method}.png").stat().st_size > 10_000
+
+
+def test_the_maps_at_the_end_show_every_evaluation_and_no_figure_is_left(tmp_path: Path) -> None:
+    before = figures_in_memory()
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2)], max_steps=4, report_to="tensorboard")
+    trainer.train()
+    assert scored_steps(trainer) == [0, 2, 4]
+    images = tensorboard_images(tmp_path)["neuronxa/nasca_layer_map"]
+    assert list(images) == [2, 4]
+    expected = run_maps(History(tmp_path).read(), "nasca")
+    assert np.array_equal(images[4], plots.pixels(expected["layer_map"]))
+    del expected
+    assert figures_in_memory() == before
+    trainer.evaluate()  # outside training there is no run to draw
+    assert list(tensorboard_images(tmp_path)["neuronxa/nasca_layer_map"]) == [2, 4]
+
+
+def test_maps_that_cannot_be_drawn_cost_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run_map, "MOST_LAYER_TICKS", 0)
+    trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2)], max_steps=2, report_to="tensorboard")
+    trainer.train()
+    assert [record["step"] for record in score_lines(tmp_path)] == scored_steps(trainer) == [0, 2]
+    assert list(tensorboard_images(tmp_path)) == ["neuronxa/nasca_per_layer", "neuronxa/nasca_rank_per_layer"]
+    assert "the maps of the run were not drawn. ZeroDivisionError" in caplog.text
+
+
+def figures_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Figure) for thing in gc.get_objects())
+
+
+def tensorboard_images(output_dir: str | Path) -> dict[str, dict[int, NDArray[np.uint8]]]:
+    """Tag -> step -> the image, as TensorBoard reads it."""
+    (folder,) = {file.parent for file in Path(output_dir).rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    return {
+        tag: {e.step: np.asarray(Image.open(BytesIO(e.encoded_image_string))) for e in events.Images(tag)}
+        for tag in events.Tags()["images"]
+    }
 
 
 def test_a_run_stops_by_a_method_without_values_a_pair(tmp_path: Path) -> None:
@@ -238,7 +298,7 @@ def test_a_run_stops_by_a_method_without_values_a_pair(tmp_path: Path) -> None:
 
 def test_a_floor_needs_a_method_with_values_a_pair() -> None:
     with pytest.raises(
-        ValueError, match="floor needs a score of each sentence pair; add one of nasca, navca, mexa, sads"
+        ValueError, match="floor needs a score of each sentence pair; add one of nasca, navca, mexa, nasca_rank, sads"
     ):
         NeuronXACallback(ICELANDIC, methods=("cka", "anc"), stopping=StoppingRule(floor={"isl_Latn": 0.02}))
 
@@ -285,7 +345,8 @@ def test_best_model_and_early_stopping_follow_nasca(first: bool, tmp_path: Path)
     assert trainer.state.best_metric == reader.seen[0] == scores(trainer)[1]
 
 
-def test_the_step_with_the_highest_score_is_the_best_and_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["eval_nasca", "eval_nasca_rank"])
+def test_the_step_with_the_highest_score_is_the_best_and_is_loaded(metric: str, tmp_path: Path) -> None:
     settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = sft(
         tmp_path,
@@ -293,16 +354,16 @@ def test_the_step_with_the_highest_score_is_the_best_and_is_loaded(tmp_path: Pat
         max_steps=12,
         learning_rate=3e-2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_nasca",
+        metric_for_best_model=metric,
         greater_is_better=True,
         **settings,
     )
     trainer.train()
-    watched = scores(trainer)[1:]
+    watched = scores(trainer, metric)[1:]
     assert len(set(watched)) > 2
     assert trainer.state.best_metric == max(watched)
     assert trainer.state.best_global_step == 2 + 2 * watched.index(max(watched))
-    assert trainer.evaluate()["eval_nasca"] == max(watched)
+    assert trainer.evaluate()[metric] == max(watched)
 
 
 def test_several_evaluation_sets_cost_patience_once_a_step(tmp_path: Path) -> None:
@@ -334,8 +395,8 @@ def test_a_model_that_needs_autocast_is_scored_in_it(tmp_path: Path) -> None:
     assert "autocast-bfloat16" in signature
 
 
-def scores(trainer: Trainer) -> list[float]:
-    return [entry["eval_nasca"] for entry in trainer.state.log_history if "eval_nasca" in entry]
+def scores(trainer: Trainer, metric: str = "eval_nasca") -> list[float]:
+    return [entry[metric] for entry in trainer.state.log_history if metric in entry]
 
 
 class TestTrainingIsUnchanged:

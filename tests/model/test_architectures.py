@@ -24,22 +24,29 @@ from tests.architectures import MIXTURES, MULTIMODAL, PLAIN, needs_stacked_exper
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 SENTENCES = PAIRS.target
-READ: tuple[Representation, ...] = ("nas", "nav", "embedding")
+READ: tuple[Representation, ...] = ("nas", "nav", "embedding", "signed")
 ByHand = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 
 def expected(model: Any, tokenizer: Any, blocks: list[Any], by_hand: ByHand) -> dict[Representation, Any]:
     """Compute pooled states and values of each block from its input, one unpadded sentence at a time."""
-    pooled: dict[Representation, list[Any]] = {"nas": [], "nav": [], "embedding": []}
-    for sentence in SENTENCES:
+    pooled: dict[Representation, list[Any]] = {read: [] for read in READ}
+
+    def run(sentence: str, special_tokens: bool) -> tuple[list[tuple[Tensor, Tensor]], Any]:
         inputs: list[Tensor] = []
         hooks = [block.register_forward_pre_hook(_keep_input(inputs)) for block in blocks]
-        ids = torch.tensor([tokenizer(sentence)["input_ids"]])
+        ids = torch.tensor([tokenizer(sentence, add_special_tokens=special_tokens)["input_ids"]])
         with torch.no_grad():
             output = Decoder.find(model, tokenizer).stack(input_ids=ids, use_cache=False, output_hidden_states=True)
             for hook in hooks:
                 hook.remove()
             found = [by_hand(block, x.reshape(-1, x.shape[-1])) for block, x in zip(blocks, inputs, strict=True)]
+        return found, output
+
+    for sentence in SENTENCES:
+        bare, _ = run(sentence, special_tokens=False)
+        pooled["signed"].append([reference.pool(values.double().numpy(), "average") for _, values in bare])
+        found, output = run(sentence, special_tokens=True)
         pooled["nas"].append([reference.pool(states.double().numpy(), "weighted") for states, _ in found])
         pooled["nav"].append([reference.pool(values.double().abs().numpy(), "weighted") for _, values in found])
         pooled["embedding"].append([reference.pool(h[0].double().numpy(), "weighted") for h in output.hidden_states])

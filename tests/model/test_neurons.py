@@ -96,6 +96,15 @@ class TestIn4Bit:
         else:
             np.testing.assert_allclose(encoded, expected, atol=1e-4, rtol=1e-4)
 
+    def test_sads_equals_its_source_on_the_dequantised_weights(
+        self, model: Any, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        found = NeuronXAEvaluator(PAIRS, "sads")(model, tokenizer).score["sads"]
+        plain = self.dequantised(model)
+        assert found == pytest.approx(
+            reference.sads_of_its_source(plain, tokenizer, PAIRS.source, PAIRS.target), abs=1e-6
+        )
+
     def test_a_pass_leaves_the_quantised_weights_alone(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         """In evaluation mode, the kernels of some CPUs would repack them with coarser scales and without gradients."""
 

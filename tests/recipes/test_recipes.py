@@ -96,6 +96,7 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
     last = records[-1]
     assert results == {
         ("5 embedded pairs", "nasca"): round(last["score"]["nasca"], 4),
+        ("5 embedded pairs", "nasca_rank"): round(last["score"]["nasca_rank"], 4),
         ("5 embedded pairs", "chrf"): round(last["quality_score"]["chrf"], 4),
     }
     assert card.data.base_model == str(model)
@@ -258,7 +259,7 @@ def test_flores_is_watched_and_devtest_scored_at_the_end(model: Path, tmp_path: 
     card = ModelCard.load(tmp_path / "run" / "README.md")
     results = {(result.dataset_name, result.metric_type) for result in card.data.eval_results}
     names = ("5 pairs of FLORES dev", "5 pairs of FLORES devtest")
-    assert results == {(name, metric) for name in names for metric in ("nasca", "chrf")}
+    assert results == {(name, metric) for name in names for metric in ("nasca", "nasca_rank", "chrf")}
     assert "## Test" in card.text
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "merged", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "merged")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -14,23 +15,22 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from neuronxa_callback.cli import app
+from neuronxa_callback.correlation import Coefficient, difference
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.significance import pearson, spearman
-from neuronxa_callback.survey.downstream import (
-    AlignmentScore,
-    ResultsError,
-    TaskResult,
-    averages,
-    correlate,
-    read_results,
-    read_scores,
-)
+from neuronxa_callback.significance import holm
+from neuronxa_callback.survey.downstream import averages, correlate, differences, join
+from neuronxa_callback.survey.results import AlignmentScore, ResultsError, TaskResult, read_results, read_scores
+from neuronxa_callback.tables import Table
 from tests.support import ROOT, make_tokenizer, tiny_llama
 
 RESULTS = Path(__file__).parents[1] / "data" / "lm_eval" / "results.json"
 SIGNATURE = Signature.of(n=30)
 LANGUAGES = ("isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn")
 RUNNER = CliRunner()
+
+
+def table_of(scores: Iterable[AlignmentScore], results: Iterable[TaskResult]) -> Table:
+    return correlate(join(scores, results))
 
 
 @pytest.fixture(scope="module")
@@ -56,40 +56,27 @@ def test_the_harness_file_is_read() -> None:
 
 
 def test_the_table_holds_scipys_numbers(scores: Path) -> None:
-    table = correlate(read_scores(scores), read_results(RESULTS))
+    table = table_of(read_scores(scores), read_results(RESULTS))
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [(row["method"], row["task"], row["n"]) for row in rows] == [
         (method, task, n) for method in ("nasca", "mexa") for task, n in (("belebele", 4), ("arc", 3))
     ]
     aligned = {(s.method, s.lang): s.score for s in read_scores(scores)}
     values = {(r.task, r.lang): r.value for r in read_results(RESULTS)}
+    assert [row["p (Holm)"] for row in rows] == pytest.approx(holm([float(str(row["p"])) for row in rows]))
+    assert "There is no interval below 8 languages." in table.notes
     for row in rows:
         shared = LANGUAGES[: int(str(row["n"]))]
         x = [aligned[str(row["method"]), code] for code in shared]
         y = [values[str(row["task"]), code] for code in shared]
         assert row["Pearson r"] == pytest.approx(stats.pearsonr(x, y).statistic)
-        assert row["p"] == pytest.approx(stats.pearsonr(x, y).pvalue)
+        every = stats.PermutationMethod()
+        assert row["p"] == pytest.approx(stats.pearsonr(x, y, method=every).pvalue)
+        assert row["rho p"] == pytest.approx(stats.pearsonr(stats.rankdata(x), stats.rankdata(y), method=every).pvalue)
+        assert row["low"] is row["rho high"] is None
         assert row["Spearman rho"] == pytest.approx(stats.spearmanr(x, y).statistic)
         assert "n:30|tokens:weighted" in str(row["signature"])
         assert "pair:" not in str(row["signature"])
-
-
-def test_spearman_is_scipys_with_ties_and_monotone_curves() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 8, 30), rng.normal(size=30)
-    found, expected = spearman(x, y), stats.spearmanr(x, y)
-    assert found is not None
-    assert found.r == pytest.approx(expected.statistic)
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert found.ci[0] < found.r < found.ci[1]
-    curve = np.linspace(0, 5, 20)
-    rank, line = spearman(curve, np.exp(curve)), pearson(curve, np.exp(curve))
-    assert rank is not None
-    assert line is not None
-    assert rank.r == pytest.approx(1)
-    assert line.r < 0.9
-    assert spearman([1, 2], [1, 2]) is None
-    assert spearman([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_a_csv_of_several_models_is_joined_by_model(tmp_path: Path) -> None:
@@ -104,15 +91,15 @@ def test_a_csv_of_several_models_is_joined_by_model(tmp_path: Path) -> None:
         for model in ("a", "b", "c")
         for lang, score in zip(LANGUAGES, (0.1, 0.2, 0.4), strict=False)
     ]
-    table = correlate(aligned, read_results(path))
+    table = table_of(aligned, read_results(path))
     assert [(row[0], row[4]) for row in table.rows] == [("a", 3), ("b", 3)]
-    assert [row[9] for row in table.rows] == pytest.approx([1, -1])
+    assert [row[10] for row in table.rows] == pytest.approx([1, -1])
 
 
 def test_two_languages_have_no_correlation_and_the_table_says_so() -> None:
     aligned = [AlignmentScore("m", "nasca", "eng_Latn", lang, 0.1, SIGNATURE) for lang in LANGUAGES[:2]]
-    table = correlate(aligned, [TaskResult("", "xnli", lang, 0.5) for lang in LANGUAGES])
-    assert table.rows == [["m", "nasca", "eng_Latn", "xnli", 2, *[None] * 8, SIGNATURE]]
+    table = table_of(aligned, [TaskResult("", "xnli", lang, 0.5) for lang in LANGUAGES])
+    assert table.rows == [["m", "nasca", "eng_Latn", "xnli", 2, *[None] * 10, SIGNATURE]]
     assert "m, nasca, xnli: 2 languages in both, but three are needed." in table.notes
     assert averages(table).rows == []
 
@@ -133,7 +120,7 @@ def test_pivots_stand_apart_and_models_are_averaged() -> None:
         for lang, score in zip(LANGUAGES, scores, strict=True)
     ]
     results = [TaskResult("", t, lang, v) for t, vs in tasks.items() for lang, v in zip(LANGUAGES, vs, strict=True)]
-    table = correlate(aligned, results)
+    table = table_of(aligned, results)
     r = {key: {t: stats.pearsonr(level, vs).statistic for t, vs in tasks.items()} for key, level in levels.items()}
     for row in (dict(zip(table.columns, row, strict=True)) for row in table.rows):
         assert row["Pearson r"] == pytest.approx(r[str(row["model"]), str(row["pivot"])][str(row["task"])])
@@ -148,13 +135,103 @@ def test_pivots_stand_apart_and_models_are_averaged() -> None:
     assert means["eng_Latn", "all tasks"][0] == 4
 
 
+MANY = ("isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn", "ita_Latn", "por_Latn", "dan_Latn", "swe_Latn", "fin_Latn")
+
+
+def of_method(method: str, scores: Sequence[float], model: str = "m", **choices: Any) -> list[AlignmentScore]:
+    signature = Signature.of(method=method, n=30, tokens="last", layers="mean").with_fields(**choices)
+    return [
+        AlignmentScore(model, method, "eng_Latn", lang, score, signature)
+        for lang, score in zip(MANY, scores, strict=False)
+    ]
+
+
+def drawn(seed: int) -> tuple[list[list[float]], list[TaskResult]]:
+    """Three methods' scores of nine languages, and the languages' results at two tasks."""
+    points = np.random.default_rng(seed).normal(size=(5, 9))
+    results = [
+        TaskResult("", task, lang, float(value))
+        for task, values in zip(("xnli", "arc"), points[3:], strict=True)
+        for lang, value in zip(MANY, values, strict=True)
+    ]
+    return (points[:3] + points[3]).tolist(), results
+
+
+def test_every_two_methods_are_tested_and_corrected_over_all_tests() -> None:
+    scores, results = drawn(0)
+    aligned = [
+        line for name, row in zip(("nasca", "mexa", "cka"), scores, strict=True) for line in of_method(name, row)
+    ]
+    table = differences(join(aligned, results))
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    methods = [("nasca", "mexa"), ("nasca", "cka"), ("mexa", "cka")]
+    assert [(row["correlation"], row["task"], row["first"], row["second"]) for row in found] == [
+        (kind, task, *two) for kind in ("Pearson", "Spearman") for task in ("xnli", "arc") for two in methods
+    ]
+    values = {task: [result.value for result in results if result.task == task] for task in ("xnli", "arc")}
+    by_name = dict(zip(("nasca", "mexa", "cka"), scores, strict=True))
+    for kind in get_args(Coefficient):
+        of_kind = [row for row in found if row["correlation"] == kind]
+        assert [row["p (Holm)"] for row in of_kind] == pytest.approx(holm([float(str(row["p"])) for row in of_kind]))
+        for row in of_kind:
+            sides = by_name[str(row["first"])], by_name[str(row["second"])], values[str(row["task"])]
+            expected = difference(*sides, coefficient=kind)
+            assert expected is not None
+            assert [row[name] for name in ("r first", "r second", "z difference", "low", "high", "p")] == [
+                *(expected.first, expected.second, expected.z),
+                *(*expected.ci, expected.p_value),
+            ]
+            assert row["n"] == 9
+            assert "method" not in cast("Signature", row["signature"])
+
+
+def test_two_methods_are_tested_over_the_languages_that_both_scored() -> None:
+    scores, results = drawn(1)
+    aligned = of_method("nasca", scores[0]) + of_method("mexa", scores[1][:8])
+    table = differences(join(aligned, results[:9]))
+    assert [row[6] for row in table.rows] == [8, 8]
+    values = [result.value for result in results[:8]]
+    expected = difference(scores[0][:8], scores[1][:8], values, coefficient="Pearson")
+    assert expected is not None
+    assert table.rows[0][11] == pytest.approx(expected.ci[1])
+
+
+def test_below_eight_languages_there_is_no_test_and_a_note() -> None:
+    scores, results = drawn(2)
+    aligned = of_method("nasca", scores[0][:7]) + of_method("mexa", scores[1])
+    table = differences(join(aligned, results[:9]))
+    assert [row[6:14] for row in table.rows] == [[7, *[None] * 7]] * 2
+    assert "m, nasca and mexa, xnli, Pearson: 7 languages in both, but eight are needed." in table.notes
+    joined = join(aligned, results[:9])
+    low_and_high = [(row[6] is None, row[7] is None) for row in correlate(joined).rows]
+    assert low_and_high == [(True, True), (False, False)]
+
+
+def test_methods_of_other_models_texts_or_options_are_not_compared() -> None:
+    scores, results = drawn(3)
+    aligned = of_method("nasca", scores[0])
+    aligned += of_method("mexa", scores[1], model="other")
+    aligned += of_method("mexa", scores[1], n=100) + of_method("mexa", scores[1], corpus="tatoeba")
+    assert differences(join(aligned, results)).rows == []
+
+
+def test_scores_of_other_numbers_of_pairs_are_neither_correlated_together_nor_averaged() -> None:
+    scores, results = drawn(4)
+    aligned = of_method("nasca", scores[0][:4], n=30)
+    aligned += of_method("nasca", scores[0], n=100)[4:]
+    table = table_of(aligned, results[:9])
+    assert [row[4] for row in table.rows] == [4, 5]
+    counts = [(row[2], row[3], cast("Signature", row[6])["n"]) for row in averages(table).rows]
+    assert sorted(counts) == [(task, 1, n) for task in ("all tasks", "xnli") for n in ("100", "30")]
+
+
 def test_what_cannot_be_joined_is_refused() -> None:
     score = AlignmentScore("m", "nasca", "eng_Latn", "isl_Latn", 0.1, SIGNATURE)
     result = TaskResult("other", "xnli", "isl_Latn", 0.5)
     with pytest.raises(ResultsError, match=r"in both the scores \(m\) and the results \(other\)"):
-        correlate([score], [result])
+        join([score], [result])
     with pytest.raises(ResultsError, match=r"task xnli: isl_Latn is there twice, with 0\.5 and 0\.6; keep one"):
-        correlate([score], [result, TaskResult("other", "xnli", "isl_Latn", 0.6)])
+        join([score], [result, TaskResult("other", "xnli", "isl_Latn", 0.6)])
 
 
 def survey_line(lang: str, score: float, **changed: Any) -> dict[str, Any]:
@@ -177,7 +254,7 @@ def test_texts_are_not_mixed_and_methods_not_counted_twice(tmp_path: Path) -> No
     lines += [survey_line(lang, level, method="nasca+mexa") for lang, level in levels.items()]
     lines += [survey_line(lang, 1 - level, corpus="tatoeba") for lang, level in levels.items()]
     aligned = read_scores(write_lines(tmp_path / "scores.jsonl", lines))
-    table = correlate(aligned, [TaskResult("", "xnli", lang, level) for lang, level in levels.items()])
+    table = table_of(aligned, [TaskResult("", "xnli", lang, level) for lang, level in levels.items()])
     found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [(row["method"], row["n"], round(float(str(row["Pearson r"])))) for row in found] == [
         ("nasca", 4, 1),
@@ -222,10 +299,10 @@ def test_a_model_is_joined_with_its_own_results_alone(ours: str, arguments: Any,
     (tmp_path / "r.json").write_text(json.dumps(content))
     score = AlignmentScore(ours, "nasca", "eng_Latn", "isl_Latn", 0.1, SIGNATURE)
     if same:
-        assert len(correlate([score], read_results(tmp_path / "r.json")).rows) == 1
+        assert len(join([score], read_results(tmp_path / "r.json"))) == 1
     else:
         with pytest.raises(ResultsError, match="no model is in both"):
-            correlate([score], read_results(tmp_path / "r.json"))
+            join([score], read_results(tmp_path / "r.json"))
 
 
 def test_a_language_without_the_metric_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -270,7 +347,7 @@ def test_bad_scores_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
 def test_the_command(table_format: str, scores: Path) -> None:
     done = RUNNER.invoke(app, ["correlate", str(scores), str(RESULTS), "--format", table_format])
     assert done.exit_code == 0, done.output
-    expected: Any = correlate(read_scores(scores), read_results(RESULTS))
+    expected: Any = table_of(read_scores(scores), read_results(RESULTS))
     if table_format == "csv":
         assert [row[0] for row in csv.reader(io.StringIO(done.stdout))] == ["model", *["one"] * 4]
     elif table_format == "json":
@@ -281,6 +358,25 @@ def test_the_command(table_format: str, scores: Path) -> None:
         assert "Pearson r" in done.stdout
         assert "Signature: method:(in the file)|n:30" in done.stdout
         assert "Correlations averaged over models" in done.stdout
+        assert "Differences between the correlations of two methods" in done.stdout
+
+
+def test_the_differences_alone(scores: Path, tmp_path: Path) -> None:
+    command = ["correlate", str(scores), str(RESULTS), "--differences", "--format", "csv"]
+    done = RUNNER.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    found = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["task"], row["correlation"], row["n"]) for row in found] == [
+        (task, kind, n) for kind in ("Pearson", "Spearman") for task, n in (("belebele", "4"), ("arc", "3"))
+    ]
+    both = RUNNER.invoke(app, [*command, "--summary"])
+    assert both.exit_code == 1
+    assert "--differences and --summary each print one table alone" in both.stderr
+    lines = [survey_line(lang, 0.1 * i) for i, lang in enumerate(LANGUAGES)]
+    write_lines(tmp_path / "scores.jsonl", lines)
+    alone = RUNNER.invoke(app, ["correlate", str(tmp_path), str(RESULTS), "--differences"])
+    assert alone.exit_code == 1
+    assert "holds one method of each model; score two or more (neuronxa score --methods)" in alone.stderr
 
 
 def test_the_documented_command(scores: Path) -> None:

@@ -48,6 +48,8 @@ def test_every_pair_scores_what_the_evaluator_says(model: Path, tmp_path: Path) 
         for method, score in report.score.items():
             row = found.pop((first, second, method))
             assert float(row["score"]) == pytest.approx(score, abs=1e-12)
+            assert float(row["chance"]) == pytest.approx(report.chance[method], abs=1e-12)
+            assert float(row["p"]) == report.p_value[method]
             assert f"|pair:{first}-{second}|" in row["signature"]
     assert not found
     assert not (tmp_path / "encoded").exists()

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peft import LoraConfig, get_peft_model
 from scipy import stats
@@ -19,9 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, T5Conf
 from typer.testing import CliRunner
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, significance
+from neuronxa_callback.alignment.scores import random_orders
+from neuronxa_callback.alignment.surface import ngram_alignment
 from neuronxa_callback.cli import app
+from neuronxa_callback.survey.records import RetrievalLine
+from neuronxa_callback.survey.tables import retrieval_summary
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import head_languages, language_codes
+from neuronxa_callback.text.surface import shared_forms
 from tests import reference
 from tests.architectures import MULTIMODAL, tiny_multimodal
 from tests.support import ROOT, make_tokenizer, raw_lines, tiny_llama
@@ -73,6 +80,41 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+def hits(folder: Path, pair: ParallelPairs, read: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Direction -> (layers, sources, targets): whether the two would find each other if they were a pair."""
+    model, tokenizer = (loader.from_pretrained(folder) for loader in (AutoModelForCausalLM, AutoTokenizer))
+    sides = [reference.encode(model.eval(), tokenizer, side, read) for side in (pair.source, pair.target)]
+    cosines = np.array(
+        [[[reference.cosine(one, other) for other in t] for one in s] for s, t in zip(*sides, strict=True)]
+    )
+    found = {
+        "source->target": _strictly_greatest(cosines),
+        "target->source": _strictly_greatest(cosines.swapaxes(1, 2)),
+    }
+    found["target->source"] = found["target->source"].swapaxes(1, 2)
+    return found | {"both": found["source->target"] & found["target->source"]}
+
+
+def _strictly_greatest(cosines: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    n = cosines.shape[-1]
+    found = np.zeros(cosines.shape, dtype=bool)
+    for layer, i, j in product(range(len(cosines)), range(n), range(n)):
+        found[layer, i, j] = all(cosines[layer, i, j] > cosines[layer, i, k] + 1e-9 for k in range(n) if k != j)
+    return found
+
+
+def torn_apart(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The value of each layer for each of the 9,999 random orders of the targets, (layers, orders)."""
+    n = table.shape[-1]
+    orders = random_orders(n, 9999)
+    assert orders is not None
+    return np.asarray(table[:, np.arange(n), orders.numpy()].mean(axis=2))
+
+
+def as_high(torn: np.ndarray[Any, Any], value: float) -> float:
+    return float((1 + np.sum(torn >= value - 1e-9)) / (1 + len(torn)))
+
+
 def test_score_says_what_the_evaluator_says(models: Path, tmp_path: Path) -> None:
     options = ("--langs", "isl_Latn,fra_Latn", "--methods", "nasca,sads,cka", "--n", 20, "--permutations", 19)
     command = ("score", models / "one", *options, "--output", tmp_path)
@@ -91,16 +133,58 @@ def test_score_says_what_the_evaluator_says(models: Path, tmp_path: Path) -> Non
         assert float(row["p"]) == language.p_value[method]
         assert row["signature"] == language.signature
         assert (row["low"], row["high"]) == tuple(map(str, language.ci.get(method, ("", ""))))
+        assert float(row["chance"]) == language.chance[method]
     p_values = [float(row["p"]) for row in found if row["method"] == "nasca"]
     assert [float(row["p (Holm)"]) for row in found if row["method"] == "nasca"] == significance.holm(p_values)
 
+    for pair, row in zip(pairs, (row for row in found if row["method"] == "nasca"), strict=True):
+        table = hits(models / "one", pair, "nas")["both"]
+        assert float(row["chance"]) == pytest.approx(table.mean())
+        assert float(row["p"]) == as_high(torn_apart(table).mean(axis=0), float(row["score"]))
+
     printed = run(*command)  # from the file, for a reader
     assert "Alignment of one with eng_Latn" in printed
-    assert "Chance level of NASCA, NAVCA and MEXA (Eq. 5): 0.0256 for 20 pairs." in printed
+    assert (
+        "p is the share of 9,999 random re-pairings (19 of cka), the true pairing counted, that score as high."
+        in printed
+    )
+    assert "The paper's chance level of NASCA, NAVCA and MEXA (Eq. 5): 0.0256 for 20 pairs." in printed
     assert "Signature: method:nasca+sads+cka|n:20|pair:(in the file)|data:(in the file)|tokens:weighted|" in printed
     assert r"\begin{tabular}" in run(*command, "--format", "latex")
     assert len(json.loads(run(*command, "--format", "json"))["rows"]) == 6
     assert len(raw_lines(tmp_path / "scores.jsonl")) == 2
+
+
+def test_score_says_how_much_the_surface_of_the_text_explains(models: Path, tmp_path: Path) -> None:
+    options = ("--langs", "isl_Latn,fra_Latn", "--methods", "nasca,nasca_rank,cka", "--n", 30, "--output", tmp_path)
+    found = rows(run("score", models / "one", *options, "--format", "csv"))
+    lines = {record["lang"]: record for record in raw_lines(tmp_path / "scores.jsonl")}
+    for row in found:
+        if row["method"] == "cka":
+            assert row["no shared form"] == row["4-grams"] == row["carriers"] == ""
+            continue
+        pair = ParallelPairs.load(f"eng_Latn-{row['language']}", n=30)
+        parts = lines[row["language"]]["per_pair"][row["method"]]
+        sharing = shared_forms(pair)
+        others = [part for part, forms in zip(parts, sharing, strict=True) if not forms]
+        assert 0 < len(others) < 30
+        assert float(row["no shared form"]) == pytest.approx(sum(others) / len(others))
+        if row["method"] == "nasca_rank":  # every pair has a rank, and so carries it
+            assert row["4-grams"] == row["carriers"] == ""
+            continue
+        assert float(row["4-grams"]) == ngram_alignment(pair)
+        assert int(row["carriers"]) == sum(part > 0 for part in parts)
+        surface = lines[row["language"]]["surface"]
+        assert surface["carriers_sharing"] == {
+            "nasca": sum(part > 0 and bool(forms) for part, forms in zip(parts, sharing, strict=True))
+        }
+        assert surface["n_without_shared"] == len(others)
+    printed = run("score", models / "one", *options, "--format", "markdown")
+    first, second = printed.split("**Alignment of one with eng_Latn, and the surface of the text**")
+    assert "| language | method | score | low | high | chance | p | p (Holm) |" in first
+    assert "| language | method | score | no shared form | 4-grams | carriers |" in second
+    few = [row["language"] for row in found if row["carriers"] and int(row["carriers"]) < 10]
+    assert f"Fewer than 10 pairs carry a score of {', '.join(few)}." in second
 
 
 def test_what_is_measured_otherwise_is_measured_anew(models: Path, tmp_path: Path) -> None:
@@ -241,6 +325,8 @@ def test_compare_is_the_paired_test_of_each_language(models: Path, tmp_path: Pat
         assert float(row["p"]) == significance.paired_p_value(now, before, "two-sided")
         assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
     assert [float(row["p (Holm)"]) for row in found] == significance.holm([float(row["p"]) for row in found])
+    run("score", models / "one", *options)
+    assert len(raw_lines(tmp_path / "scores.jsonl")) == len(lines)  # `score` takes them from there, CKA too
     printed = run("compare", models / "one", models / "one", *options, "--format", "markdown")
     assert "**second against first, with eng_Latn**" in printed
     assert printed.count("| 0.0000 | 0.0000 | 0.0000 | 1.0000 | 1.0000 |") == 2
@@ -250,32 +336,26 @@ def test_compare_needs_a_method_with_a_value_a_pair(models: Path, tmp_path: Path
     places = [str(models / "one"), str(models / "other")]
     done = RUNNER.invoke(app, ["compare", *places, "--methods", "cka,anc", "--output", str(tmp_path / "out")])
     assert done.exit_code == 1
-    assert "add one of nasca, navca, mexa, sads to --methods" in done.stderr.replace("\n", " ")
+    assert "add one of nasca, navca, mexa, nasca_rank, sads to --methods" in done.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 
 def test_retrieval_is_the_share_of_sentences_that_find_their_own(models: Path, tmp_path: Path) -> None:
     command = ("retrieve", models / "one", "--langs", "isl_Latn,fra_Latn", "--n", 20, "--output", tmp_path)
     found = rows(run(*command, "--format", "csv"))
-    model, tokenizer = (loader.from_pretrained(models / "one") for loader in (AutoModelForCausalLM, AutoTokenizer))
     assert len(found) == 2 * 2 * 3
+    tables = {
+        (code, read): hits(models / "one", ParallelPairs.load(f"eng_Latn-{code}", n=20), read)
+        for code in ("isl_Latn", "fra_Latn")
+        for read in ("embedding", "nas")
+    }
     for row in found:
-        pair = ParallelPairs.load(f"eng_Latn-{row['language']}", n=20)
-        read: Any = row["representation"]
-        sides = [reference.encode(model.eval(), tokenizer, side, read) for side in (pair.source, pair.target)]
-        best = 0
-        for s, t in zip(*sides, strict=True):
-            c = [[reference.cosine(one, other) for other in t] for one in s]
-            others = [[j for j in range(20) if j != i] for i in range(20)]
-            forward = [all(c[i][i] > c[i][j] + 1e-9 for j in others[i]) for i in range(20)]
-            backward = [all(c[i][i] > c[j][i] + 1e-9 for j in others[i]) for i in range(20)]
-            both = [f and b for f, b in zip(forward, backward, strict=True)]
-            hits = {"source->target": forward, "target->source": backward, "both": both}
-            best = max(best, sum(hits[row["direction"]]))
-        assert float(row["accuracy"]) == pytest.approx(best / 20)
-        level = 1 / 39 if row["direction"] == "both" else 1 / 20
-        expected = min(1, len(sides[0]) * stats.binom.sf(best - 1, 20, level))
-        assert float(row["p"]) == pytest.approx(expected)
+        table = tables[row["language"], row["representation"]][row["direction"]]
+        best = max(layer.diagonal().mean() for layer in table)
+        assert float(row["accuracy"]) == pytest.approx(best)
+        greatest = torn_apart(table).max(axis=0)
+        assert float(row["chance"]) == pytest.approx(greatest.mean())
+        assert float(row["p"]) == as_high(greatest, best)
         assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
         assert row["group"] == "head"
         assert row["signature"].startswith("method:retrieval(embedding+nas)|n:20|")
@@ -284,23 +364,42 @@ def test_retrieval_is_the_share_of_sentences_that_find_their_own(models: Path, t
     accuracy = [float(row["accuracy"]) for row in found if (row["representation"], row["direction"]) == ("nas", "both")]
     mean, low, high = sum(accuracy) / 2, min(accuracy), max(accuracy)  # resamples of two languages reach both
     numbers = f"{mean:.4f} | {low:.4f} | {high:.4f}"
-    assert f"| nas | both | {numbers} |  |  |  | {numbers} |" in printed
-    assert "| representation | direction | head (2) | head low | head high | long-tail (0) |" in printed
+    assert f"| nas | both | 20 | 2 | {numbers} | 0 |  |  |  | 2 | {numbers} |" in printed
+    assert "| representation | direction | n | head languages | head | head low | head high |" in printed
     (row,) = [r for r in rows(run(*command, "--summary", "--format", "csv")) if r["representation"] == "nas"][2:]
-    assert float(row["head (2)"]) == pytest.approx(mean)
-    assert (row["long-tail (0)"], row["direction"]) == ("", "both")
+    assert float(row["head"]) == pytest.approx(mean)
+    assert (row["long-tail languages"], row["long-tail"], row["direction"]) == ("0", "", "both")
     assert row["signature"].startswith("method:retrieval(embedding+nas)|n:20|pair:(in the file)|")
 
 
 def test_english_is_neither_head_nor_long_tail(models: Path, many: Path, tmp_path: Path) -> None:
     """Table 5: another pivot, among whose languages English is."""
-    codes = "eng_Latn,deu_Latn,ace_Arab"
+    codes = "eng_Latn,deu_Latn,ace_Latn"
     command = ("retrieve", models / "one", "--pairs", many, "--pivot", "fra_Latn", "--langs", codes, "--n", 20)
     found = rows(run(*command, "--output", tmp_path, "--format", "csv"))
     groups = {row["language"]: row["group"] for row in found}
-    assert groups == {"eng_Latn": "", "deu_Latn": "head", "ace_Arab": "long-tail"}
-    printed = run(*command, "--output", tmp_path, "--format", "markdown")
-    assert "| head (1) | head low | head high | long-tail (1) | long-tail low | long-tail high | all (3) |" in printed
+    assert groups == {"eng_Latn": "", "deu_Latn": "head", "ace_Latn": "long-tail"}
+    counts = ("head languages", "long-tail languages", "all languages")
+    means = rows(run(*command, "--output", tmp_path, "--summary", "--format", "csv"))
+    assert {tuple(row[name] for name in counts) for row in means} == {("1", "1", "3")}
+
+
+def test_languages_with_other_numbers_of_pairs_are_not_averaged_together() -> None:
+    def line(lang: str, n: int, accuracy: float) -> RetrievalLine:
+        numbers = {"accuracy": accuracy, "p_value": 0.5, "ci": (0, 1), "per_layer": [accuracy]}
+        named = {"model": "m", "lang": lang, "pivot": "eng_Latn", "signature": f"n:{n}", "key": "model:m"}
+        return RetrievalLine.model_validate(named | {"retrieval": {"nas": {"both": numbers}}})
+
+    records = [line("isl_Latn", 20, 0.2), line("deu_Latn", 100, 0.1), line("fra_Latn", 20, 0.4)]
+    table = retrieval_summary(records, {"deu_Latn", "fra_Latn"})
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(row["n"], row["all languages"], row["all"]) for row in found] == [
+        (20, 2, pytest.approx(0.3)),
+        (100, 1, 0.1),
+    ]
+    assert [(row["head languages"], row["head"], row["long-tail"]) for row in found] == [(1, 0.4, 0.2), (1, 0.1, None)]
+    assert "Languages with different n are not averaged together: 20, 100." in table.notes
+    assert len(retrieval_summary(records[:1], set()).notes) == 1
 
 
 def test_tatoeba_has_head_languages_of_its_own(models: Path, tmp_path: Path) -> None:
@@ -321,6 +420,11 @@ def test_layers_prints_and_draws_what_score_has_measured(models: Path, tmp_path:
     found = rows(run("layers", models / "one", *options, "--format", "csv"))
     assert raw_lines(tmp_path / "scores.jsonl") == records
     lines = {record["lang"]: record for record in records}
+    tables = {
+        (code, method): hits(models / "one", ParallelPairs.load(f"eng_Latn-{code}", n=20), read)["both"]
+        for code in ("isl_Latn", "fra_Latn")
+        for method, read in (("nasca", "nas"), ("mexa", "embedding"))
+    }
     assert [(row["language"], row["method"], row["layer"]) for row in found] == [
         (code, method, str(layer))
         for method, first in (("nasca", 1), ("mexa", 0))
@@ -331,13 +435,18 @@ def test_layers_prints_and_draws_what_score_has_measured(models: Path, tmp_path:
         layer = int(row["layer"]) - (row["method"] == "nasca")
         value = lines[row["language"]]["per_layer"][row["method"]][layer]
         assert float(row["score"]) == value
-        aligned = round(value * 20)
-        assert float(row["p"]) == pytest.approx(stats.binom.sf(aligned - 1, 20, 1 / 39))
-        assert float(row["low"]) <= value <= float(row["high"])
+        wilson = stats.binomtest(round(value * 20), 20).proportion_ci(method="wilson")
+        assert (float(row["low"]), float(row["high"])) == pytest.approx((wilson.low, wilson.high))
+        torn = tables[row["language"], row["method"]]
+        assert float(row["chance"]) == pytest.approx(torn[layer].mean())
+        apart = torn_apart(torn)
+        spread = apart.std(axis=1, keepdims=True)
+        standing = (apart - apart.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+        own = (torn[layer].diagonal().mean() - apart[layer].mean()) / (spread[layer, 0] or 1)
+        p_value = as_high(standing.max(axis=0), own)
+        assert float(row["p (layers)"]) == p_value
+        assert float(row["p (languages)"]) == min(1, 2 * p_value)
     for method in ("nasca", "mexa"):
-        of_method = [row for row in found if row["method"] == method]
-        corrected = significance.holm([float(row["p"]) for row in of_method])
-        assert [float(row["p (Holm)"]) for row in of_method] == corrected
         assert (tmp_path / f"layers-one-{method}.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from neuronxa_callback.files import FORMAT, OtherRecordError, append_record, read_records
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.survey.downstream import read_scores
 from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.survey.records import (
     IDENTITY,
@@ -21,6 +20,7 @@ from neuronxa_callback.survey.records import (
     ScoreLine,
     key_of_version_0_1,
 )
+from neuronxa_callback.survey.results import read_scores
 from tests.support import raw_lines
 
 pytestmark = pytest.mark.unit
@@ -131,7 +131,9 @@ def test_models_with_a_bar_in_their_paths_are_told_apart(tmp_path: Path) -> None
 def test_a_line_of_a_newer_format_is_one_sentence(tmp_path: Path) -> None:
     path = write(tmp_path / "scores.jsonl", old_line(), {"format": FORMAT + 1, "new": []})
     for read in (lambda: list(read_records(path, ScoreLine)), lambda: read_scores(path)):
-        with pytest.raises(ValueError, match=r"scores\.jsonl, line 2, has format 3, .* install the newer version"):
+        with pytest.raises(
+            ValueError, match=rf"scores\.jsonl, line 2, has format {FORMAT + 1}, .* install the newer version"
+        ):
             read()
 
 

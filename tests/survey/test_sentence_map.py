@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from neuronxa_callback import ParallelPairs, alignment_score, encode
 from neuronxa_callback.cli import app
-from neuronxa_callback.plots import MapPanel, map_figure
+from neuronxa_callback.survey.figures import MapPanel, map_figure
 from neuronxa_callback.survey.sentence_map import project
 from tests.support import ROOT, make_tokenizer, tiny_llama
 

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.correlation import over_run
 from neuronxa_callback.files import FORMAT, OtherRecordError
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.significance import pearson
 from neuronxa_callback.training.history import History, correlations
 from neuronxa_callback.training.records import Evaluation
 from tests.support import raw_lines
@@ -51,7 +51,7 @@ def test_a_record_is_self_contained(llama: Any, tokenizer: PreTrainedTokenizerFa
     assert language["signature"] == report.signature
     assert len(language["per_layer"]["nasca"]) == 3
     assert len(language["per_pair"]["nasca"]) == 9
-    absent = {"per_pair", "quality_score", "quality", "pearson", "stopping"}
+    absent = {"per_pair", "quality_score", "quality", "pearson", "over_sentences", "stopping"}
     assert not absent & record.keys()
 
 
@@ -228,13 +228,14 @@ class TestQuality:
         for step, score in enumerate(nasca):
             history.put(line(step, score={"nasca": score}))
         found = [history.add_quality(step, quality_report(score)) for step, score in enumerate(comet)]
-        assert found[0] == found[1] == {}
+        assert found[0].pearson == found[1].pearson == {}
         for step in (2, 3):
-            expected = pearson(nasca[: step + 1], comet[: step + 1])
+            expected = over_run(nasca[: step + 1], comet[: step + 1])
             assert expected is not None
-            assert found[step] == {"nasca_comet": expected}
             kept = raw_lines(history.path)[step]["pearson"]["nasca_comet"]
-            assert kept == {"r": expected.r, "p_value": expected.p_value, "ci": list(expected.ci), "n": step + 1}
+            assert kept == {"r": expected.r, "r_diff": expected.r_diff, "n": step + 1}
+            assert found[step] == history.at(step)
+        assert kept["r_diff"] is not None
 
     def test_an_evaluation_without_a_score_is_left_out_of_the_correlation(self) -> None:
         evaluations = [
@@ -242,7 +243,7 @@ class TestQuality:
             for step in range(5)
         ]
         evaluations.append(line(5, score={"nasca": 0.9}))
-        expected = pearson([0, 0.1, 0.3, 0.4], [0, 1, 9, 16])
+        expected = over_run([0, 0.1, 0.3, 0.4], [0, 1, 9, 16])
         assert correlations(evaluations) == {"nasca_chrf": expected}
 
 
@@ -321,7 +322,9 @@ class TestTheLines:
         path = History(tmp_path).path
         path.parent.mkdir()
         path.write_text(json.dumps({"format": FORMAT + 1, "step": 0, "score": {}, "languages": {}}) + "\n")
-        with pytest.raises(ValueError, match=r"scores\.jsonl, line 1, has format 3.*install the newer version"):
+        with pytest.raises(
+            ValueError, match=rf"scores\.jsonl, line 1, has format {FORMAT + 1}.*install the newer version"
+        ):
             History(tmp_path).read()
 
     def test_another_kind_of_line_is_named_with_its_number(self, tmp_path: Path) -> None:

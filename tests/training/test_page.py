@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -17,14 +18,18 @@ from scipy import stats
 from typer.testing import CliRunner, Result
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.alignment.surface import ngram_alignment
 from neuronxa_callback.cli import app
+from neuronxa_callback.correlation import spearman
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.text.surface import shared_forms
+from neuronxa_callback.training import certainty
 from neuronxa_callback.training import page as report
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.records import Evaluation
-from neuronxa_callback.training.summary import summarise
+from neuronxa_callback.training.summary import language_curves, summarise
 from neuronxa_callback.vocabulary import Method
 from tests.support import make_tokenizer, score_lines, tiny_llama
 
@@ -33,6 +38,7 @@ pytestmark = pytest.mark.once
 PAIRS = [ParallelPairs.load("eng_Latn-isl_Latn", n=8), ParallelPairs.load("eng_Latn-fra_Latn", n=6)]
 STEPS = (0, 5, 10, 15)
 HOSTILE = "a|b `c` <script>d</script> [e](f) ![g](h) _i_ **j** &amp; \\| $k$\n| 1 | 2 |\n\n# l\u2028m"
+MAPS = ["layer_map.png", "pair_map.png"]
 Records = list[dict[str, Any]]
 
 
@@ -54,7 +60,7 @@ def record_run(run_dir: Path, steps: Sequence[int], methods: Sequence[Method], m
     quality = QualityEvaluator(metrics, PAIRS)
     for seed, step in enumerate(steps):
         model = tiny_llama(seed).eval()
-        history.put(Evaluation.of_report(evaluator(model, tokenizer), step, step / 10, 1.0))
+        history.put(Evaluation.of_report(evaluator(model, tokenizer), step, step / 10, 1.0, PAIRS))
         if metrics:
             history.add_quality(step, quality.score(quality.translate(Decoder.find(model, tokenizer))))
 
@@ -108,7 +114,7 @@ def test_the_command_writes_a_page_that_shows_its_figures(recorded: Path, tmp_pa
     page = tmp_path / "new" / "page" / "report.md"
     assert str(page) in result.output.replace("\n", "")
     shown = images(page.read_text(encoding="utf-8"))
-    assert list(shown) == ["alignment.png", "layers.png", "quality.png", "quality_over_steps.png"]
+    assert list(shown) == ["alignment.png", "layers.png", *MAPS, "quality.png", "quality_over_steps.png"]
     assert all(shown.values())
     assert {path.name for path in page.parent.iterdir()} == {"report.md", *shown}
     for name in shown:
@@ -134,17 +140,119 @@ def test_the_table_has_the_first_the_last_and_the_best_of_each_score(recorded: P
     assert found["judge_1"] == ["1.5000", "5.5000 (step 10)", "5.5000", "10"]
 
 
-def test_correlations_are_scipys_with_a_word_about_independence(recorded: Path, records: Records) -> None:
+def test_correlations_over_the_run_are_scipys_and_have_no_p_value(recorded: Path, records: Records) -> None:
     page = report.write(recorded).read_text()
-    expected = stats.pearsonr(
-        [record["score"]["nasca"] for record in records], [record["quality_score"]["chrf"] for record in records]
-    )
-    low, high = records[-1]["pearson"]["nasca_chrf"]["ci"]
-    chrf, judge = rows(page, "Translation quality against alignment")
-    interval = f"{low:.3f} to {high:.3f}"
-    assert chrf == ["NASCA", "chrF", f"{expected.statistic:.3f}", interval, f"{expected.pvalue:.2g}", "4"]
-    assert judge == ["NASCA", "judge_1", "none: fewer than three evaluations", "", "", "2"]
-    assert "independent draws, which they are not" in section(page, "Translation quality against alignment")
+    nasca = [record["score"]["nasca"] for record in records]
+    chrf = [record["quality_score"]["chrf"] for record in records]
+    r, of_changes = stats.pearsonr(nasca, chrf).statistic, stats.pearsonr(np.diff(nasca), np.diff(chrf)).statistic
+    title = "Translation quality against alignment"
+    assert rows(page, title) == [
+        ["NASCA", "chrF", f"{r:.3f}", f"{of_changes:.3f}", "4"],
+        ["NASCA", "judge_1", "none: fewer than three evaluations", "", "2"],
+    ]
+    assert "| alignment | quality | Pearson's r | r of changes | n |" in section(page, title)
+    assert "no independent points, so r has neither a p-value nor an interval" in section(page, title)
+
+
+def test_changes_need_four_evaluations(records: Records, tmp_path: Path) -> None:
+    found = rows(written(tmp_path, records[:3]), "Translation quality against alignment")
+    assert found[0][3:] == ["none: fewer than three changes", "3"]
+
+
+SENTENCES = "Alignment and quality of the sentences at step 15"
+
+
+def test_rho_over_the_sentences_is_that_of_the_last_evaluation(records: Records, tmp_path: Path) -> None:
+    aligned = copy.deepcopy(records)
+    for record in aligned:
+        record["languages"]["eng_Latn-isl_Latn"]["per_pair"]["nasca"] = [0.1 * i for i in range(8)]
+        record["languages"]["eng_Latn-fra_Latn"]["per_pair"]["nasca"] = [0.0] * 6
+    page = written(tmp_path, aligned)
+    segments = records[-1]["quality"]["eng_Latn-isl_Latn"]["metrics"]["chrf"]["segments"]
+    expected = spearman(range(8), segments)
+    assert expected is not None
+    assert expected.ci is not None
+    numbers = [f"{expected.r:.3f}", "{:.3f} to {:.3f}".format(*expected.ci), f"{expected.p_value:.2g}", "8"]
+    assert rows(page, SENTENCES) == [
+        ["eng_Latn-isl_Latn", "NASCA", "chrF", *numbers],
+        ["eng_Latn-fra_Latn", "NASCA", "chrF", "none: no pair is aligned", "", "", "6"],
+    ]
+    assert "p and the interval hold here" in section(page, SENTENCES)
+    assert "an easy one may be easy to align and easy to translate" in section(page, SENTENCES)
+
+
+def test_the_last_evaluation_stands_there_with_its_certainty(recorded: Path, records: Records) -> None:
+    page = report.write(recorded).read_text()
+    last = records[-1]
+    everything, *languages = rows(page, "Alignment at step 15")
+    low, high = last["ci"]["nasca"]
+    assert everything == [
+        "NASCA all language pairs",
+        f"{last['score']['nasca']:.4f}",
+        f"{low:.4f} to {high:.4f}",
+        f"{last['chance']['nasca']:.4f}",
+        f"{last['p_value']['nasca']:.2g}",
+        *("", "", ""),
+    ]
+    for row, pair in zip(languages, PAIRS, strict=True):
+        found = last["languages"][pair.name]
+        low, high = found["ci"]["nasca"]
+        parts = found["per_pair"]["nasca"]
+        sharing = [bool(forms) for forms in shared_forms(pair)]
+        others = [part for part, shares in zip(parts, sharing, strict=True) if not shares]
+        carriers = [shares for part, shares in zip(parts, sharing, strict=True) if part > 0]
+        assert row == [
+            f"NASCA {pair.name}",
+            f"{found['score']['nasca']:.4f}",
+            f"{low:.4f} to {high:.4f}",
+            f"{found['chance']['nasca']:.4f}",
+            f"{found['p_value']['nasca']:.2g}",
+            f"{sum(others) / len(others):.4f} ({len(others)} pairs)" if others else "no such pair",
+            f"{ngram_alignment(pair):.4f}",
+            f"{len(carriers)}, {sum(carriers)} of them share a form",
+        ]
+    assert [row[5] == "no such pair" for row in languages] == [False, True]  # every French sentence shares a form
+    assert "torn apart" in section(page, "Alignment at step 15")
+    assert certainty.OLD not in page
+
+
+def test_a_line_of_an_older_format_says_whose_its_p_is(records: Records, tmp_path: Path) -> None:
+    old = copy.deepcopy(records)
+    for record in old:
+        for part in ("ci", "chance", "p_value"):
+            del record[part]
+        for language in record["languages"].values():
+            language["p_value"]["nasca"] = 0.25
+            for part in ("chance", "chance_per_layer", "p_per_layer", "surface"):
+                del language[part]
+    page = written(tmp_path, old)
+    assert certainty.OLD in section(page, "Alignment over training steps")
+    everything, first, _ = rows(page, "Alignment at step 15")
+    assert everything[2:] == [""] * 6
+    assert first[3:] == ["", "0.25 (Eq. 5)", "", "", ""]
+    assert report._last_chance(typed(old), "nasca") == {}
+
+
+def test_the_chance_of_the_layers_is_that_of_the_last_evaluation(records: Records) -> None:
+    assert report._last_chance(typed(records), "nasca") == {
+        name: language["chance_per_layer"]["nasca"] for name, language in records[-1]["languages"].items()
+    }
+    drawn = language_curves(typed(records), "nasca")
+    assert {name: [point.chance for point in points] for name, points in drawn.items()} == {
+        pair.name: [record["languages"][pair.name]["chance"]["nasca"] for record in records] for pair in PAIRS
+    }
+
+
+def test_a_score_that_is_no_share_has_neither_carriers_nor_a_baseline(tmp_path: Path) -> None:
+    record_run(tmp_path, (0,), ("nasca_rank", "cka"), ())
+    _, rank, _, _, cka, _ = rows(report.write(tmp_path).read_text(), "Alignment at step 0")
+    assert rank[0].startswith("NASCA rank eng")
+    assert rank[5].endswith(" pairs)")
+    assert rank[6:] == ["", ""]
+    assert cka[0].startswith("CKA eng")
+    assert cka[2] == ""
+    assert cka[3] != ""
+    assert cka[5:] == ["", "", ""]
 
 
 def test_a_correlation_is_that_of_the_points_drawn_when_the_file_holds_an_older_one(
@@ -162,7 +270,7 @@ def test_a_score_that_does_not_vary_has_no_correlation(records: Records, tmp_pat
         record["quality_score"]["chrf"] = 12.5
     page = written(tmp_path, flat)
     assert "none: a score does not vary" in rows(page, "Translation quality against alignment")[0]
-    assert "independent draws" not in page
+    assert "no independent points" not in page
 
 
 def test_empty_and_truncated_translations_are_those_of_the_last_evaluation(records: Records, tmp_path: Path) -> None:
@@ -208,10 +316,13 @@ def test_every_signature_stands_there_once(records: Records, tmp_path: Path) -> 
 def test_a_run_without_translation_has_a_page_without_it(records: Records, number: int, tmp_path: Path) -> None:
     parts = ("step", "epoch", "runtime", "score", "languages")
     page = written(tmp_path, [{part: record[part] for part in parts} for record in records[:number]])
-    assert list(images(page)) == ["alignment.png", "layers.png"]
+    assert list(images(page)) == ["alignment.png", "layers.png", *MAPS]
     assert re.findall("^## (.*)$", page, re.MULTILINE) == [
         "Alignment over training steps",
+        f"Alignment at step {STEPS[number - 1]}",
         "Alignment per layer",
+        "Layers over training steps",
+        "Sentence pairs over training steps",
         "Signatures",
     ]
 
@@ -219,10 +330,9 @@ def test_a_run_without_translation_has_a_page_without_it(records: Records, numbe
 def test_one_evaluation_is_enough(records: Records, tmp_path: Path) -> None:
     page = written(tmp_path, records[:1])
     assert "1 evaluation, step 0, from" in page
-    assert len(images(page)) == 4
+    assert len(images(page)) == 6
     assert rows(page, "Translation quality against alignment")[0][2:] == [
         "none: fewer than three evaluations",
-        "",
         "",
         "1",
     ]
@@ -235,17 +345,19 @@ def test_a_run_whose_metrics_all_failed_has_no_empty_figure(records: Records, tm
         for direction in record["quality"].values():
             direction["metrics"] = {"comet": {"missing": "not scored yet"}}
     page = written(tmp_path, failed)
-    assert list(images(page)) == ["alignment.png", "layers.png"]
+    assert list(images(page)) == ["alignment.png", "layers.png", *MAPS]
     assert rows(page, "Missing scores")[0] == ["COMET", "eng_Latn-isl_Latn", "0, 5, 10, 15", "not scored yet"]
 
 
 def test_several_methods_have_a_figure_each(tmp_path: Path) -> None:
     record_run(tmp_path, (0, 5), ("mexa", "nasca"), ("chrf",))
     page = report.write(tmp_path).read_text()
-    names = [f"{what}-{method}.png" for what in ("alignment", "layers", "quality") for method in ("nasca", "mexa")]
+    kinds = ("alignment", "layers", "layer_map", "pair_map", "quality")
+    names = [f"{what}-{method}.png" for what in kinds for method in ("nasca", "mexa")]
     assert list(images(page)) == [*names, "quality_over_steps.png"]
     assert all((tmp_path / "neuronxa" / "report" / name).is_file() for name in images(page))
     assert images(page)["quality-mexa.png"] == "Translation quality against MEXA"
+    assert images(page)["pair_map-nasca.png"].startswith("NASCA of each held-out pair over training steps")
 
 
 def test_an_alignment_score_of_an_unknown_name_names_no_file(records: Records, tmp_path: Path) -> None:
@@ -274,8 +386,8 @@ def test_text_of_the_file_is_shown_as_it_is_and_injects_nothing(records: Records
     assert "link_open" not in kinds
     assert "em_open" not in kinds
     assert "strong_open" not in kinds
-    assert kinds.count("image") == 4
-    assert kinds.count("heading_open") == 1 + 7
+    assert kinds.count("image") == 6
+    assert kinds.count("heading_open") == 1 + 10
     # As one cell each: in the table of scores, that of correlations, and as metric and reason of both directions.
     shown = " ".join(HOSTILE.split())
     texts = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
@@ -349,3 +461,11 @@ def test_layers_are_shown_of_the_first_the_best_and_the_last_evaluation(records:
     }
     assert list(report._layers_at(typed(risen[:2]), "nasca")) == ["first, step 0", "best and last, step 5"]
     assert list(report._layers_at(typed(risen[:1]), "nasca")) == ["step 0"]
+
+
+def test_a_method_without_values_of_pairs_has_a_map_of_layers_alone(tmp_path: Path) -> None:
+    record_run(tmp_path, (0, 5), ("nasca", "cka"), ())
+    page = report.write(tmp_path).read_text()
+    maps = [name for name in images(page) if "_map" in name]
+    assert maps == ["layer_map-nasca.png", "layer_map-cka.png", "pair_map-nasca.png"]
+    assert all((tmp_path / "neuronxa" / "report" / name).is_file() for name in images(page))

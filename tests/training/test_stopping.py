@@ -324,3 +324,33 @@ def test_lines_after_the_step_do_not_count(tmp_path: Path) -> None:
 
 def test_a_step_without_a_score_has_no_verdict(tmp_path: Path) -> None:
     assert verdict_at(0, History(tmp_path), StoppingRule(), {"eval_nasca": 0.1}) is None
+
+
+def test_language_pairs_of_unequal_numbers_count_equally_in_the_test() -> None:
+    """Their own sentences: 4 pairs and 2 pairs. The mean of the scaled parts is the mean of the two scores."""
+    many, few = language_of([1.0, 0.5, 0.0, 0.5]), language_of([0.25, 0.75])
+    line = {"step": 0, "score": {"nasca": 0.5}, "languages": {NAME: many, "eng_Latn-fra_Latn": few}}
+    evaluation = Evaluation.model_validate(line)
+    parts = evaluation.pair_shares("nasca")
+    assert parts == [0.75, 0.375, 0.0, 0.375, 0.375, 1.125]
+    assert np.mean(parts) == np.mean([0.5, 0.5])
+    assert evaluation.pair_shares("nasca", "eng_Latn-fra_Latn") == [0.25, 0.75]
+
+
+def test_a_floor_sees_by_the_rank_score_what_nasca_cannot_show() -> None:
+    """Four aligned pairs fall to none: four exchanges decide, and their p cannot be below 1/16."""
+
+    def line(step: int, nasca: list[float], ranks: list[float]) -> Evaluation:
+        scores = {"nasca": float(np.mean(nasca)), "nasca_rank": float(np.mean(ranks))}
+        language = {"signature": "", "score": scores, "per_pair": {"nasca": nasca, "nasca_rank": ranks}}
+        return Evaluation.model_validate({"step": step, "score": scores, "languages": {NAME: language}})
+
+    start, later = line(0, rising(4), [0.5] * 100), line(1, rising(0), [0.45] * 100)
+    rule = StoppingRule(floor={"isl_Latn": 0.01})
+    by_rank = judge(rule, later, [start], {"eval_nasca": 0.0})
+    assert by_rank is not None
+    assert by_rank.forgotten == {NAME: pytest.approx(0.05)}
+    alone = [record(0, rising(4)), record(1, rising(0))]
+    by_nasca = judge(rule, alone[1], alone[:1], {"eval_nasca": 0.0})
+    assert by_nasca is not None
+    assert by_nasca.forgotten == {}

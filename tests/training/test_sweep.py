@@ -191,7 +191,7 @@ class TestTheScoresAreTheCallbacks:
         assert without_runtime(made) == without_runtime(logged)
         assert len({record["score"]["nasca"] for record in made}) > 1
         assert len({record["quality_score"]["chrf"] for record in made}) == 4
-        assert made[-1]["pearson"].keys() == {"nasca_chrf"}
+        assert made[-1]["pearson"].keys() == {"nasca_chrf", "nasca_rank_chrf"}
 
     def test_of_full_models_without_a_base(self, full: Path, full_run: Path) -> None:
         made = swept(full, evaluator())
@@ -493,7 +493,11 @@ class TestSeriesAreNotMixed:
             ([FRENCH], {}, r"languages eng_Latn-isl_Latn there, eng_Latn-fra_Latn here.*--pairs"),
             ([ICELANDIC, FRENCH], {}, r"languages eng_Latn-isl_Latn there, eng_Latn-isl_Latn eng_Latn-fra_Latn here"),
             ([ParallelPairs.load("eng_Latn-isl_Latn", n=9)], {}, r"n 10 there, 9 here; data \w+ there"),
-            ([ICELANDIC], {"methods": ("nasca", "navca")}, r"method nasca there, nasca\+navca here.*--methods"),
+            (
+                [ICELANDIC],
+                {"methods": ("nasca", "navca")},
+                r"method nasca\+nasca_rank there, nasca\+navca here.*--methods",
+            ),
             ([ICELANDIC], {"token_pooling": "last"}, r"tokens weighted there, last here\).*; move it away\.$"),
         ],
     )
@@ -549,25 +553,38 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def found_over_sentences(made: list[dict[str, Any]]) -> set[str]:
+    """The methods whose parts varied over the sentences at some step."""
+    by_pair = [record["over_sentences"].get("eng_Latn-isl_Latn", {}) for record in made if record["over_sentences"]]
+    return {name.removesuffix("_chrf") for found in by_pair for name in found}
+
+
 class TestTensorBoard:
     def test_without_events_of_the_run(self, full: Path) -> None:
         quality = QualityEvaluator("chrf", [ICELANDIC])
         made = swept(full, evaluator(), quality)
         curves = scalars(full / "runs" / "neuronxa")
         assert curves.keys() == {
-            "eval/nasca",
-            "eval/nasca_eng_Latn-isl_Latn",
+            *(f"eval/{method}{suffix}" for method in ("nasca", "nasca_rank") for suffix in ("", "_eng_Latn-isl_Latn")),
             "eval/neuronxa_runtime",
             "eval/translation_runtime",
             "eval/translation_empty",
             "eval/translation_truncated",
             "eval/chrf",
             "eval/chrf_eng_Latn-isl_Latn",
-            "eval/pearson_nasca_chrf",
+            *(f"eval/pearson_{method}_chrf" for method in ("nasca", "nasca_rank")),
+            *(f"eval/over_sentences_{method}_chrf_eng_Latn-isl_Latn" for method in found_over_sentences(made)),
         }
         for part, name in (("score", "nasca"), ("quality_score", "chrf")):
             assert curves[f"eval/{name}"] == [(record["step"], float32(record[part][name])) for record in made]
         assert curves["eval/pearson_nasca_chrf"] == [(6, float32(made[-1]["pearson"]["nasca_chrf"]["r"]))]
+        found = {
+            record["step"]: record["over_sentences"]["eng_Latn-isl_Latn"]["nasca_chrf"]["r"]
+            for record in made
+            if record["over_sentences"]
+        }
+        logged = curves["eval/over_sentences_nasca_chrf_eng_Latn-isl_Latn"]
+        assert logged == [(step, float32(rho)) for step, rho in found.items()]
         assert curves["eval/translation_empty"] == [
             (record["step"], record["quality"]["eng_Latn-isl_Latn"]["empty"]) for record in made
         ]
