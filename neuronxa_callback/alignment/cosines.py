@@ -60,15 +60,15 @@ def strictly_nearest(cosines: Tensor) -> Tensor:
     return torch.eq(cosines, greatest) & torch.gt(greatest, second + TIE)
 
 
-def weakly_aligned(cosines: Tensor) -> Tensor:
-    """Return where a source and a target are each other's strictly nearest one (Eq. 4): a boolean tensor."""
-    return strictly_nearest(cosines) & strictly_nearest(cosines.mT).mT
-
-
 def ranks(cosines: Tensor) -> Tensor:
     """Return each cosine's rank in its row, from 1 for the strictly greatest. In a tie all have the lowest rank."""
     ordered = cosines.sort(dim=-1).values + TIE
     return cosines.shape[-1] - torch.searchsorted(ordered.contiguous(), cosines.contiguous())
+
+
+def _first_or_later(cosines: Tensor) -> Tensor:
+    """Return 1 where the rank is 1, and 2 elsewhere. It needs no sorting, and only the rank score reads other ranks."""
+    return 2 - strictly_nearest(cosines).long()
 
 
 def contributions(cosines: Tensor, kind: Method | Direction) -> Tensor:
@@ -84,13 +84,8 @@ def contributions(cosines: Tensor, kind: Method | Direction) -> Tensor:
     n = cosines.shape[-1]
     if kind == "sads":
         return _gap(cosines, cosines.sum(dim=-1, keepdim=True) + cosines.sum(dim=-2, keepdim=True), n)
-    if kind == "nasca_rank":
-        return _rank_score(ranks(cosines), ranks(cosines.mT).mT, n)
-    if kind == "source->target":
-        return strictly_nearest(cosines).double()
-    if kind == "target->source":
-        return strictly_nearest(cosines.mT).mT.double()
-    return weakly_aligned(cosines).double()
+    rank = ranks if kind == "nasca_rank" else _first_or_later
+    return _by_ranks(rank(cosines), rank(cosines.mT).mT, n, kind)
 
 
 def means_without(cosines: Tensor, kind: Method | Direction) -> Tensor:
@@ -123,6 +118,7 @@ def _ranks_without(own: Tensor, cosines: Tensor) -> Tensor:
 
 
 def _by_ranks(in_row: Tensor, in_column: Tensor, n: int, kind: Method | Direction) -> Tensor:
+    """Return what pairs contribute, given their ranks among n sentences in both directions; both are 1 in Eq. 4."""
     if kind == "nasca_rank":
         return _rank_score(in_row, in_column, n)
     if kind == "source->target":

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from neuronxa_callback.alignment.report import AlignmentReport
-from neuronxa_callback.alignment.surface import SurfaceControl, few_carriers, surface_control
+from neuronxa_callback.alignment.surface import few_carriers, surface_control
 from neuronxa_callback.files import Record
 from neuronxa_callback.signature import Signature, SignatureText
 from neuronxa_callback.text.pairs import ParallelPairs
@@ -90,15 +90,8 @@ class PairScores(Record):
             return None
         carriers = self.surface.carriers
         method = min(carriers, key=carriers.__getitem__)
-        control = SurfaceControl(
-            n=int(self.signature["n"]),
-            n_without_shared=self.surface.n_without_shared,
-            without_shared=self.surface.without_shared.get(method),
-            carriers=carriers[method],
-            carriers_sharing=self.surface.carriers_sharing[method],
-            ngram_baseline=self.surface.ngram_baseline,
-        )
-        return few_carriers(f"{name} ({score_name(method)})", control)
+        sharing = self.surface.carriers_sharing[method]
+        return few_carriers(f"{name} ({score_name(method)})", int(self.signature["n"]), carriers[method], sharing)
 
 
 def of_report(report: AlignmentReport, pairs: ParallelPairs | None = None, digits: int | None = None) -> PairScores:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from neuronxa_callback.alignment.cosines import weakly_aligned
+from neuronxa_callback.alignment.cosines import contributions
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.text.surface import ngram_cosines, shared_forms
 
@@ -74,21 +74,24 @@ def _surface(pairs: ParallelPairs) -> tuple[tuple[bool, ...], float]:
 
 def ngram_alignment(pairs: ParallelPairs) -> float:
     """Return the share of weakly aligned pairs (Eq. 4) by the cosines of character 4-gram counts, with no model."""
-    return weakly_aligned(torch.from_numpy(ngram_cosines(pairs))).diagonal().double().mean().item()
+    aligned = contributions(torch.from_numpy(ngram_cosines(pairs)).unsqueeze(0), "both")
+    return aligned[0].diagonal().mean().item()
 
 
-def few_carriers(name: str, control: SurfaceControl) -> str | None:
-    """Return a warning if fewer than 10 pairs carry a score.
+def few_carriers(name: str, n: int, carriers: int, sharing: int) -> str | None:
+    """Return a warning if fewer than 10 pairs carry a score by Eq. 4 (NASCA, NAVCA or MEXA).
 
     Args:
         name: the name of the language pair.
-        control: of a score by Eq. 4 (NASCA, NAVCA or MEXA).
+        n: its number of pairs.
+        carriers: how many of them carry the score.
+        sharing: how many of the carriers share a word form.
     """
-    if control.carriers >= FEWEST_CARRIERS:
+    if carriers >= FEWEST_CARRIERS:
         return None
-    if not control.carriers:
-        return f"none of the {control.n} pairs of {name} is aligned at any layer that the score reads."
+    if not carriers:
+        return f"none of the {n} pairs of {name} is aligned at any layer that the score reads."
     return (
-        f"the score of {name} comes from {control.carriers} of {control.n} pairs alone, {control.carriers_sharing} of "
+        f"the score of {name} comes from {carriers} of {n} pairs alone, {sharing} of "
         "which share a word form, such as a name or a number; so few pairs say little about the language."
     )

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuronxa_callback.alignment.pair_scores import PairScores, layer_numbers
+from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.run_map import layer_map_figure, pair_map_figure
-from neuronxa_callback.training.records import Evaluation, pair_counts
+from neuronxa_callback.training.records import Evaluation, layers_of, pair_counts
 from neuronxa_callback.vocabulary import LayerPooling, Method, score_name
 
 LAYER_MAP, PAIR_MAP = "layer_map", "pair_map"
@@ -65,8 +65,7 @@ def run_maps(evaluations: Sequence[Evaluation], method: Method) -> dict[str, Fig
     per_pair = _over_steps(evaluations, lambda language: language.per_pair.get(method, []))
     signature = next((language.signature for e in evaluations for language in e.languages.values()), None)
     maps: dict[str, Figure] = {}
-    most = max((values.shape[1] for values in per_layer.values()), default=0)
-    if signature and (layers := layer_numbers(signature, method, most)):
+    if per_layer and (layers := layers_of(evaluations, method)):
         maps[LAYER_MAP] = layer_map_figure(
             per_layer, steps, method, pair_counts(evaluations, method), f"{name}: layers over training steps", layers
         )

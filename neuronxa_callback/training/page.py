@@ -9,7 +9,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from neuronxa_callback import plots
-from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.files import RecordError
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.tables import markdown_table, one_line, plain
@@ -24,7 +23,7 @@ from neuronxa_callback.training.page_correlations import (
     run_part,
     sentences_part,
 )
-from neuronxa_callback.training.records import DirectionQuality, Evaluation, methods_of, pair_counts
+from neuronxa_callback.training.records import DirectionQuality, Evaluation, layers_of, methods_of, pair_counts
 from neuronxa_callback.training.summary import best_of, curves, language_curves, stop_reason
 from neuronxa_callback.vocabulary import Method, score_name
 
@@ -182,18 +181,19 @@ def _figures_of(
 ) -> dict[str, Figure]:
     """Return the figures of one alignment score."""
     name, pairs = score_name(method), pair_counts(evaluations, method)
-    layers_at = _layers_at(evaluations, method)
-    most = max((len(scores) for by_language in layers_at.values() for scores in by_language.values()), default=0)
-    signature = next((language.signature for e in evaluations for language in e.languages.values()), Signature())
-    layers = layer_numbers(signature, method, most)
     figures = {
         _file("alignment", method, points): plots.curve_figure(
             language_curves(evaluations, method), method, pairs.values(), f"{name} over training steps"
         ),
     }
-    if layers:
+    if layers := layers_of(evaluations, method):
         figures[_file("layers", method, points)] = plots.layer_change_figure(
-            layers_at, _last_chance(evaluations, method), method, pairs, f"{name} per layer", layers
+            _layers_at(evaluations, method),
+            _last_chance(evaluations, method),
+            method,
+            pairs,
+            f"{name} per layer",
+            layers,
         )
     if points[method]:
         figures[_file("quality", method, points)] = plots.quality_figure(

@@ -69,10 +69,10 @@ def _of_changes(found: OverRun) -> str:
 
 def sentences_part(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return the correlations over sentences of the last evaluation that has scores of sentences, and what they say."""
-    scored = [(evaluation.step, rows) for evaluation in evaluations if (rows := over_sentences(evaluation))]
-    if not scored:
+    last = ((evaluation.step, rows) for evaluation in reversed(evaluations) if (rows := over_sentences(evaluation)))
+    step, rows = next(last, (0, []))
+    if not rows:
         return []
-    step, rows = scored[-1]
     header = ("direction", "alignment", "quality", "Spearman's rho", "95 % interval", "p", "n")
     table = markdown_table(header, [_sentence_cells(row) for row in rows])
     return [f"## Alignment and quality of the sentences at step {step}", table, SENTENCES_NOTE]

@@ -286,6 +286,15 @@ def methods_of(evaluations: Sequence[Evaluation]) -> list[Method]:
     return [method for method in get_args(Method) if any(method in evaluation.score for evaluation in evaluations)]
 
 
+def layers_of(evaluations: Sequence[Evaluation], method: Method) -> list[int]:
+    """Return the numbers of the layers that a method read in a run; see `layer_numbers`."""
+    languages = [language for evaluation in evaluations for language in evaluation.languages.values()]
+    if not languages:
+        return []
+    most = max(len(language.per_layer.get(method, [])) for language in languages)
+    return pair_scores.layer_numbers(languages[0].signature, method, most)
+
+
 def pair_counts(evaluations: Collection[Evaluation], method: Method) -> dict[str, int]:
     """Return how many sentence pairs each language pair of a run has that a method scored."""
     languages = (item for evaluation in evaluations for item in evaluation.languages.items())
