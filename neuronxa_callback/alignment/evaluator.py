@@ -250,7 +250,7 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
 
     Raises:
         PairsError: pairs that cannot be used.
-        ValueError: no pairs were given, or one language pair was given twice.
+        ValueError: no pairs were given, or one language pair was given twice, in one direction or in both.
     """
     several = pairs if _is_several(pairs) else [pairs]
     loaded = [ParallelPairs.load(pair) for pair in several]
@@ -267,6 +267,13 @@ def load_all(pairs: PairsLike) -> list[ParallelPairs]:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} was given twice, and its scores would share one name.")
+    sides = {(pair.source, pair.target): pair.name for pair in loaded}
+    for pair in loaded:
+        if other := sides.get((pair.target, pair.source)):
+            raise ValueError(
+                f"{pair.name} and {other} hold the same sentences. Alignment is the same both ways, and the mean would "
+                "count it twice; leave one of them out."
+            )
     return loaded
 
 

@@ -303,7 +303,9 @@ def _name_of(metric: Any) -> str:
             "score(sources, translations, references)."
         )
     name = str(getattr(metric, "name", type(metric).__name__.lower()))
-    if name in (*get_args(MetricName), *get_args(Method)):
+    # A name such as "rank" would make nasca_rank, the alignment score, of the correlation of NASCA with the metric.
+    joined = (f"{method}_{name}" for method in get_args(Method))
+    if {name, *joined} & {*get_args(MetricName), *get_args(Method)}:
         raise ValueError(f"the name {name!r} of the quality metric {metric!r:.60} is taken; give it another `name`.")
     return name
 

@@ -290,7 +290,12 @@ class _Scoring:
         start = time.perf_counter()
         report = self.evaluator.score(decoder, self.budget)
         runtime = time.perf_counter() - start
-        self.history.put(Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime, self.evaluator.pairs))
+        evaluation = Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime, self.evaluator.pairs)
+        self.history.put(evaluation)
+        for name, language in evaluation.languages.items():
+            if (few := language.few_carriers(name)) and name not in self._warned:
+                self._warned.add(name)
+                logger.warning("NeuronXA: %s", few)
         self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
 
     def _translate(self, step: int, decoder: Decoder) -> dict[str, tuple[Translations, Signature]]:

@@ -224,6 +224,12 @@ def test_language_pairs_of_unequal_numbers_are_named(caplog: pytest.LogCaptureFi
     assert "the language pairs have 12 and 20 sentence pairs" in caplog.text
 
 
+def test_a_language_pair_and_its_reverse_are_refused_together() -> None:
+    back = ParallelPairs(FRENCH.target, FRENCH.source, "fra_Latn", "eng_Latn")
+    with pytest.raises(ValueError, match="eng_Latn-fra_Latn and fra_Latn-eng_Latn hold the same sentences"):
+        NeuronXAEvaluator([ICELANDIC, FRENCH, back])
+
+
 def test_another_representation_is_read_and_signed(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     report = NeuronXAEvaluator(FRENCH, ("nasca", "cka"), representations={"cka": "nas"})(llama, tokenizer)
     source, target = (encode(llama, tokenizer, side, "nas") for side in (FRENCH.source, FRENCH.target))

@@ -155,6 +155,7 @@ def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokeni
         ([object()], {}, "has no method score"),
         ([Named("comet")], {}, "the name 'comet' of the quality metric .* is taken; give it another `name`"),
         ([Named("nasca")], {}, "the name 'nasca' of the quality metric .* is taken"),
+        ([Named("rank")], {}, "the name 'rank' of the quality metric .* is taken"),
         ("chrf", {"direction": "there"}, "direction 'there' is unknown"),
         ("chrf", {"prompt": "no field"}, "has no {source}"),
         ("chrf", {"prompt": 3}, "prompt=3 must be a template text or a function"),

@@ -613,6 +613,11 @@ class TestTensorBoard:
         assert not list(full.rglob("events.out.tfevents.*"))
 
 
+def test_a_language_whose_score_few_pairs_carry_is_told_once(full: Path, caplog: pytest.LogCaptureFixture) -> None:
+    swept(full, evaluator())
+    assert caplog.text.count("the score of eng_Latn-isl_Latn (NASCA) comes from") == 1
+
+
 def test_a_diverged_checkpoint_is_left_out_with_a_warning(full: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = full / "checkpoint-4" / "model.safetensors"
     save_file({name: tensor * torch.nan for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
