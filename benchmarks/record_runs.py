@@ -1,8 +1,9 @@
 """Record how alignment moves over a run: `python -m benchmarks.record_runs NAME --train FILE... --watch PAIR...`.
 
-A run fine-tunes SmolLM2 with LoRA on translation in both directions. NeuronXACallback scores held-out pairs every few
-steps. What is kept is each pair's part of NASCA and of the rank score at each evaluation, without any text,
-in benchmarks/results/recorded/NAME.json. The file holds the command and where the training text comes from.
+A run fine-tunes SmolLM2 with LoRA on translation in both directions. NeuronXAEvaluator encodes held-out pairs every few
+steps. What is kept is each pair's part of NASCA, of the rank score and of the scores that were tried beside it
+(benchmarks/candidates.py), at each evaluation and without any text, in benchmarks/results/recorded/NAME.json. The file
+holds the command and where the training text comes from.
 
 The training text is one TSV file with FLORES-200 codes in its first line, or CODE=FILE for each language, with aligned
 lines. A run of 40 evaluations takes about half an hour on one core.
@@ -15,6 +16,7 @@ import json
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,24 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
+from benchmarks.candidates import candidates
 from benchmarks.machine import describe
-from neuronxa_callback import NeuronXACallback
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.alignment.cosines import cosine_similarity
+from neuronxa_callback.alignment.evaluator import Encoded
+from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
-from neuronxa_callback.training.history import History
-from neuronxa_callback.training.records import Evaluation
 
 RUNS = Path(__file__).parent / "results" / "recorded"
 PIVOT = "eng_Latn"
 LONGEST = 25  # words of an English training sentence
 FEWEST = 1500  # training examples, where there are as many
-DIGITS = 4
+DIGITS = 5
 
 
 def read_columns(files: list[str]) -> dict[str, list[str]]:
@@ -65,12 +70,51 @@ def _example(source_lang: str, source: str, target_lang: str, target: str) -> di
     return {"prompt": PLAIN_PROMPT.format(source=source, **names), "completion": f" {target}"}
 
 
-def train(options: argparse.Namespace, output_dir: Path) -> list[Evaluation]:
+class Recorder(TrainerCallback):
+    """Keep what each held-out pair contributes to the scores, before the first step and every few steps.
+
+    Args:
+        watch: the language pairs.
+        tokenizer: the model's.
+        eval_steps: steps between evaluations.
+    """
+
+    def __init__(self, watch: Sequence[str], tokenizer: Any, eval_steps: int) -> None:
+        self.evaluations: list[dict[str, Any]] = []
+        self.signatures: dict[str, str] = {}
+        self._evaluator = NeuronXAEvaluator(list(watch), "nasca")
+        self._tokenizer = tokenizer
+        self._eval_steps = eval_steps
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **trainer: Any) -> None:
+        """Evaluate the model as it is before training."""
+        self._evaluate(state.global_step, trainer["model"])
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **trainer: Any) -> None:
+        """Evaluate every few steps."""
+        if state.global_step % self._eval_steps == 0:
+            self._evaluate(state.global_step, trainer["model"])
+
+    def _evaluate(self, step: int, model: nn.Module) -> None:
+        decoder = Decoder.find(model, self._tokenizer)
+        pairs = self._evaluator.pairs
+        self.signatures = {pair.name: str(self._evaluator.signature(pair, decoder)) for pair in pairs}
+        self.evaluations.append({"step": step, "per_pair": dict(self._evaluator.each(decoder, pairs, parts))})
+        scores = {name: f"{np.mean(kept['nasca_rank']):.4f}" for name, kept in self.evaluations[-1]["per_pair"].items()}
+        print(step, scores, flush=True)
+
+
+def parts(pair: ParallelPairs, source: Encoded, target: Encoded) -> tuple[str, dict[str, list[float]]]:
+    """Return a language pair's name, and each sentence pair's part of each score over the layers."""
+    found = candidates(cosine_similarity(source["nas"], target["nas"]))
+    return pair.name, {name: [round(part, DIGITS) for part in of.mean(dim=0).tolist()] for name, of in found.items()}
+
+
+def train(options: argparse.Namespace, output_dir: Path) -> Recorder:
+    """Train as the options say, and return what was recorded."""
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     rows = examples(read_columns(options.train), options.seed, options.steps * options.batch)
-    callback = NeuronXACallback(
-        options.watch, eval_steps=options.eval_steps, quality=(), max_overhead=1, on_error="raise"
-    )
+    recorder = Recorder(options.watch, tokenizer, options.eval_steps)
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32),
         args=SFTConfig(
@@ -80,7 +124,7 @@ def train(options: argparse.Namespace, output_dir: Path) -> list[Evaluation]:
             learning_rate=options.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=5,
-            bf16=False,
+            bf16=options.bf16,
             gradient_checkpointing=False,
             max_length=128,
             save_strategy="no",
@@ -92,19 +136,10 @@ def train(options: argparse.Namespace, output_dir: Path) -> list[Evaluation]:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"),
-        callbacks=[callback],
+        callbacks=[recorder],
     )
     trainer.train()
-    return History(output_dir).read()
-
-
-def kept(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what is kept of an evaluation: language pair -> method -> each sentence pair's part."""
-    languages = {
-        name: {method: [round(part, DIGITS) for part in parts] for method, parts in language.per_pair.items()}
-        for name, language in evaluation.languages.items()
-    }
-    return {"step": evaluation.step, "per_pair": languages}
+    return recorder
 
 
 def main() -> None:
@@ -119,13 +154,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="train under bfloat16 autocast")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        evaluations = train(options, Path(folder))
-    signatures = {name: str(language.signature) for name, language in evaluations[0].languages.items()}
+        recorder = train(options, Path(folder))
     command = shlex.join(["python", "-m", "benchmarks.record_runs", *sys.argv[1:]])
-    recorded = {"command": command, "origin": options.origin, "signatures": signatures}
-    made = describe() | recorded | {"evaluations": [kept(evaluation) for evaluation in evaluations]}
+    recorded = {"command": command, "origin": options.origin, "signatures": recorder.signatures}
+    made = describe() | recorded | {"evaluations": recorder.evaluations}
     RUNS.mkdir(parents=True, exist_ok=True)
     (RUNS / f"{options.name}.json").write_text(json.dumps(made, ensure_ascii=False) + "\n", encoding="utf-8")
 
