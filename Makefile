@@ -44,6 +44,7 @@ bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.signal --model $(MODEL) $(if $(TATOEBA),--tatoeba $(TATOEBA))
 	$(if $(TATOEBA),$(VENV)/bin/python -m benchmarks.coverage --model $(MODEL) --tatoeba $(TATOEBA))
 	$(VENV)/bin/python -m benchmarks.correlations
+	$(VENV)/bin/python -m benchmarks.rises
 	$(VENV)/bin/python -m benchmarks.stopping
 
 # Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.

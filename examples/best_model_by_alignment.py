@@ -15,9 +15,9 @@ from neuronxa_callback import NeuronXACallback
 from neuronxa_callback.text.embedded import embedded
 
 
-def main(model_name: str, pairs: str, output_dir: str, steps: str = "100") -> None:
+def main(model_name: str, pairs: str, output_dir: str, steps: str = "200") -> None:
     texts = [{"text": sentence} for sentence in embedded("demo_train.tsv")["isl_Latn"]]
-    every = max(1, int(steps) // 10)
+    every = max(1, int(steps) // 50)  # fifty evaluations
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(model_name, dtype="float32"),
         args=SFTConfig(
@@ -37,7 +37,7 @@ def main(model_name: str, pairs: str, output_dir: str, steps: str = "100") -> No
         train_dataset=Dataset.from_list(texts[20:]),
         eval_dataset=Dataset.from_list(texts[:20]),
         processing_class=AutoTokenizer.from_pretrained(model_name),
-        callbacks=[NeuronXACallback(pairs, early_stopping_patience=5)],
+        callbacks=[NeuronXACallback(pairs, early_stopping_patience=15)],
     )
     trainer.train()
     print(f"best: step {trainer.state.best_global_step} with NASCA {trainer.state.best_metric:.4f}")

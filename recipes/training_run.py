@@ -39,9 +39,6 @@ class WatchArguments:
     early_stopping_patience: int = field(
         default=0, metadata={"help": help_of(StoppingRule, "patience", "0 never stops.")}
     )
-    significance: float = field(
-        default=StoppingRule.significance, metadata={"help": help_of(StoppingRule, "significance")}
-    )
     comet_device: str = field(default=Quality.comet_device, metadata={"help": help_of(Quality, "comet_device")})
     merge: bool = field(default=False, metadata={"help": "Also save the model with the adapter merged into it."})
     dry_run: bool = field(default=False, metadata={"help": "Check everything, estimate, and stop before training."})
@@ -90,7 +87,7 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
             held.watched,
             eval_steps=watch.score_every,
             quality=Quality(held.metrics, direction="both", prompt=prompt, comet_device=watch.comet_device),
-            stopping=StoppingRule(watch.early_stopping_patience or None, significance=watch.significance),
+            stopping=StoppingRule(watch.early_stopping_patience or None),
         )
     except ValueError as error:
         # The recipes' names, since eval_steps is the Trainer's here.
@@ -137,8 +134,8 @@ def _stops_early(trainer: SFTTrainer) -> bool:
     """Return whether the current stopping rule would also have stopped the run at this step."""
     rules = [c.stopping for c in trainer.callback_handler.callbacks if isinstance(c, NeuronXACallback)]
     evaluations = History(trainer.args.output_dir).read()
-    verdicts = [evaluation.stopping for evaluation in evaluations if evaluation.stopping]
-    return not verdicts or still_stops(rules[0], verdicts[-1]) is not None
+    judged = [evaluation for evaluation in evaluations if evaluation.stopping]
+    return not judged or still_stops(rules[0], judged) is not None
 
 
 def finish(

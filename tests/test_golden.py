@@ -30,12 +30,14 @@ RENAMED = {name: {"scores": "score"} for name in ("survey/scores.jsonl", "survey
 # What 0.1 said of r over a run as if its evaluations were independent points. It is not written since.
 OF_INDEPENDENT_POINTS = {"p_value", "ci"}
 
-# Another instruction set rounds float32 otherwise, and six training steps make more of it.
+# Another instruction set rounds float32 otherwise, and six training steps make more of it. Of one instruction set, the
+# processors of AMD and Intel differ by 2e-6.
 SAME_CPU = torch.backends.cpu.get_cpu_capability() == make.CPU
-TOLERANCE = {"rel": 1e-6, "abs": 1e-9} if SAME_CPU else {"rel": 1e-3, "abs": 1e-4}
+TOLERANCE = {"rel": 1e-5, "abs": 1e-6} if SAME_CPU else {"rel": 1e-3, "abs": 1e-4}
 
-# The runtime is the machine's. p-values were Eq. 5's and intervals the bootstrap's when the golden files were made.
-LEFT_OUT = {"runtime", "p_value", "ci"}
+# The runtime is the machine's. When the golden files were made, p-values were Eq. 5's, intervals the bootstrap's, and
+# the verdicts of the stopping rule those of a paired test.
+LEFT_OUT = {"runtime", "p_value", "ci", "stopping"}
 VERSION = re.compile(r"(?<=\bversion:)[^|\s]+")
 
 

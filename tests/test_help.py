@@ -148,7 +148,6 @@ def test_a_setting_of_the_recipes_begins_with_the_help() -> None:
     found = {part.name: part.metadata["help"] for part in fields(training_run.WatchArguments)}
     settings: list[Defined] = [
         ("early_stopping_patience", StoppingRule, "patience"),
-        ("significance", StoppingRule, "significance"),
         ("comet_device", Quality, "comet_device"),
     ]
     for name, kind, defined in settings:

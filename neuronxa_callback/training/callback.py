@@ -68,12 +68,11 @@ class NeuronXACallback(TrainerCallback):
             references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine.
             `neuronxa comet setup` makes the environment, and `neuronxa comet check MODEL` fetches a model. A `Quality`
             also takes the prompt that the model is trained on, the direction, and COMET's models and device.
-        early_stopping_patience: Evaluations without an improvement after which training stops. An evaluation improves
-            if its paired permutation test over the held-out pairs, against the last evaluation that improved, is
-            significant. The rule often stops a run that still rises; see docs/stopping.md, and take 8 or
-            more. Default: never stop.
-        stopping: A `StoppingRule` in place of the patience, with another metric, another level of the test, or
-            languages that must not be forgotten.
+        early_stopping_patience: Evaluations over which the metric must rise; training stops if it does not. The metric
+            is the first method's score, and a line through the evaluations must rise. See docs/stopping.md for how
+            often that is too early, and take 15 of 50. Default: never stop.
+        stopping: A `StoppingRule` in place of the patience, with another metric, or with languages that must not be
+            forgotten.
         train_texts: The training text as it was before it was tokenised: a data set, one of its columns, or a list of
             texts. It is searched for the held-out sentences before training. `OUTPUT_DIR/neuronxa/overlap.json` holds
             what was found, and a warning says so if anything was. See `overlap.drop`.
@@ -228,6 +227,7 @@ class NeuronXACallback(TrainerCallback):
             quality=self.quality,
             metrics=self._chosen_metrics(moment),
             rule=self.stopping,
+            eval_steps=self.eval_steps,
             wait=self.quality_settings.wait,
             tokenizer=self.tokenizer,
             train_texts=self.train_texts,

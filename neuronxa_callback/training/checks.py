@@ -57,7 +57,7 @@ def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Coll
             f"metric_for_best_model={args.metric_for_best_model!r} says how alignment and quality go together, not how "
             "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
         )
-    own = [f"{rule.key}{ending}" for ending in ("_best", "_gain", "_gain_p")]
+    own = [f"{rule.key}{ending}" for ending in ("_best", "_rise", "_jitter")]
     if (args.metric_for_best_model or "").removeprefix("eval_") in own:
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} compares a step with those before it; choose "
@@ -89,6 +89,24 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
         raise ValueError(
             f"the stopping rule's metric={rule.key!r} will not be logged: the Trainer never evaluates, so only this "
             "callback's own metrics are logged; choose one of them, such as 'nasca'."
+        )
+
+
+def warn_of_patience(rule: StoppingRule, evaluations: int) -> None:
+    """Warn if a run ends before the stopping rule can stop it.
+
+    Args:
+        rule: the stopping rule.
+        evaluations: how many evaluations the run makes before its last step.
+    """
+    if rule.patience is not None and rule.warmup + rule.patience >= evaluations:
+        warm_up = f" after a warm-up of {rule.warmup}" if rule.warmup else ""
+        logger.warning(
+            "NeuronXA: patience %d%s cannot stop this run: the number of its evaluations before the last step is %d. "
+            "Evaluate more often (eval_steps), or take less patience.",
+            rule.patience,
+            warm_up,
+            evaluations,
         )
 
 

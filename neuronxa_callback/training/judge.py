@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from math import isfinite, nan
 
 from neuronxa_callback.training.faults import Faults
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import verdict_metrics
 from neuronxa_callback.training.records import Verdict
 from neuronxa_callback.training.settings import StoppingRule
-from neuronxa_callback.training.stopping import judge
+from neuronxa_callback.training.stopping import Forgotten, judge
 from neuronxa_callback.training.trainer import Moment
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Judge:
         self._without_value = 0  # evaluations in a row that lack the rule's metric
 
     def judge(self, moment: Moment, values: Mapping[str, float]) -> dict[str, float]:
-        """Log how the evaluation compares with the best so far, and stop the Trainer if the rule says so.
+        """Log the best value so far and where the curve goes, and stop the Trainer if the rule says so.
 
         Args:
             moment: the event of the evaluation.
@@ -48,11 +49,12 @@ class Judge:
         verdict = moment.first_process_value(verdict)
         if verdict is None:
             return {}
-        metrics = verdict_metrics(verdict, self._rule.key)
+        metrics = verdict_metrics(verdict)
         moment.log(metrics)
-        for name, fall in verdict.forgotten.items():
-            if not self._rule.stop_at_floor and moment.is_first_process:
-                self._faults.warn_once(f"{name} fell {fall:.4f} below its start, by more than noise.", f"floor {name}")
+        if not self._rule.stop_at_floor and moment.is_first_process:
+            for name, fall in verdict.forgotten.items():
+                forgotten = Forgotten({name: fall}, verdict.forgotten_by)
+                self._faults.warn_once(f"{forgotten}, by more than noise.", f"floor {name}")
         if verdict.reason:
             moment.control.should_training_stop = True
             if moment.is_first_process:
@@ -61,7 +63,7 @@ class Judge:
 
     def _verdict(self, moment: Moment, values: Mapping[str, float]) -> Verdict | None:
         step, verdict = moment.state.global_step, None
-        with self._faults.guarded("the evaluation could not be compared with the best so far"):
+        with self._faults.guarded("the stopping rule could not judge the evaluation"):
             verdict = verdict_at(step, self._history, self._rule, values)
         if verdict is None:
             return None
@@ -74,7 +76,8 @@ class Judge:
     def _warn_without_value(self, values: Mapping[str, float]) -> None:
         """Warn that nothing can stop the run because the rule's metric is missing."""
         metric = self._rule.key
-        self._without_value = 0 if f"eval_{metric}" in values else self._without_value + 1
+        has_value = isfinite(values.get(f"eval_{metric}", nan))
+        self._without_value = 0 if has_value else self._without_value + 1
         if self._rule.patience is not None and self._without_value == 2:
             there = ", ".join(sorted(name.removeprefix("eval_") for name in values)) or "none"
             self._faults.warn_once(

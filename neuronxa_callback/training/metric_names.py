@@ -44,12 +44,12 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
     return metrics
 
 
-def verdict_metrics(verdict: Verdict, metric: str) -> dict[str, float]:
-    """Return `eval_nasca_best`, `eval_nasca_gain` and, if the paired test was made, `eval_nasca_gain_p`."""
-    if verdict.best is None or verdict.gain is None:
+def verdict_metrics(verdict: Verdict) -> dict[str, float]:
+    """Return `eval_nasca_best` and, from three evaluations on, `eval_nasca_rise` and `eval_nasca_jitter`."""
+    if verdict.value is None:
         return {}
-    metrics = {f"eval_{metric}_best": verdict.best, f"eval_{metric}_gain": verdict.gain}
-    return metrics if verdict.p_value is None else metrics | {f"eval_{metric}_gain_p": verdict.p_value}
+    found = {"best": verdict.best, "rise": verdict.rise, "jitter": verdict.jitter}
+    return {f"eval_{verdict.metric}_{name}": value for name, value in found.items() if value is not None}
 
 
 def translation_metrics(report: QualityReport) -> dict[str, float]:

@@ -113,27 +113,28 @@ class SentenceCorrelation(Record):
 class Verdict(Record):
     """What the stopping rule says about an evaluation.
 
+    Early versions judged by a paired test. Their verdicts have no `metric`, and a rule does not go on from them.
+
     Attributes:
-        rule: the rule's `StoppingRule.criterion`. Lines of early versions have none.
-        best: the value of the last evaluation that improved, which may be this one. None if none had a value yet.
-        best_step: the step of that evaluation.
-        gain: this evaluation's value minus the value of the last evaluation before it that improved. It is 0 at the
-            first evaluation, and None if this evaluation has no value.
-        p_value: the p-value of the gain by the paired test. None if the rule compares values without a test.
-        improved: whether this evaluation counts as an improvement. The first one does.
-        waited: how many evaluations passed without an improvement, this one included. The warm-up does not count.
+        metric: the metric that the rule judged by, without "eval_".
+        value: its value. None if it had none.
+        best: the best value so far, which may be this one. None if none had a value yet.
+        best_step: the step of that value.
+        rise: the rise of the line through the last evaluations; see `trend.Trend`. None for fewer than three values.
+        jitter: how far the values jitter about such lines.
         forgotten: language pair -> how far it fell below its start, if that is too far and more than noise.
+        forgotten_by: the score in which it fell. None if the rule has no floor.
         reason: why training stops now. None if it goes on.
     """
 
-    rule: str | None = None
+    metric: str | None = None
+    value: float | None = None
     best: float | None
     best_step: int | None
-    gain: float | None
-    p_value: float | None
-    improved: bool
-    waited: int
+    rise: float | None = None
+    jitter: float | None = None
     forgotten: dict[str, float]
+    forgotten_by: str | None = None
     reason: str | None
 
 
@@ -236,22 +237,6 @@ class Evaluation(Record):
             name: (Translations(tuple(made.translations), made.empty, made.truncated), made.signature)
             for name, made in self.quality.items()
         }
-
-    def pair_shares(self, method: Method, language_pair: str | None = None) -> list[float]:
-        """Return each held-out pair's part of a score, in one language pair or over all of them.
-
-        Over language pairs that do not share their source sentences, the parts of all pairs stand one after the other.
-        They are scaled so that each language pair counts equally and their mean is the score.
-        """
-        if language_pair is not None:
-            return self.languages[language_pair].per_pair[method]
-        if self.per_pair:
-            return self.per_pair[method]
-        parts = [language.per_pair[method] for language in self.languages.values()]
-        if len(parts) == 1:
-            return parts[0]
-        count = sum(map(len, parts))
-        return [part * count / (len(parts) * len(its)) for its in parts for part in its]
 
     def with_quality(self, report: QualityReport) -> Evaluation:
         """Return this evaluation with what is known by now of its translations."""

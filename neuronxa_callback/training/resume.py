@@ -79,22 +79,21 @@ def find_series(watch: Watch, moment: Moment) -> Series:
         return Series(history, Schedule())
     pending = [awaiting for evaluation in evaluations if (awaiting := _awaited(evaluation, watch))]
     late = [found for evaluation in evaluations if (found := _late(evaluation, moment))]
-    return Series(history, _schedule(step, evaluations[-1], watch), pending, late)
+    return Series(history, _schedule(step, evaluations, watch), pending, late)
 
 
-def _schedule(step: int, last: Evaluation, watch: Watch) -> Schedule:
-    """Return the schedule of a resumed run whose last evaluation this is."""
-    verdict = last.stopping
-    if verdict and verdict.rule != watch.rule.criterion:
+def _schedule(step: int, evaluations: Sequence[Evaluation], watch: Watch) -> Schedule:
+    """Return the schedule of a resumed run that has made these evaluations."""
+    last = evaluations[-1]
+    if last.stopping and last.stopping.metric != watch.rule.key:
         logger.warning(
-            "NeuronXA: the run was judged by another rule before it was resumed (%s before, %s now); patience and "
-            "best value begin anew.",
-            verdict.rule,
-            watch.rule.criterion,
+            "NeuronXA: the run was judged by another rule before it was resumed (metric %s before, %s now); patience "
+            "and best value begin anew.",
+            last.stopping.metric or "of version 0.1",
+            watch.rule.key,
         )
-    stopped = still_stops(watch.rule, verdict) if verdict else None
     scored = step if last.step == step and last.score else None
-    return Schedule(first=False, resumed_at=step, stopped=stopped, scored=scored)
+    return Schedule(first=False, resumed_at=step, stopped=still_stops(watch.rule, evaluations), scored=scored)
 
 
 def _differences(evaluations: Sequence[Evaluation], watch: Watch, moment: Moment) -> Differences:

@@ -27,7 +27,7 @@ from neuronxa_callback.training.metric_names import (
 from neuronxa_callback.training.overhead import Overhead
 from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.resume import Series, find_series
-from neuronxa_callback.training.schedule import Schedule
+from neuronxa_callback.training.schedule import Schedule, evaluations_before_the_end
 from neuronxa_callback.training.summary import print_stop, summarise
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
@@ -75,6 +75,9 @@ class Run:
         args = moment.args
         checks.check_best_metric(args, watch.rule, watch.metrics)
         checks.check_stopping_metric(args, watch.rule, watch.names(waits=True))
+        if moment.is_first_process:
+            evaluations = evaluations_before_the_end(args, moment.state, watch.eval_steps)
+            checks.warn_of_patience(watch.rule, evaluations)
         faults = Faults(watch.raises, watch.quality.close)
         with faults.guarded("the check before training failed", ValueError), moment.trainer.accelerator.autocast():
             decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))
@@ -257,4 +260,5 @@ class Run:
         moment.control.should_training_stop = True
         moment.control.should_evaluate = moment.control.should_save = False
         if moment.is_first_process:
-            logger.warning("NeuronXA: training stops, as it had before it was resumed: %s.", self.schedule.stopped)
+            stopped = self.schedule.stopped
+            logger.warning("NeuronXA: training stops by its evaluations before it was resumed: %s.", stopped)

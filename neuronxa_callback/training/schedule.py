@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import TrainerState, TrainingArguments
+
 
 @dataclass
 class Schedule:
@@ -47,3 +49,17 @@ def is_interval(eval_steps: Any) -> bool:
 def interval(eval_steps: float, max_steps: int) -> int:
     """Return the steps between two scores if the Trainer never evaluates. A share is rounded up, as in the Trainer."""
     return int(eval_steps) if eval_steps >= 1 else math.ceil(eval_steps * max_steps)
+
+
+def evaluations_before_the_end(args: TrainingArguments, state: TrainerState, eval_steps: float) -> int:
+    """Return how many evaluations a run makes before its last step, with the one at the start.
+
+    Args:
+        args: the Trainer's arguments.
+        state: the Trainer's state, as it is when training begins.
+        eval_steps: the callback's own interval. It counts if the Trainer never evaluates.
+    """
+    if args.eval_strategy == "epoch":
+        return max(1, math.ceil(float(state.num_train_epochs)))
+    steps = interval(eval_steps, state.max_steps) if args.eval_strategy == "no" else int(state.eval_steps)
+    return 1 + (int(state.max_steps) - 1) // max(1, steps)

@@ -4,49 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
-
-from neuronxa_callback.vocabulary import OVER_PAIRS, split_method
 
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """What counts as an improvement, and how long to wait for one.
+    """Over how many evaluations a curve must rise, and by how much.
+
+    A line of least squares goes through the last evaluations. Training stops where it does not rise.
 
     Attributes:
-        patience: Evaluations without an improvement after which training stops. None sets no limit, and then only
-            `floor` can stop the run.
+        patience: Evaluations over which the metric must rise; training stops if it does not. None sets no limit, and
+            then only `floor` can stop the run.
         metric: A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss. None takes the first
-            of the callback's methods.
-        significance: Level of the paired permutation test by which an alignment score improves. The test runs over the
-            held-out pairs, against the last evaluation that improved. Its p must be below the level.
-        min_delta: A rise above this is an improvement, without a test. It decides for every metric where it is given.
-            A metric that is no alignment score has no test: without `min_delta` any rise improves it. Where the
-            metric's name ends with "loss", a fall counts and not a rise.
-        warmup: Evaluations after the first that do not count towards the patience.
+            of the callback's methods. Where the name ends with "loss", the metric must fall and not rise.
+        min_delta: The line must rise by more than this, from its first evaluation to its last.
+        warmup: Evaluations at the beginning that the rule leaves out. The learning rate's warm-up is a reason.
         floor: How far the alignment of a language may fall below its start, by FLORES-200 code. It is a fall of
             nasca_rank where that is measured, else of the first method with values of pairs. A language is forgotten
-            when it falls further by more than noise (the same test, at 0.05).
+            when it falls further by more than noise, both of its pairs and of checkpoints. That is not said before the
+            fifth evaluation.
         stop_at_floor: Stop training when a language is forgotten. False only warns.
     """
 
     patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without an improvement after which training stops."}
+        default=None, metadata={"help": "Evaluations over which the metric must rise; training stops if it does not."}
     )
     metric: str | None = field(
         default=None,
         metadata={"help": "A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss."},
     )
-    significance: float = field(
-        default=0.2,
-        metadata={"help": "Level of the paired permutation test by which an alignment score improves."},
+    min_delta: float = field(
+        default=0.0,
+        metadata={"help": "The line must rise by more than this, from its first evaluation to its last."},
     )
-    min_delta: float | None = field(
-        default=None, metadata={"help": "A rise above this is an improvement, without a test."}
-    )
-    warmup: int = field(
-        default=0, metadata={"help": "Evaluations after the first that do not count towards the patience."}
-    )
+    warmup: int = field(default=0, metadata={"help": "Evaluations at the beginning that the rule leaves out."})
     floor: Mapping[str, float] | None = field(
         default=None,
         metadata={"help": "How far the alignment of a language may fall below its start, by FLORES-200 code."},
@@ -54,15 +47,13 @@ class StoppingRule:
     stop_at_floor: bool = field(default=True, metadata={"help": "Stop training when a language is forgotten."})
 
     def __post_init__(self) -> None:
-        if self.patience is not None and (not _is_count(self.patience) or self.patience < 1):
-            raise ValueError(f"patience={self.patience!r} must be a number of evaluations, such as 3.")
+        if self.patience is not None and (not _is_count(self.patience) or self.patience < 2):
+            raise ValueError(f"patience={self.patience!r} must be 2 evaluations or more, such as 15.")
         if not _is_count(self.warmup):
             raise ValueError(f"warmup={self.warmup!r} must be a number of evaluations, such as 2.")
-        if not 0 < self.significance < 1:
-            raise ValueError(f"significance={self.significance!r} must lie between 0 and 1, as 0.2 does.")
-        if self.min_delta is not None and not self.min_delta >= 0:
-            raise ValueError(f"min_delta={self.min_delta!r} must be 0 or more.")
-        if any(not allowed >= 0 for allowed in (self.floor or {}).values()):
+        if not _is_amount(self.min_delta):
+            raise ValueError(f"min_delta={self.min_delta!r} must be a number of 0 or more, such as 0.005.")
+        if not all(_is_amount(allowed) for allowed in (self.floor or {}).values()):
             raise ValueError(
                 f"floor={dict(self.floor or {})!r} must give each language a fall of 0 or more, such as 0.02."
             )
@@ -73,15 +64,14 @@ class StoppingRule:
         return (self.metric or "nasca").removeprefix("eval_")
 
     @property
-    def criterion(self) -> str:
-        """The settings that define an improvement. A run cannot continue from a verdict with other settings."""
-        return f"{self.key}, significance {self.significance}, min_delta {self.min_delta}, warmup {self.warmup}"
-
-    @property
-    def by_test(self) -> bool:
-        """Whether the paired test decides. Otherwise the size of the rise decides."""
-        return self.min_delta is None and split_method(self.key)[0] in OVER_PAIRS
+    def is_loss(self) -> bool:
+        """Whether the metric is better the lower it is."""
+        return self.key.endswith("loss")
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0

@@ -23,6 +23,7 @@ class Watch:
         quality: the evaluator that translates and scores the translations.
         metrics: the names of the quality metrics in use. If there are none, nothing is translated.
         rule: the stopping rule.
+        eval_steps: the steps between two evaluations if the Trainer never evaluates; below 1 a share of all steps.
         wait: whether training waits for COMET at every evaluation.
         tokenizer: the user's own tokenizer, or None to take the Trainer's.
         train_texts: the training text that is searched for held-out sentences; None searches nothing.
@@ -34,6 +35,7 @@ class Watch:
     quality: QualityEvaluator
     metrics: tuple[str, ...]
     rule: StoppingRule
+    eval_steps: float
     wait: bool
     tokenizer: Any
     train_texts: Iterable[Any] | None

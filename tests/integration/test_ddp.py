@@ -113,4 +113,4 @@ def test_processes_stop_together(mode: str, tmp_path: Path) -> None:
     output_dir = run(tmp_path, mode, Path(), STOPPING)
     assert [(output_dir / f"step-{rank}.txt").read_text() for rank in (0, 1)] == ["6", "6"]
     lines = (output_dir / "neuronxa" / "scores.jsonl").read_text().splitlines()
-    assert [json.loads(line)["stopping"]["waited"] for line in lines] == [0, 1, 2, 3]
+    assert [json.loads(line)["stopping"]["reason"] is None for line in lines] == [True, True, True, False]

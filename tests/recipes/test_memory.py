@@ -124,5 +124,5 @@ def test_the_readme_tells_what_each_configuration_needs(name: str, suffix: str, 
     rows = [line for line in (RECIPES / "README.md").read_text().splitlines() if f"`{config.name}`" in line]
     assert f"| {batch} x {accumulated} | {needed[0]:.1f} GiB | {needed[1]:.1f} GiB |" in rows[0]
     assert batch * accumulated == 32
-    assert watch.early_stopping_patience == 5
+    assert watch.early_stopping_patience == 15
     assert args.metric_for_best_model == "eval_nasca"

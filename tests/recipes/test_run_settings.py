@@ -70,7 +70,6 @@ THE_SAME_RUN: dict[str, Any] = {
     "flores": "embedded",
     "score_every": 1,
     "early_stopping_patience": 3,
-    "significance": 0.1,
     "comet_device": "cuda",
     "eval_strategy": "epoch",
     "per_device_eval_batch_size": 2,

@@ -34,7 +34,7 @@ def test_a_resumed_run_whose_step_lacks_its_score_gets_it_at_the_end() -> None:
 
 
 def test_a_run_that_had_been_stopped_scores_nothing_more() -> None:
-    schedule = Schedule(first=False, resumed_at=20, stopped="nasca did not improve")
+    schedule = Schedule(first=False, resumed_at=20, stopped="nasca did not rise")
     assert not any(schedule.due(step) for step in (20, 21, 30))
 
 
