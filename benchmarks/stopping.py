@@ -9,8 +9,8 @@ So there are two smoothers: with the wider one, slow wander counts as jitter, to
 Further figures are what the paired test says about jitter, how often the floor calls a language forgotten, and how
 often chance makes a stop look too early.
 
-The benchmark takes about five minutes on two CPU cores. The results are written to benchmarks/results/stopping.json, and
-docs/stopping.md shows them.
+The benchmark takes about five minutes on two CPU cores. The results are written to benchmarks/results/stopping.json,
+and docs/stopping.md shows them.
 """
 
 from __future__ import annotations
