@@ -49,8 +49,8 @@ bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
 
 # Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.
 recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
-	$(VENV)/bin/python recipes/icelandic_sft.py --config recipes/configs/smoke.yaml
-	$(VENV)/bin/python recipes/icelandic_cpt.py --config recipes/configs/smoke_cpt.yaml
+	$(VENV)/bin/python recipes/translation_sft.py --config recipes/configs/icelandic-sft-smoke.yaml
+	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
 clean:
 	rm -rf $(VENV) $(COMPAT) $(COMET) .models runs

@@ -1,26 +1,29 @@
-"""The pairs that a recipe never trains on: FLORES-200 dev to watch the run, and devtest to score the result."""
+"""The pairs that a recipe never trains on: some to watch the run, and as many others to score the result."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from languages import Languages
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.translation import Prompt
-from neuronxa_callback.text.corpora import HUB_NAME, open_corpus
+from neuronxa_callback.text.corpora import EMBEDDED, HUB_NAME, Corpus, open_corpus
 from neuronxa_callback.text.pairs import PairsError
-from neuronxa_callback.vocabulary import MetricName
+from neuronxa_callback.vocabulary import Method, MetricName
 
-LANGUAGES = ("eng_Latn", "isl_Latn")
 FLORES_PLUS = "openlanguagedata/flores_plus"
-METRICS: tuple[MetricName, ...] = ("comet", "cometkiwi", "chrf")
+METRICS: tuple[MetricName, ...] = ("comet", "cometkiwi", "chrf", "bleu")
+
+Pairs = tuple[ParallelPairs, ...]
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,20 @@ class HeldOut:
     """The held-out pairs of a run, and the quality metrics that score them.
 
     Attributes:
-        watched: the pairs that are scored at every evaluation.
-        test: the pairs that are scored once at the end. Nothing is chosen by them. None if there is no test.
+        languages: the languages of the run.
+        watched: the pairs that are scored at every evaluation: a `ParallelPairs` of the source with each target, and
+            then with each control.
+        test: the pairs that are scored once at the end, of the same languages. Nothing is chosen by them. It is empty
+            if there is no test.
         watched_name: the name of the watched pairs in messages and in the model card.
         test_name: the name of the test pairs; None if there is no test.
         metrics: the quality metrics that this machine can compute.
         left_out: a sentence about the metrics that it cannot compute; None if it can compute all.
     """
 
-    watched: ParallelPairs
-    test: ParallelPairs | None
+    languages: Languages
+    watched: Pairs
+    test: Pairs
     watched_name: str
     test_name: str | None
     metrics: tuple[Metric, ...]
@@ -46,80 +53,112 @@ class HeldOut:
     @property
     def all_pairs(self) -> list[ParallelPairs]:
         """All pairs that must not be trained on."""
-        return [pairs for pairs in (self.watched, self.test) if pairs is not None]
+        return [*self.watched, *self.test]
+
+    @property
+    def translated(self) -> Pairs:
+        """The watched pairs of the languages that are trained on. The model translates no control."""
+        return trained(self.watched, self.languages)
 
 
-def load(flores: str, n: int) -> HeldOut:
-    """Load dev of FLORES to watch and devtest for the end.
+def trained(pairs: Sequence[ParallelPairs], languages: Languages) -> Pairs:
+    """Return the pairs of the languages that are trained on."""
+    return tuple(pair for pair in pairs if pair.name in languages.trained_pairs)
 
-    If `flores` is "embedded" or FLORES+ cannot be reached, the embedded pairs are watched and there is no test.
+
+def load(held_out: str, languages: Languages, n: int) -> HeldOut:
+    """Load the pairs to watch and those for the end.
+
+    If FLORES+ cannot be reached, the embedded pairs are watched and there is no test.
 
     Args:
-        flores: FLORES-200's release folder (dev/isl_Latn.dev, devtest/isl_Latn.devtest), a data set of the hub that
-            has a configuration for each language and a column "text" (FLORES+), or "embedded".
+        held_out: one of
+            * FLORES-200's release folder (dev/isl_Latn.dev, devtest/isl_Latn.devtest), or a data set of the hub that
+              has a configuration for each language and the splits dev and devtest (FLORES+): dev is watched, and
+              devtest is for the end;
+            * "embedded": the package's held-out set, and no test;
+            * other parallel text, as `open_corpus` takes it, such as a .tsv file with a column for each language. Its
+              first pairs are watched, and the next ones are for the end.
+        languages: the languages of the run.
         n: the number of pairs to watch, and of pairs for the end.
 
     Raises:
-        PairsError: the folder does not exist or lacks these files, another data set of the hub cannot be reached, or
-            the sentences cannot be used.
+        PairsError: the text does not exist, cannot be reached, lacks a language, or its sentences cannot be used.
     """
-    found = _flores(flores, n) if flores != "embedded" else None
-    if found is None:
-        watched, test = ParallelPairs.load("-".join(LANGUAGES), n=n), None
-        names: tuple[str, str | None] = (f"{len(watched)} embedded pairs", None)
-    else:
-        watched, test = found
-        names = (f"{len(watched)} pairs of FLORES dev", f"{len(test)} pairs of FLORES devtest")
-    return HeldOut(watched, test, *names, *_quality_metrics(watched))
+    if Path(held_out).is_dir() and (Path(held_out) / "dev").is_dir():
+        return _two_splits(lambda split: open_corpus(Path(held_out) / split, n), languages)
+    if HUB_NAME.fullmatch(held_out) and not Path(held_out).exists():
+        found = _from_hub(held_out, languages, n)
+        if found is not None:
+            return found
+        held_out = EMBEDDED
+    if held_out == EMBEDDED:
+        watched = _pairs(open_corpus(EMBEDDED, n), languages)
+        return HeldOut(languages, watched, (), f"{len(watched[0])} embedded pairs", None, *_quality_metrics(watched))
+    return _one_text(held_out, languages, n)
 
 
-def _flores(flores: str, n: int) -> tuple[ParallelPairs, ParallelPairs] | None:
-    if Path(flores).is_dir():
-        return _from_folder(Path(flores), "dev", n), _from_folder(Path(flores), "devtest", n)
-    if not HUB_NAME.fullmatch(flores):
-        raise PairsError(
-            f"--flores {flores} does not exist; give FLORES-200's release folder, a data set of the hub, or embedded."
-        )
+def _pairs(corpus: Corpus, languages: Languages) -> Pairs:
+    return tuple(corpus.pairs(languages.source, code) for code in languages.watched)
+
+
+def _two_splits(split: Callable[[str], Corpus], languages: Languages) -> HeldOut:
+    watched, test = _pairs(split("dev"), languages), _pairs(split("devtest"), languages)
+    names = f"{len(watched[0])} pairs of FLORES dev", f"{len(test[0])} pairs of FLORES devtest"
+    return HeldOut(languages, watched, test, *names, *_quality_metrics(watched))
+
+
+def _one_text(held_out: str, languages: Languages, n: int) -> HeldOut:
+    pairs = _pairs(open_corpus(held_out, 2 * n), languages)
+    watched = tuple(_part(pair, 0, n) for pair in pairs)
+    least = min(map(len, pairs))
+    # A single pair left over is none, because it has nothing to be told apart from.
+    test = tuple(_part(pair, n, least) for pair in pairs) if least > n + 1 else ()
+    text = Path(held_out).name
+    name = f"the first {len(watched[0])} pairs of {text}"
+    test_name = f"the next {len(test[0])} pairs of {text}" if test else None
+    return HeldOut(languages, watched, test, name, test_name, *_quality_metrics(watched))
+
+
+def _part(pair: ParallelPairs, start: int, end: int) -> ParallelPairs:
+    return replace(pair, source=pair.source[start:end], target=pair.target[start:end])
+
+
+def _from_hub(name: str, languages: Languages, n: int) -> HeldOut | None:
     try:
-        return _from_hub(flores, "dev", n), _from_hub(flores, "devtest", n)
+        return _two_splits(lambda split: open_corpus(f"{name}:{split}", n), languages)
     except PairsError as error:
-        if flores != FLORES_PLUS:  # a data set that the user named is not replaced
+        if name != FLORES_PLUS:  # a data set that the user named is not replaced
             raise
         reason = str(error).rstrip(".")
         print(
             f"The embedded pairs are watched and nothing is left for a test at the end, since {reason}; "
-            "run `hf auth login` and accept the terms of FLORES+, or give FLORES-200's release folder as --flores.",
+            "run `hf auth login` and accept the terms of FLORES+, or give FLORES-200's release folder as --held_out.",
             file=sys.stderr,
         )
         return None
 
 
-def _from_folder(folder: Path, split: str, n: int) -> ParallelPairs:
-    source, target = (folder / split / f"{code}.{split}" for code in LANGUAGES)
-    return ParallelPairs.load((source, target), *LANGUAGES, n=n)
-
-
-def _from_hub(name: str, split: str, n: int) -> ParallelPairs:
-    return open_corpus(f"{name}:{split}", n).pairs(*LANGUAGES)
-
-
-def _quality_metrics(pairs: ParallelPairs) -> tuple[tuple[Metric, ...], str | None]:
-    """Return chrF, COMET and CometKiwi as far as they are on this machine, and a sentence about the missing ones."""
-    with QualityEvaluator(METRICS, [pairs]) as quality:
+def _quality_metrics(pairs: Pairs) -> tuple[tuple[Metric, ...], str | None]:
+    """Return COMET, CometKiwi, chrF and BLEU if they are on this machine, and a sentence about the missing ones."""
+    with QualityEvaluator(METRICS, pairs) as quality:
         names, left_out = quality.without_downloads()
         return tuple(metric for metric in METRICS if metric in names), left_out
 
 
-def test_scores(model: torch.nn.Module, tokenizer: Any, held_out: HeldOut, prompt: Prompt) -> dict[str, float]:
-    """Score alignment, and translations in both directions, on the test pairs.
+def test_scores(
+    model: torch.nn.Module, tokenizer: Any, held_out: HeldOut, methods: Sequence[Method], prompt: Prompt
+) -> dict[str, float]:
+    """Score alignment, and translations in both directions, on the test pairs of the languages that are trained on.
 
     The scores are named by their methods and metrics. They are empty if there is no test.
     """
-    if held_out.test is None:
+    test = trained(held_out.test, held_out.languages)
+    if not test:
         return {}
     decoder = Decoder.find(model, tokenizer)
-    alignment = NeuronXAEvaluator(held_out.test).score(decoder).score
-    with QualityEvaluator(held_out.metrics, [held_out.test], "both", prompt) as quality:
+    alignment = NeuronXAEvaluator(test, methods).score(decoder).score
+    with QualityEvaluator(held_out.metrics, test, "both", prompt) as quality:
         report = quality.score(quality.translate(decoder))
         report.wait()
         means = {metric: report.mean(metric) for metric in report.metrics}

@@ -51,6 +51,7 @@ def kept(
     """
     made_from = {
         "text": text,
+        "columns": list(columns),
         "held_out": [pairs.fingerprint for pairs in held_out],
         "limit": limit,
         "filters": FILTERS_VERSION,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import memory
+from held_out import HeldOut
 from rich.console import Console
 from rich.table import Table
 from trl import SFTConfig
@@ -55,7 +56,7 @@ def _steps_per_epoch(args: SFTConfig, rows: int) -> int:
 
 
 def estimate(
-    tokenizer: Any, args: SFTConfig, texts: Sequence[str], examples: int, held_out: ParallelPairs, score_every: float
+    tokenizer: Any, args: SFTConfig, texts: Sequence[str], examples: int, held: HeldOut, score_every: float
 ) -> Plan:
     """Estimate a run before its weights are loaded.
 
@@ -64,7 +65,7 @@ def estimate(
         args: the settings of the training.
         texts: some training examples as plain text. Their mean length stands for that of all examples.
         examples: the number of training examples.
-        held_out: the pairs that are watched.
+        held: the pairs that are watched.
         score_every: the steps between two evaluations, or their share of all steps. It counts only if the Trainer
             does not evaluate on its own.
     """
@@ -75,12 +76,17 @@ def estimate(
     tokens = args.max_length if args.packing else min(length, args.max_length)
     made = steps(args, rows)
     evaluations = _evaluations(args, made, _steps_per_epoch(args, rows), score_every)
-    sentences = (*held_out.source, *held_out.target)
-    scored = _tokens(tokenizer, sentences)
+    # A sentence of several language pairs, such as an English one, is encoded once.
+    scored = _tokens(tokenizer, list(dict.fromkeys(_sentences(held.watched))))
+    sources = _sentences(held.translated)
     # A training step costs about three forward passes: one forward and, for the backward pass, two more.
     alignment_cost = evaluations * scored / (3 * made * per_step * tokens)
-    translated = LENGTH_RATIO * scored + EXTRA_TOKENS * len(sentences)
+    translated = LENGTH_RATIO * _tokens(tokenizer, sources) + EXTRA_TOKENS * len(sources)
     return Plan(examples, made, made * per_step / rows, evaluations, alignment_cost, translated)
+
+
+def _sentences(pairs: Sequence[ParallelPairs]) -> list[str]:
+    return [sentence for pair in pairs for side in (pair.source, pair.target) for sentence in side]
 
 
 def _evaluations(args: SFTConfig, made: int, per_epoch: int, score_every: float) -> int:

@@ -12,11 +12,13 @@ from typing import get_args
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from languages import Languages, short
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
 from neuronxa_callback.tables import markdown_table
+from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.training import page as run_page
 from neuronxa_callback.training.certainty import HEADER, READING, certainty_rows
 from neuronxa_callback.training.history import History
@@ -43,6 +45,7 @@ class Run:
     Attributes:
         base_model: hub name or folder.
         recipe: the script's name.
+        languages: the languages of the run.
         command: the command that made the run, as a list of arguments.
         step: the step of the saved weights.
         stopped: why the run ended before its last step. None if it did not.
@@ -56,6 +59,7 @@ class Run:
 
     base_model: str
     recipe: str
+    languages: Languages
     command: Sequence[str]
     step: int
     stopped: str | None
@@ -85,7 +89,7 @@ def write(output_dir: Path, run: Run) -> Path:
     data = ModelCardData(
         model_name=output_dir.resolve().name,
         base_model=run.base_model,
-        language=["en", "is"],
+        language=[short(code) for code in run.languages.trained],
         library_name="peft",
         pipeline_tag="translation",
         tags=["neuronxa", "translation"],
@@ -147,7 +151,7 @@ def _results(evaluations: Sequence[Evaluation], run: Run) -> list[EvalResult]:
             task_type="translation",
             dataset_type="parallel-pairs",
             dataset_name=name,
-            dataset_config="eng_Latn-isl_Latn",
+            dataset_config=", ".join(run.languages.trained_pairs),
             dataset_split=split,
             metric_type=metric,
             metric_name=score_name(metric),
@@ -164,7 +168,7 @@ def _results(evaluations: Sequence[Evaluation], run: Run) -> list[EvalResult]:
 def _beginning(run: Run) -> str:
     ended = f" The run ended before its last step: {run.stopped}." if run.stopped else ""
     return (
-        f"This is a LoRA adapter for `{run.base_model}`, for English and Icelandic. `{run.recipe}` of "
+        f"This is a LoRA adapter for `{run.base_model}`, for {run.languages.described}. `{run.recipe}` of "
         f"neuronxa-callback made it. The weights are those of step {run.step}.{ended} Alignment is NASCA, the share of "
         "held-out sentence pairs that find each other by the neurons they activate "
         "([paper](https://aclanthology.org/2025.acl-long.1406/))."
@@ -175,9 +179,10 @@ def _test_part(run: Run) -> list[str]:
     if run.tested is None:
         return ["There was no test set. Every score below is on the pairs that were watched during training."]
     rows = [(score_name(metric), f"{score:.4f}") for metric, score in run.test_scores.items()]
+    source, *targets = map(language_name, run.languages.trained)
     setting = (
-        f"These are the scores of the saved weights on {run.tested}, English to Icelandic and back. Nothing was chosen "
-        "by these pairs."
+        f"These are the scores of the saved weights on {run.tested}, {source} to {' and to '.join(targets)} and back. "
+        "Nothing was chosen by these pairs."
     )
     return ["## Test", setting, markdown_table(("score", "value"), rows)]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from held_out import HeldOut
 from preflight import PreflightError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig
@@ -39,16 +39,16 @@ class RunSettings(BaseModel):
 
     # The text: its source, how it is read, and what it must not contain. A file of another size is another text.
     recipe: str
+    source_lang: str
+    target_langs: list[str]
     train_text: str
     train_pairs: int | None
     prompt: str | None = None
-    icelandic_text: str | None = None
-    english_text: str | None = None
+    target_text: str | None = None
+    source_text: str | None = None
     documents: int | None = None
-    english_share: float | None = None
-    train_text_bytes: int | None = Field(None, alias="train_text in bytes")
-    icelandic_text_bytes: int | None = Field(None, alias="icelandic_text in bytes")
-    english_text_bytes: int | None = Field(None, alias="english_text in bytes")
+    source_share: float | None = None
+    bytes_of_texts: dict[str, int]  # those that are files
     held_out_pairs: int
     held_out: list[str]  # fingerprints of their sentences
     max_length: int
@@ -134,14 +134,15 @@ class RunSettings(BaseModel):
         written.replace(output_dir / FILE)
 
 
-def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> RunSettings:
+def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut, train_texts: Sequence[str]) -> RunSettings:
     """Return the settings of a run that is about to begin or to go on.
 
     Args:
         recipe: the recipe's own settings.
         args: the settings of the training.
         model_args: the model, its quantisation and LoRA.
-        held: the pairs that are not trained on.
+        held: the pairs that are not trained on, and the languages.
+        train_texts: the training texts, each with its language in its name.
 
     Raises:
         PreflightError: output_dir holds a checkpoint of a run with other settings.
@@ -151,22 +152,22 @@ def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut) -> 
         given
         | {
             "recipe": Path(sys.argv[0]).name,
+            "target_langs": list(held.languages.targets),
             "accelerator_config": str(args.accelerator_config),
             "train_batch_size": args.train_batch_size,
             "world_size": args.world_size,
             "held_out": [pairs.fingerprint for pairs in held.all_pairs],
-            **_sizes(vars(recipe)),
+            "bytes_of_texts": _sizes(train_texts),
         }
     )
     _check_unchanged(now.as_json(), Path(args.output_dir))
     return now
 
 
-def _sizes(recipe: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(train_texts: Sequence[str]) -> dict[str, int]:
     """Return the size in bytes of each training text that is a file, since a changed file is another text."""
-    texts = {name: str(value) for name, value in recipe.items() if name.endswith("_text")}
-    paths = {name: Path(text.partition(":")[2] or text) for name, text in texts.items()}
-    return {f"{name} in bytes": path.stat().st_size for name, path in paths.items() if path.is_file()}
+    paths = {text: Path(text.partition(":")[2] or text) for text in train_texts}
+    return {text: path.stat().st_size for text, path in paths.items() if path.is_file()}
 
 
 def _check_unchanged(now: Mapping[str, Any], output_dir: Path) -> None:

@@ -6,7 +6,7 @@ import difflib
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -17,6 +17,9 @@ from trl import TrlParser
 
 # What a value should be, by the kind of pydantic's error. Every other kind, such as an enumeration, is written as text.
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "dict": "a mapping"}
+
+# Two settings of which only one has a meaning. A file may have the one, and the command line then give the other.
+ALTERNATIVES = (("target_lang", "target_langs"),)
 
 
 def parse(types: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -32,11 +35,20 @@ def parse(types: Sequence[type], arguments: Sequence[str] | None = None) -> tupl
             raise PreflightError("--config has no file behind it; give one of recipes/configs/.")
         _check_file(Path(arguments[place]), _types_of_settings(types))
     try:
-        return tuple(_Parser(types).parse_args_and_config(arguments))
+        return _without_displaced(tuple(_Parser(types).parse_args_and_config(arguments)), arguments)
     except PreflightError:
         raise
     except ValueError as error:
         raise PreflightError(f"The settings cannot be used: {' '.join(str(error).split())}") from error
+
+
+def _without_displaced(parsed: tuple[Any, ...], arguments: Sequence[str]) -> tuple[Any, ...]:
+    """Drop the setting of the file in whose place the command line gives another one."""
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word.startswith("--")}
+    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
+        if one in given and other not in given:
+            parsed = tuple(replace(part, **{other: None}) if hasattr(part, other) else part for part in parsed)
+    return parsed
 
 
 class _Parser(TrlParser):

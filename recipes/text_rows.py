@@ -2,10 +2,12 @@
 
 The corpora come from these places. None of them has been downloaded on the machine on which the recipes were written.
 
-* nllb: the file that allenai/nllb on the hub reads. It has nine columns and no header. As far as we know it is sorted
-  by LASER score, best first. The data set itself is a loading script, which datasets no longer runs.
-* paracrawl: release 9. It has two columns and no header.
-* opus100: Helsinki-NLP/opus-100 on the hub. It has a column "translation" with "en" and "is".
+* nllb: the file that allenai/nllb on the hub reads. It is named by its two languages in alphabetical order, has nine
+  columns in that order and no header. As far as we know it is sorted by LASER score, best first. The data set itself is
+  a loading script, which datasets no longer runs.
+* paracrawl: release 9, English beside another language. It has two columns, English first, and no header.
+* opus100: Helsinki-NLP/opus-100 on the hub. It has a configuration for each pair, named by its languages in
+  alphabetical order, and a column "translation" with both languages, such as "en" and "is".
 """
 
 from __future__ import annotations
@@ -19,52 +21,58 @@ from typing import Any, TypeAlias
 from datasets import IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
+from languages import short
 
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.hub import refusal
 from neuronxa_callback.text.readers import cells_as_long_as, flat
 
-# English in the first column, Icelandic in the second.
+# What the two languages of a file are called in its address: "eng_Latn-isl_Latn", "en-is".
 TAB_SEPARATED = {
-    "nllb": "https://storage.googleapis.com/allennlp-data-bucket/nllb/eng_Latn-isl_Latn.gz",
-    "paracrawl": "https://s3.amazonaws.com/web-language-models/paracrawl/release9/en-is/en-is.txt.gz",
+    "nllb": "https://storage.googleapis.com/allennlp-data-bucket/nllb/{pair}.gz",
+    "paracrawl": "https://s3.amazonaws.com/web-language-models/paracrawl/release9/{pair}/{pair}.txt.gz",
 }
-OPUS_100 = ("Helsinki-NLP/opus-100", "en-is")
+OPUS_100 = "Helsinki-NLP/opus-100"
 CORPORA = (*TAB_SEPARATED, "opus100")
-COLUMNS = (("eng_Latn", "isl_Latn"), ("en", "is"))
+ENGLISH = "eng_Latn"
 
 Pair: TypeAlias = tuple[str, str]
+Codes: TypeAlias = tuple[str, str]  # FLORES-200 codes of the source and the target
 
 
 class TextError(ValueError):
     """Training text that cannot be used. The message names the text and the remedy."""
 
 
-def pair_rows(text: str) -> Iterator[Pair | None]:
-    """Return the English and the Icelandic of each row, in the order of the text.
+def pair_rows(text: str, codes: Codes) -> Iterator[Pair | None]:
+    """Return the source and the target of each row, in the order of the text.
 
     A row that lacks one of them is None.
 
     Args:
         text: as in `training_text.training_pairs`.
+        codes: the two languages.
 
     Raises:
         TextError: the text cannot be reached or read, or lacks the columns.
     """
     corpus, _, copy = text.partition(":")
     if text == "embedded":
-        columns = embedded("demo_train.tsv")
-        return iter(zip(columns["eng_Latn"], columns["isl_Latn"], strict=True))
+        source, target = (_embedded(code) for code in codes)
+        return iter(zip(source, target, strict=True))
     if corpus in TAB_SEPARATED:
-        lines = _stream(text, "text", data_files=copy or TAB_SEPARATED[corpus], encoding_errors="replace")
-        return (_first_two(row["text"]) for row in lines)
+        order = _order(corpus, codes)
+        file = copy or TAB_SEPARATED[corpus].format(pair="-".join(_named(corpus, code) for code in order))
+        lines = _stream(text, "text", data_files=file, encoding_errors="replace")
+        return (_first_two(row["text"], swapped=order != codes) for row in lines)
     if text == "opus100":
-        return _pairs_in(_stream(text, *OPUS_100), text)
+        configuration = "-".join(sorted(map(short, codes)))
+        return _pairs_in(_stream(text, OPUS_100, configuration), text, codes)
     path = Path(copy if corpus == "opus100" else text)
     if _format(path) == ".tsv":
-        return _pairs_in(_tsv_rows(path), text)
+        return _pairs_in(_tsv_rows(path), text, codes)
     if _format(path) in (".jsonl", ".parquet"):
-        return _pairs_in(_file_rows(path), text)
+        return _pairs_in(_file_rows(path), text, codes)
     raise TextError(
         f"{text} is no training text; give {', '.join(CORPORA)}, embedded, or a .tsv, .jsonl or .parquet file."
     )
@@ -81,7 +89,7 @@ def document_rows(text: str, code: str) -> Iterator[str]:
         TextError: the text cannot be reached or read, or lacks a column "text".
     """
     if text == "embedded":
-        return iter(embedded("demo_train.tsv")[code])
+        return iter(_embedded(code))
     path = Path(text)
     if _format(path) in (".txt", ".jsonl", ".parquet"):
         return _texts_in(_file_rows(path), text)
@@ -92,6 +100,31 @@ def document_rows(text: str, code: str) -> Iterator[str]:
             "(owner/name, or owner/name:config)."
         )
     return _texts_in(_stream(text, name, config or None), text)
+
+
+# ---------------------------------------------------------------------------------------------- corpora
+
+
+def _embedded(code: str) -> tuple[str, ...]:
+    columns = embedded("demo_train.tsv")
+    if code not in columns:
+        raise TextError(f"the embedded training text has no {code}; it has {', '.join(columns)}. Give another text.")
+    return columns[code]
+
+
+def _order(corpus: str, codes: Codes) -> Codes:
+    """Return the two languages in the order in which the corpus has them."""
+    if corpus == "nllb":
+        return min(codes), max(codes)
+    if ENGLISH not in codes:
+        raise TextError(
+            f"{corpus} has pairs with {ENGLISH} alone, and none of {' and '.join(codes)}; give another text."
+        )
+    return codes if codes[0] == ENGLISH else (codes[1], codes[0])
+
+
+def _named(corpus: str, code: str) -> str:
+    return code if corpus == "nllb" else short(code)
 
 
 # ---------------------------------------------------------------------------------------------- files and streams
@@ -153,22 +186,26 @@ def _remedy(error: Exception, file: str) -> str:
 # ---------------------------------------------------------------------------------------------- columns
 
 
-def _first_two(line: str) -> Pair | None:
-    cells = line.split("\t", 2)
-    return (cells[0], cells[1]) if len(cells) > 1 else None
+def _first_two(line: str, swapped: bool) -> Pair | None:
+    first, *rest = line.split("\t", 2)
+    if not rest:
+        return None
+    return (rest[0], first) if swapped else (first, rest[0])
 
 
-def _pairs_in(rows: Iterator[Mapping[str, Any]], text: str) -> Iterator[Pair | None]:
+def _pairs_in(rows: Iterator[Mapping[str, Any]], text: str, codes: Codes) -> Iterator[Pair | None]:
     rows, names = _with_columns(rows)
-    columns = next((pair for pair in COLUMNS if set(pair) <= set(names)), None)
+    two_letters = short(codes[0]), short(codes[1])
+    columns = next((pair for pair in (codes, two_letters) if set(pair) <= set(names)), None)
     if columns is None:
         raise TextError(
-            f"{text} has the columns {', '.join(names)}; name two of them eng_Latn and isl_Latn, or en and is."
+            f"{text} has the columns {', '.join(names)}; name two of them {' and '.join(codes)}, or "
+            f"{' and '.join(two_letters)}."
         )
     for row in rows:
         cells = flat(row)
-        english, icelandic = (cells.get(column) for column in columns)
-        yield (english, icelandic) if isinstance(english, str) and isinstance(icelandic, str) else None
+        source, target = (cells.get(column) for column in columns)
+        yield (source, target) if isinstance(source, str) and isinstance(target, str) else None
 
 
 def _texts_in(rows: Iterator[Mapping[str, Any]], text: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import held_out
 import plan
@@ -20,25 +20,37 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
+from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
-from neuronxa_callback.vocabulary import help_of
+from neuronxa_callback.vocabulary import Method, help_of
 
 
 @dataclass
 class WatchArguments:
     """The settings of watching a run, and of what it leaves."""
 
-    flores: str = field(
+    source_lang: str = field(default="eng_Latn", metadata={"help": "The pivot, one side of every pair."})
+    target_lang: str | None = field(default=None, metadata={"help": "The other language, such as isl_Latn."})
+    target_langs: list[str] | None = field(default=None, metadata={"help": "Several such languages, in its place."})
+    control_langs: list[str] | None = field(
+        default=None, metadata={"help": "Languages that are watched beside the source and not trained on."}
+    )
+    held_out: str = field(
         default="openlanguagedata/flores_plus",
-        metadata={"help": "Held-out pairs: a hub name, FLORES-200's release folder, or embedded."},
+        metadata={"help": "Held-out pairs: a hub name, FLORES-200's release folder, embedded, or parallel text."},
     )
     held_out_pairs: int = field(default=100, metadata={"help": "Pairs to watch, and as many for the end."})
     score_every: float = field(default=0.05, metadata={"help": "Steps, or a share, where eval_strategy is no."})
+    methods: list[str] = field(
+        default_factory=lambda: list(AlignmentSettings.methods),
+        metadata={"help": help_of(AlignmentSettings, "methods")},
+    )
     early_stopping_patience: int = field(
         default=0, metadata={"help": help_of(StoppingRule, "patience", "0 never stops.")}
     )
+    early_stopping_metric: str | None = field(default=None, metadata={"help": help_of(StoppingRule, "metric")})
     comet_device: str = field(default=Quality.comet_device, metadata={"help": help_of(Quality, "comet_device")})
     merge: bool = field(default=False, metadata={"help": "Also save the model with the adapter merged into it."})
     dry_run: bool = field(default=False, metadata={"help": "Check everything, estimate, and stop before training."})
@@ -82,18 +94,31 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
     Raises:
         PreflightError: a setting of watching cannot be used.
     """
+    quality = Quality(
+        held.metrics,
+        # pairs=[pairs.name for pairs in held.translated],
+        direction="both",
+        prompt=prompt,
+        comet_device=watch.comet_device,
+    )
     try:
         callback = NeuronXACallback(
-            held.watched,
+            list(held.watched),
+            methods=methods_of(watch),
             eval_steps=watch.score_every,
-            quality=Quality(held.metrics, direction="both", prompt=prompt, comet_device=watch.comet_device),
-            stopping=StoppingRule(watch.early_stopping_patience or None),
+            quality=quality,
+            stopping=StoppingRule(watch.early_stopping_patience or None, watch.early_stopping_metric),
         )
     except ValueError as error:
         # The recipes' names, since eval_steps is the Trainer's here.
         reason = str(error).replace("eval_steps", "score_every").replace("patience=", "early_stopping_patience=")
         raise PreflightError(f"The run cannot be watched: {reason}") from None
     return [callback]
+
+
+def methods_of(watch: WatchArguments) -> list[Method]:
+    """Return the methods that score alignment. The callback refuses an unknown one."""
+    return cast(list[Method], watch.methods)
 
 
 def train(trainer: SFTTrainer, settings: RunSettings) -> None:
@@ -151,12 +176,13 @@ def finish(
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     with trainer.accelerator.autocast():  # as the callback scores during training
-        test_scores = held_out.test_scores(model, trainer.processing_class, held, prompt)
+        test_scores = held_out.test_scores(model, trainer.processing_class, held, methods_of(watch), prompt)
     card = run_report.write(
         Path(trainer.args.output_dir),
         run_report.Run(
             base_model=str(model_args.model_name_or_path),
             recipe=Path(sys.argv[0]).name,
+            languages=held.languages,
             command=["python", *sys.argv],
             step=_step_of_weights(trainer),
             stopped=_why_stopped(trainer),
@@ -181,7 +207,7 @@ def _step_of_weights(trainer: SFTTrainer) -> int:
 
 def _fingerprints(held: HeldOut) -> dict[str, str]:
     named = ((held.watched_name, held.watched), (held.test_name, held.test))
-    return {name: pairs.fingerprint for name, pairs in named if name is not None and pairs is not None}
+    return {f"{pair.name}, {name}": pair.fingerprint for name, pairs in named for pair in pairs}
 
 
 def _why_stopped(trainer: SFTTrainer) -> str | None:

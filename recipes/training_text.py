@@ -12,21 +12,23 @@ from pathlib import Path
 from datasets import Dataset
 from kept_text import kept
 from text_filters import clean_documents, clean_pairs
-from text_rows import COLUMNS, document_rows, pair_rows
+from text_rows import Codes, document_rows, pair_rows
 
 from neuronxa_callback import ParallelPairs
 
 
 def training_pairs(
-    text: str, held_out: Sequence[ParallelPairs], limit: int | None, folder: Path
+    text: str, codes: Codes, held_out: Sequence[ParallelPairs], limit: int | None, folder: Path
 ) -> tuple[Dataset, dict[str, int]]:
-    """Return clean sentence pairs, with columns eng_Latn and isl_Latn, and how many rows each filter removed.
+    """Return clean sentence pairs, with a column for each language, and how many rows each filter removed.
 
     The pairs are kept in the folder. A second call with the same arguments reads them there.
 
     Args:
         text: "nllb", "paracrawl", "opus100", one of these with a local copy ("nllb:eng_Latn-isl_Latn.gz"), "embedded",
-            or a .tsv, .jsonl or .parquet file, also with .gz, with columns eng_Latn and isl_Latn, or en and is.
+            or a .tsv, .jsonl or .parquet file, also with .gz, with two columns named by the codes (eng_Latn, isl_Latn)
+            or by the languages' short codes (en, is).
+        codes: the source and the target language.
         held_out: pairs that must not be among them.
         limit: pairs to keep; None for all.
         folder: where to keep them.
@@ -36,10 +38,10 @@ def training_pairs(
     """
 
     def rows(counts: Counter[str]) -> Iterator[dict[str, str]]:
-        for english, icelandic in clean_pairs(pair_rows(text), held_out, counts):
-            yield {"eng_Latn": english, "isl_Latn": icelandic}
+        for pair in clean_pairs(pair_rows(text, codes), codes, held_out, counts):
+            yield dict(zip(codes, pair, strict=True))
 
-    return kept(rows, COLUMNS[0], text, held_out, limit, folder)
+    return kept(rows, codes, text, held_out, limit, folder)
 
 
 def training_documents(
@@ -68,16 +70,17 @@ def training_documents(
     return kept(rows, ["text"], f"{text} {code}", held_out, limit, folder)
 
 
-def check_pairs(text: str) -> None:
+def check_pairs(text: str, codes: Codes) -> None:
     """Read the first pair, so that a text that cannot be read fails before anything long starts.
 
     Args:
         text: as in `training_pairs`.
+        codes: the source and the target language.
 
     Raises:
         TextError: the text cannot be reached or read.
     """
-    next(pair_rows(text), None)
+    next(pair_rows(text, codes), None)
 
 
 def check_documents(text: str, code: str) -> None:

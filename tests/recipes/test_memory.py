@@ -105,15 +105,15 @@ def test_memory_grows_with_the_batch_and_the_length_alike(tmp_path: Path) -> Non
     assert needed(per_device_train_batch_size=1, gradient_checkpointing=False) - one == 2 * layer - states
 
 
-@pytest.mark.parametrize("suffix", ["", "_cpt"])
+@pytest.mark.parametrize("kind", ["sft", "cpt"])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_readme_tells_what_each_configuration_needs(name: str, suffix: str, tmp_path: Path) -> None:
-    import icelandic_cpt
-    import icelandic_sft
+def test_the_readme_tells_what_each_configuration_needs(name: str, kind: str, tmp_path: Path) -> None:
+    import translation_cpt
+    import translation_sft
 
-    recipe = icelandic_cpt if suffix else icelandic_sft
+    recipe = translation_cpt if kind == "cpt" else translation_sft
     PUBLISHED[name].save_pretrained(tmp_path / "model")
-    config = RECIPES / "configs" / f"{name}{suffix}.yaml"
+    config = RECIPES / "configs" / f"icelandic-{kind}-{name}.yaml"
     assert "NEVER RUN" in config.read_text().splitlines()[0]
     arguments = ["--config", str(config), "--model_name_or_path", str(tmp_path / "model"), "--bf16", "false"]
     watch, args, model_args = settings.parse((recipe.RecipeArguments, SFTConfig, ModelConfig), arguments)
@@ -121,7 +121,7 @@ def test_the_readme_tells_what_each_configuration_needs(name: str, suffix: str, 
     needed = []
     for args.per_device_train_batch_size in (batch, 1):
         needed.append(memory.estimate(preflight.empty_model(model_args), args, model_args) / memory.GIB)
-    rows = [line for line in (RECIPES / "README.md").read_text().splitlines() if f"`{config.name}`" in line]
+    rows = [line for line in (RECIPES / "README.md").read_text().splitlines() if line.startswith(f"| `{config.name}`")]
     assert f"| {batch} x {accumulated} | {needed[0]:.1f} GiB | {needed[1]:.1f} GiB |" in rows[0]
     assert batch * accumulated == 32
     assert watch.early_stopping_patience == 15

@@ -9,12 +9,18 @@ from typing import Any
 import plan
 import pytest
 from datasets import Dataset
+from held_out import HeldOut, load
+from languages import Languages
 from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs
 from tests.support import make_tokenizer, score_lines, tiny_llama
 
 pytestmark = pytest.mark.recipe
+
+
+def held(n: int) -> HeldOut:
+    return load("embedded", Languages("eng_Latn", ("isl_Latn",)), n)
 
 
 def sft_config(folder: Path, **settings: Any) -> SFTConfig:
@@ -24,12 +30,12 @@ def sft_config(folder: Path, **settings: Any) -> SFTConfig:
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_plan_counts_steps_and_evaluations(packing: bool, tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
-    pairs = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
+    (pairs,) = held(10).watched
     texts = list(pairs.target)
     length = sum(len(tokenizer(text)["input_ids"]) for text in texts) / 10
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_train_epochs": 2}
     args = sft_config(tmp_path, packing=packing, packing_strategy="wrapped", **settings)
-    found = plan.estimate(tokenizer, args, texts, 100, pairs, 0.25)
+    found = plan.estimate(tokenizer, args, texts, 100, held(10), 0.25)
     rows = math.ceil(100 * length / 64) if packing else 100
     steps = 2 * math.ceil(rows / 6)
     assert (found.examples, found.steps) == (100, steps)
@@ -42,10 +48,22 @@ def test_a_plan_counts_steps_and_evaluations(packing: bool, tmp_path: Path) -> N
     assert found.translated == sum(limits)
 
 
+def test_a_control_is_encoded_and_not_translated(tmp_path: Path) -> None:
+    tokenizer, args = make_tokenizer(), sft_config(tmp_path, max_steps=10)
+    both = load("embedded", Languages("eng_Latn", ("isl_Latn",), ("deu_Latn",)), 10)
+    found, alone = (plan.estimate(tokenizer, args, ["A."], 100, of, 0.5) for of in (both, held(10)))
+    assert found.translated == alone.translated
+    isl, deu = both.watched
+    scored, more = (
+        sum(len(tokenizer(text)["input_ids"]) for text in texts) for texts in ((*isl.source, *isl.target), deu.target)
+    )
+    assert found.alignment_cost / alone.alignment_cost == pytest.approx((scored + more) / scored)
+
+
 def test_evaluations_follow_the_trainer_where_it_evaluates(tmp_path: Path) -> None:
     pairs = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
     args = sft_config(tmp_path, max_steps=100, eval_strategy="steps", eval_steps=0.02)
-    assert plan.estimate(make_tokenizer(), args, pairs.target, 100, pairs, 0.5).evaluations == 51
+    assert plan.estimate(make_tokenizer(), args, pairs.target, 100, held(10), 0.5).evaluations == 51
 
 
 @pytest.mark.parametrize("settings", [{}, {"dataloader_drop_last": True}, {"max_steps": 7}, {"eval_steps": 0.3}])
@@ -68,6 +86,6 @@ def test_steps_and_evaluations_are_what_the_trainer_makes(
         callbacks=[callback],
     )
     trainer.train()
-    found = plan.estimate(tokenizer, args, texts, len(texts), pairs, 0.5)
+    found = plan.estimate(tokenizer, args, texts, len(texts), held(5), 0.5)
     assert found.steps == trainer.state.global_step
     assert found.evaluations == len(score_lines(tmp_path))

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import icelandic_sft
 import pytest
 import torch
+import translation_sft
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import PeftModel
@@ -31,8 +31,8 @@ from tests.support import change_line, make_tokenizer, score_lines, tiny_llama
 pytestmark = pytest.mark.recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SFT = ("icelandic_sft.py", "smoke.yaml")
-CPT = ("icelandic_cpt.py", "smoke_cpt.yaml")
+SFT = ("translation_sft.py", "icelandic-sft-smoke.yaml")
+CPT = ("translation_cpt.py", "icelandic-cpt-smoke.yaml")
 HELD_OUT = embedded("heldout.tsv")
 TRAINED = {code: embedded("demo_train.tsv")[code] for code in ("eng_Latn", "isl_Latn")}
 
@@ -98,13 +98,14 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
         ("5 embedded pairs", "nasca"): round(last["score"]["nasca"], 4),
         ("5 embedded pairs", "nasca_rank"): round(last["score"]["nasca_rank"], 4),
         ("5 embedded pairs", "chrf"): round(last["quality_score"]["chrf"], 4),
+        ("5 embedded pairs", "bleu"): round(last["quality_score"]["bleu"], 4),
     }
     assert card.data.base_model == str(model)
     # Of equal scores that of the saved weights.
     best = max(records, key=lambda record: (record["score"]["nasca"], record["step"]))
     for part in (
         "weights are those of step 6",
-        f"5 embedded pairs (`{ParallelPairs.load('eng_Latn-isl_Latn', n=5).fingerprint}`)",
+        f"eng_Latn-isl_Latn, 5 embedded pairs (`{ParallelPairs.load('eng_Latn-isl_Latn', n=5).fingerprint}`)",
         f"## Best step: {best['step']}",
         f"{best['score']['nasca']:.4f}",
         "COMET and CometKiwi will not be logged",
@@ -124,8 +125,8 @@ def test_a_run_ends_with_a_model_card_curves_and_an_adapter(
 @pytest.mark.parametrize(
     ("recipe", "texts"),
     [
-        ((SFT[0], "llama-3.1-8b.yaml"), ("--train_text",)),
-        ((CPT[0], "llama-3.1-8b_cpt.yaml"), ("--train_text", "--icelandic_text", "--english_text")),
+        ((SFT[0], "icelandic-sft-llama-3.1-8b.yaml"), ("--train_text",)),
+        ((CPT[0], "icelandic-cpt-llama-3.1-8b.yaml"), ("--train_text", "--target_text", "--source_text")),
     ],
 )
 def test_the_configuration_of_a_large_model_works_on_a_tiny_one(
@@ -138,7 +139,7 @@ def test_the_configuration_of_a_large_model_works_on_a_tiny_one(
     local = [word for text in texts for word in (text, "embedded")]
     fitted = ["--load_in_4bit", "false", "--dtype", "float32", "--bf16", "false", "--max_length", "64"]
     smaller = ["--max_steps", "4", "--eval_steps", "2", "--save_steps", "2", "--gradient_accumulation_steps", "1"]
-    held = ["--flores", str(flores(tmp_path / "flores")), "--held_out_pairs", "8"]
+    held = ["--held_out", str(flores(tmp_path / "flores")), "--held_out_pairs", "8"]
     run(recipe, model, tmp_path / "a-run", *local, *fitted, *smaller, *held)
     assert [record["step"] for record in score_lines(tmp_path / "a-run")] == [0, 2, 4]
     state = json.loads((tmp_path / "a-run" / "checkpoint-4" / "trainer_state.json").read_text())
@@ -232,7 +233,7 @@ def test_a_run_goes_on_with_the_settings_it_began_with(
     for arguments, sentence in cases.items():
         assert sentence in refusal(run, recipe, model, out, *given, *arguments)
     text.write_text(text.read_text(encoding="utf-8") + "Another.\tAnnað.\n", encoding="utf-8")
-    assert "train_text in bytes was" in refusal(run, recipe, model, out, *given)
+    assert f'bytes_of_texts was {{"{text}": ' in refusal(run, recipe, model, out, *given)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == left
 
 
@@ -255,11 +256,11 @@ def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Cal
 @pytest.mark.once
 def test_flores_is_watched_and_devtest_scored_at_the_end(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     folder = flores(tmp_path / "flores200_dataset")
-    run(SFT, model, tmp_path / "run", "--flores", str(folder), "--merge")
+    run(SFT, model, tmp_path / "run", "--held_out", str(folder), "--merge")
     card = ModelCard.load(tmp_path / "run" / "README.md")
     results = {(result.dataset_name, result.metric_type) for result in card.data.eval_results}
     names = ("5 pairs of FLORES dev", "5 pairs of FLORES devtest")
-    assert results == {(name, metric) for name in names for metric in ("nasca", "nasca_rank", "chrf")}
+    assert results == {(name, metric) for name in names for metric in ("nasca", "nasca_rank", "chrf", "bleu")}
     assert "## Test" in card.text
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "merged", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "merged")
@@ -267,6 +268,27 @@ def test_flores_is_watched_and_devtest_scored_at_the_end(model: Path, tmp_path: 
     adapted = PeftModel.from_pretrained(base, tmp_path / "run")
     batch = tokenizer(["English: Where is it?\nIcelandic:"], return_tensors="pt")
     torch.testing.assert_close(merged(**batch).logits, adapted(**batch).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", [SFT, CPT])
+@pytest.mark.once
+def test_several_targets_are_trained_and_a_control_is_watched_alone(
+    recipe: tuple[str, str], model: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
+    languages = ("--target_langs", "isl_Latn", "fra_Latn", "--control_langs", "deu_Latn")
+    run(recipe, model, tmp_path / "run", "--load_in_4bit", "false", "--methods", "nasca", *languages)
+    last = score_lines(tmp_path / "run")[-1]
+    assert list(last["languages"]) == ["eng_Latn-isl_Latn", "eng_Latn-fra_Latn", "eng_Latn-deu_Latn"]
+    assert sorted(last["quality"]) == [
+        *("eng_Latn-fra_Latn", "eng_Latn-isl_Latn", "fra_Latn-eng_Latn", "isl_Latn-eng_Latn")
+    ]
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.language == ["en", "is", "fr"]
+    for name in ("eng_Latn-isl_Latn", "eng_Latn-fra_Latn"):
+        assert f"{name}, embedded" in card.text  # what cleaning removed
+    assert "eng_Latn-deu_Latn, 5 embedded pairs (`" in card.text
+    kept = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (kept["source_lang"], kept["target_langs"]) == ("eng_Latn", ["isl_Latn", "fra_Latn"])
 
 
 def test_it_stops_when_alignment_does_not_rise(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
@@ -330,15 +352,15 @@ def test_a_dry_run_checks_and_counts_and_trains_nothing(
 
 def test_each_pair_is_trained_both_ways_with_the_prompt_that_is_scored() -> None:
     rows = {"eng_Latn": ["Hello."], "isl_Latn": ["Halló."]}
-    assert icelandic_sft.both_ways(rows, chat=False) == {
+    assert translation_sft.both_ways(rows, chat=False) == {
         "prompt": ["English: Hello.\nIcelandic:", "Icelandic: Halló.\nEnglish:"],
         "completion": [" Halló.", " Hello."],
     }
-    chat = icelandic_sft.both_ways(rows, chat=True)
+    chat = translation_sft.both_ways(rows, chat=True)
     assert [message["role"] for message in chat["prompt"][0]] == ["user"]
     assert "Hello." in chat["prompt"][0][0]["content"]
     assert chat["completion"][0] == [{"role": "assistant", "content": "Halló."}]
-    assert icelandic_sft.prompt_of("Hello.", "eng_Latn", "isl_Latn", chat=True) == chat["prompt"][0]
+    assert translation_sft.prompt_of("Hello.", "eng_Latn", "isl_Latn", chat=True) == chat["prompt"][0]
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -346,7 +368,7 @@ def test_the_loss_is_on_the_translation_alone(chat: bool, smollm_tokenizer: Any,
     rows = {"eng_Latn": ["Where is the key?"], "isl_Latn": ["Hvar er lykillinn?"]}
     args = SFTConfig(str(tmp_path), report_to=[], per_device_train_batch_size=1, bf16=False)
     model = tiny_llama(vocab_size=len(smollm_tokenizer))
-    dataset = Dataset.from_dict(icelandic_sft.both_ways(rows, chat)).select([0])
+    dataset = Dataset.from_dict(translation_sft.both_ways(rows, chat)).select([0])
     trainer = SFTTrainer(model, args=args, train_dataset=dataset, processing_class=smollm_tokenizer)
     (batch,) = trainer.get_train_dataloader()
     learned = batch["labels"][batch["labels"] != -100]
@@ -400,10 +422,15 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         (SFT, ["--use_peft", "false"], "--use_peft must be given"),
         (SFT, ["--trust_remote_code", "true"], "--trust_remote_code is not used by the recipes"),
         (CPT, ["--resume_from_checkpoint", "true"], "--resume_from_checkpoint is not used by the recipes"),
-        (SFT, ["--flores", str(tmp_path)], "eng_Latn.dev does not exist"),
+        (SFT, ["--held_out", str(tmp_path)], "holds 0 files named by a language"),
+        (SFT, ["--target_lang", "isl"], "'isl' is not a FLORES-200 language code"),
+        (CPT, ["--target_langs", "fra_Latn", "--target_lang", "isl_Latn"], "; both were given."),
+        (SFT, ["--target_lang", "deu_Latn"], "the embedded training text has no deu_Latn"),
+        (SFT, ["--control_langs", "fao_Latn"], "embedded has no fao_Latn"),
+        (SFT, ["--methods", "nasca", "masca"], "method 'masca' is unknown"),
         (CPT, ["--max_steps", "-1"], "--max_steps must be given"),
-        (CPT, ["--english_share", "1"], "--english_share 1.0 must lie between"),
-        (CPT, ["--icelandic_text", "wikipedia"], "wikipedia is no training text"),
+        (CPT, ["--source_share", "1"], "--source_share 1.0 must lie between"),
+        (CPT, ["--target_text", "wikipedia"], "wikipedia is no training text"),
     ]
     for recipe, arguments, sentence in cases:
         assert sentence in refusal(run, recipe, model, out, *arguments)
@@ -441,5 +468,5 @@ def test_what_is_gated_is_said_with_the_remedy(model: Path, tmp_path: Path, hub_
 
     message = ends(SFT, Path("meta-llama/Llama-3.1-8B"), tmp_path / "run")
     assert message.startswith("meta-llama/Llama-3.1-8B is gated: accept its licence")
-    message = ends(CPT, model, tmp_path / "run", "--icelandic_text", "somebody/closed:isl")
+    message = ends(CPT, model, tmp_path / "run", "--target_text", "somebody/closed:isl")
     assert message.startswith("somebody/closed:isl is gated: accept its terms")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import run_report
 from huggingface_hub import ModelCard
+from languages import Languages
 from scipy import stats
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
@@ -30,8 +31,9 @@ pytestmark = [pytest.mark.recipe, pytest.mark.once]
 
 RUN = run_report.Run(
     base_model="somebody/model",
-    recipe="icelandic_sft.py",
-    command=["python", "icelandic_sft.py", "--output_dir", "two words"],
+    recipe="translation_sft.py",
+    languages=Languages("eng_Latn", ("isl_Latn",)),
+    command=["python", "translation_sft.py", "--output_dir", "two words"],
     step=10,
     stopped="eval_nasca did not rise for 2 evaluations",
     watched="8 pairs of FLORES dev",
@@ -196,6 +198,15 @@ def test_a_step_above_the_start_is_the_best(scored: Callable[..., str]) -> None:
     card = scored({0: 0.25, 5: 0.5, 10: 0.25}, 10)
     assert "## Best step: 5\n" in card
     assert "before training" not in card
+
+
+def test_the_card_names_every_language_that_was_trained_on(run_dir: Path) -> None:
+    several = Languages("eng_Latn", ("isl_Latn", "fra_Latn"), ("deu_Latn",))
+    card = ModelCard.load(run_report.write(run_dir, replace(RUN, languages=several)))
+    assert card.data.language == ["en", "is", "fr"]
+    assert {result.dataset_config for result in card.data.eval_results} == {"eng_Latn-isl_Latn, eng_Latn-fra_Latn"}
+    assert "for English, Icelandic and French." in card.text
+    assert "English to Icelandic and to French and back." in card.text
 
 
 def test_without_a_test_it_says_so(run_dir: Path) -> None:

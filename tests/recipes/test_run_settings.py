@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import held_out
-import icelandic_cpt
-import icelandic_sft
 import pytest
 import run_settings
 import settings
+import translation_cpt
+import translation_sft
+from languages import Languages
 from preflight import PreflightError
 from trl import ModelConfig, SFTConfig
 
@@ -22,11 +24,13 @@ pytestmark = pytest.mark.recipe
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 WRITTEN_BY_0_1 = Path(__file__).parents[1] / "data" / "settings_0.1"  # by commit 6fb3466
-SFT = (icelandic_sft, "smoke.yaml", "sft.json")
-CPT = (icelandic_cpt, "smoke_cpt.yaml", "cpt.json")
-HELD = held_out.HeldOut(ParallelPairs.load("eng_Latn-isl_Latn", n=5), None, "5 embedded pairs", None, (), None)
+SFT = (translation_sft, "icelandic-sft-smoke.yaml", "sft.json")
+CPT = (translation_cpt, "icelandic-cpt-smoke.yaml", "cpt.json")
+EMBEDDED = ParallelPairs.load("eng_Latn-isl_Latn", n=5)
+HELD = held_out.HeldOut(Languages("eng_Latn", ("isl_Latn",)), (EMBEDDED,), (), "5 embedded pairs", None, (), None)
 
 ANOTHER_RUN: dict[str, Any] = {
+    "source_lang": "deu_Latn",
     "train_text": "nllb",
     "train_pairs": 201,
     "held_out_pairs": 6,
@@ -67,7 +71,9 @@ THE_SAME_RUN: dict[str, Any] = {
     "num_train_epochs": 2,
     "merge": "true",
     # evaluating and stopping
-    "flores": "embedded",
+    "held_out": "embedded",
+    "control_langs": "deu_Latn",
+    "methods": "navca",
     "score_every": 1,
     "early_stopping_patience": 3,
     "comet_device": "cuda",
@@ -92,9 +98,14 @@ THE_SAME_RUN: dict[str, Any] = {
 }
 
 
+# What version 0.1 did not write, or called otherwise.
+NEW = {"recipe", "warmup_ratio", "group_by_length", "adafactor"}
+NEW |= {"source_lang", "target_langs", "bytes_of_texts", "target_text", "source_text", "source_share"}
+
+
 @pytest.fixture(autouse=True)
 def script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["recipes/icelandic_sft.py"])
+    monkeypatch.setattr(sys, "argv", ["recipes/translation_sft.py"])
 
 
 def settings_of(
@@ -105,7 +116,7 @@ def settings_of(
     types = (module.RecipeArguments, SFTConfig, ModelConfig)
     fixed = ["--config", str(CONFIGS / config), "--output_dir", str(output_dir), "--bf16", "false"]
     arguments_of_recipe, args, model_args = settings.parse(types, [*fixed, *arguments])
-    return run_settings.of(arguments_of_recipe, args, model_args, held)
+    return run_settings.of(arguments_of_recipe, args, model_args, held, [])
 
 
 def leave_checkpoint(output_dir: Path) -> None:
@@ -139,9 +150,22 @@ def test_a_setting_that_changes_no_weight_may_change(begun: Path) -> None:
 
 
 def test_other_held_out_pairs_are_refused(begun: Path) -> None:
-    pairs = ParallelPairs.load("eng_Latn-isl_Latn", n=4)
+    fewer = replace(HELD, watched=(ParallelPairs.load("eng_Latn-isl_Latn", n=4),))
     with pytest.raises(PreflightError, match=r"\(held_out was .* and is now "):
-        settings_of(SFT, begun, held_out.HeldOut(pairs, None, "4 embedded pairs", None, (), None))
+        settings_of(SFT, begun, fewer)
+
+
+def test_another_target_is_refused(begun: Path) -> None:
+    other = replace(HELD, languages=Languages("eng_Latn", ("isl_Latn", "fra_Latn")))
+    with pytest.raises(PreflightError, match=r'target_langs was \["isl_Latn"\] and is now \["isl_Latn", "fra_Latn"\]'):
+        settings_of(SFT, begun, other)
+
+
+def test_a_changed_file_is_another_text(tmp_path: Path) -> None:
+    text = tmp_path / "a.tsv"
+    for content, size in (("one", 3), ("four", 4)):
+        text.write_text(content, encoding="utf-8")
+        assert run_settings._sizes([str(text), f"nllb:{text}", "nllb"]) == {str(text): size, f"nllb:{text}": size}
 
 
 @pytest.mark.parametrize(("name", "value"), [("world_size", 2), ("train_batch_size", 8)])
@@ -154,16 +178,16 @@ def test_another_number_of_devices_is_refused(
 
 
 def test_another_recipe_is_refused(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["recipes/icelandic_cpt.py"])
-    with pytest.raises(PreflightError, match=r'recipe was "icelandic_sft.py" and is now "icelandic_cpt.py"'):
+    monkeypatch.setattr(sys, "argv", ["recipes/translation_cpt.py"])
+    with pytest.raises(PreflightError, match=r'recipe was "translation_sft.py" and is now "translation_cpt.py"'):
         settings_of(CPT, begun)
 
 
-@pytest.mark.parametrize("name", ["documents", "english_share", "icelandic_text", "english_text"])
+@pytest.mark.parametrize("name", ["documents", "source_share", "target_text", "source_text"])
 def test_the_documents_of_continued_pretraining_are_compared(name: str, tmp_path: Path) -> None:
     settings_of(CPT, tmp_path).keep(tmp_path)
     leave_checkpoint(tmp_path)
-    other: dict[str, Any] = {name: {"documents": 21, "english_share": 0.3}.get(name, "somebody/else")}
+    other: dict[str, Any] = {name: {"documents": 21, "source_share": 0.3}.get(name, "somebody/else")}
     with pytest.raises(PreflightError, match=rf"\({name} was .* and is now [^,]*\)"):
         settings_of(CPT, tmp_path, **other)
 
@@ -174,7 +198,7 @@ def test_a_run_that_version_0_1_began_goes_on(recipe: tuple[Any, str, str], tmp_
     (tmp_path / "settings.json").write_text(written, encoding="utf-8")
     leave_checkpoint(tmp_path)
     now = settings_of(recipe, tmp_path).as_json()
-    assert now.keys() - json.loads(written).keys() <= {"recipe", "warmup_ratio", "group_by_length", "adafactor"}
+    assert now.keys() - json.loads(written).keys() <= NEW
     for name in ("learning_rate", "lora_r", "seed", "held_out_pairs", "train_text"):
         with pytest.raises(PreflightError, match=f"{name} was "):
             settings_of(recipe, tmp_path, **{name: ANOTHER_RUN[name]})

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import icelandic_sft
 import pytest
 import settings
+import translation_sft
 from preflight import PreflightError
 from trl import ModelConfig, SFTConfig
 
 pytestmark = pytest.mark.recipe
 
-TYPES = (icelandic_sft.RecipeArguments, SFTConfig, ModelConfig)
+TYPES = (translation_sft.RecipeArguments, SFTConfig, ModelConfig)
 
 
 def parsed(folder: Path, content: str) -> tuple[Any, ...]:
@@ -67,6 +67,24 @@ def test_a_configuration_that_cannot_be_read_is_refused(content: str, sentence: 
 def test_a_configuration_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"none\.yaml does not exist"):
         settings.parse(TYPES, ["--config", str(tmp_path / "none.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "target", "targets"),
+    [
+        ("target_lang: isl_Latn\n", [], "isl_Latn", None),
+        ("target_lang: isl_Latn\n", ["--target_langs", "fra_Latn", "deu_Latn"], None, ["fra_Latn", "deu_Latn"]),
+        ("target_langs: [fra_Latn]\n", ["--target-lang=isl_Latn"], "isl_Latn", None),
+        ("", ["--target_langs", "fra_Latn", "--target_lang", "isl_Latn"], "isl_Latn", ["fra_Latn"]),
+    ],
+)
+def test_the_command_line_names_the_targets_in_place_of_the_file(
+    content: str, arguments: list[str], target: str | None, targets: list[str] | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(content + "seed: 1\n", encoding="utf-8")
+    fixed = ["--config", str(tmp_path / "config.yaml"), "--output_dir", str(tmp_path), "--bf16", "false"]
+    recipe, *_ = settings.parse(TYPES, [*fixed, *arguments])
+    assert (recipe.target_lang, recipe.target_langs) == (target, targets)
 
 
 @pytest.mark.parametrize(

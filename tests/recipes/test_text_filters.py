@@ -34,7 +34,7 @@ def test_each_filter_counts_what_it_removes() -> None:
         PAIRS[1],
     ]
     counts: Counter[str] = Counter()
-    kept = list(clean_pairs(rows, [HELD_OUT], counts))
+    kept = list(clean_pairs(rows, ("eng_Latn", "isl_Latn"), [HELD_OUT], counts))
     assert kept == [PAIRS[0], ("Yes.", "Já."), PAIRS[1]]
     assert counts == {
         "read": 12,
@@ -46,6 +46,14 @@ def test_each_filter_counts_what_it_removes() -> None:
         "held-out": 2,
         "kept": 3,
     }
+
+
+def test_a_language_that_cannot_be_recognised_is_not_checked() -> None:
+    rows = [("The kitchen tap has been dripping for weeks.", "Ilinniartitsisut atuartitsipput ulluinnarni.")]
+    counts: Counter[str] = Counter()
+    assert list(clean_pairs(rows, ("eng_Latn", "kal_Latn"), [HELD_OUT], counts)) == rows
+    assert list(clean_pairs(rows, ("eng_Latn", "fra_Latn"), [HELD_OUT], counts)) == []
+    assert counts["wrong language"] == 1
 
 
 def test_documents_are_cleaned_likewise() -> None:

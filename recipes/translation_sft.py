@@ -1,6 +1,8 @@
-"""Fine-tune a language model to translate between English and Icelandic, and watch alignment and quality.
+"""Fine-tune a language model to translate between a language and others, and watch alignment and quality.
 
-python recipes/icelandic_sft.py --config recipes/configs/smoke.yaml [--dry-run] [--max_steps 500 ...]
+python recipes/translation_sft.py --config recipes/configs/icelandic-sft-smoke.yaml [--dry-run] [--max_steps 500 ...]
+python recipes/translation_sft.py --config ... --source_lang eng_Latn --target_lang fra_Latn --train_text captions.tsv
+python recipes/translation_sft.py --config ... --target_langs fra_Latn deu_Latn --control_langs ces_Latn
 
 Every setting is in the YAML file and can be changed on the command line. After an interruption, the same command goes
 on from the last checkpoint.
@@ -8,12 +10,14 @@ on from the last checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import held_out
+import languages
 import memory
 import plan
 import preflight
@@ -21,7 +25,8 @@ import run_settings
 import settings
 import training_run
 import training_text
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
+from held_out import HeldOut
 from preflight import PreflightError
 from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
@@ -31,15 +36,18 @@ from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.pairs import PairsError
 
-BOTH_WAYS = (("eng_Latn", "isl_Latn"), ("isl_Latn", "eng_Latn"))
-
 
 @dataclass
 class RecipeArguments(training_run.WatchArguments):
     """The settings of the training text, beside those of watching."""
 
-    train_text: str = field(default="nllb", metadata={"help": "nllb, opus100, paracrawl, embedded or a local file."})
-    train_pairs: int | None = field(default=1_000_000, metadata={"help": "Sentence pairs to keep after cleaning."})
+    train_text: str = field(
+        default="nllb",
+        metadata={"help": "nllb, opus100, paracrawl, embedded or a local file; {lang} stands for the target's code."},
+    )
+    train_pairs: int | None = field(
+        default=1_000_000, metadata={"help": "Sentence pairs of each target to keep after cleaning."}
+    )
     prompt: str = field(
         default="auto", metadata={"help": "chat, plain, or auto: chat if the tokenizer has a template."}
     )
@@ -55,10 +63,16 @@ def prompt_of(source: str, source_lang: str, target_lang: str, chat: bool) -> An
 
 
 def both_ways(rows: dict[str, list[str]], chat: bool) -> dict[str, list[Any]]:
-    """Return two examples for each pair, one from English and one into English (1:1, as in the paper's appendix B)."""
+    """Return two examples for each pair, one from the source and one into it (1:1, as in the paper's appendix B).
+
+    Args:
+        rows: the sentences of two languages, by code.
+        chat: whether the prompt is a chat message.
+    """
+    first, second = rows
     examples: dict[str, list[Any]] = {"prompt": [], "completion": []}
-    for i in range(len(rows["eng_Latn"])):
-        for source, target in BOTH_WAYS:
+    for i in range(len(rows[first])):
+        for source, target in ((first, second), (second, first)):
             translation = rows[target][i]
             examples["prompt"].append(prompt_of(rows[source][i], source, target, chat))
             # The loss is computed on the completion only.
@@ -88,10 +102,30 @@ def uses_chat(prompt: str, tokenizer: Any) -> bool:
     return prompt == "chat" or (prompt == "auto" and has_template)
 
 
+def examples_of(pairs: Iterable[Dataset], chat: bool) -> Dataset:
+    """Return the training examples of sentence pairs, those of each target behind those of the one before."""
+    made = [of.map(both_ways, batched=True, remove_columns=of.column_names, fn_kwargs={"chat": chat}) for of in pairs]
+    return concatenate_datasets(made)
+
+
+def texts(recipe: RecipeArguments, held: HeldOut, folder: Path) -> tuple[list[Dataset], dict[str, dict[str, int]]]:
+    """Return the clean sentence pairs of each target, and what cleaning removed from each text."""
+    pairs, counts = [], {}
+    for target in held.languages.targets:
+        text, codes = languages.filled(recipe.train_text, target), (held.languages.source, target)
+        kept, removed = training_text.training_pairs(
+            text, codes, held.all_pairs, recipe.train_pairs, folder / "-".join(codes)
+        )
+        pairs.append(kept)
+        counts[f"{'-'.join(codes)}, {text}"] = removed
+    return pairs, counts
+
+
 def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
     """Check the settings, train, and write the model card."""
     # Everything that can be wrong is checked before anything long starts.
     training_run.check(recipe, args, model_args)
+    of_run = languages.of(recipe.source_lang, recipe.target_lang, recipe.target_langs, recipe.control_langs)
     if recipe.train_pairs is not None and recipe.train_pairs < 1:
         raise PreflightError(
             f"--train_pairs {recipe.train_pairs} are too few; give 1 or more, or null in a file for all."
@@ -101,30 +135,28 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     memory.check(needed, args)
     tokenizer = preflight.tokenizer(model_args)
     chat = uses_chat(recipe.prompt, tokenizer)
-    training_text.check_pairs(recipe.train_text)
-    held = held_out.load(recipe.flores, recipe.held_out_pairs)
+    train_texts = [languages.filled(recipe.train_text, target) for target in of_run.targets]
+    for text, target in zip(train_texts, of_run.targets, strict=True):
+        training_text.check_pairs(text, (of_run.source, target))
+    held = held_out.load(recipe.held_out, of_run, recipe.held_out_pairs)
     prompt = partial(prompt_of, chat=chat)
     callbacks = training_run.callbacks(recipe, held, prompt)
-    settings_of_run = run_settings.of(recipe, args, model_args, held)
+    settings_of_run = run_settings.of(recipe, args, model_args, held, train_texts)
 
     # The training text is streamed and cleaned, and holds no held-out pair.
     with args.main_process_first(desc="cleaning the training text"):
-        pairs, removed = training_text.training_pairs(
-            recipe.train_text, held.all_pairs, recipe.train_pairs, Path(args.output_dir) / "training_text"
-        )
-    counts = {recipe.train_text: removed}
-
-    def examples(of: Dataset) -> Dataset:
-        return of.map(both_ways, batched=True, remove_columns=of.column_names, fn_kwargs={"chat": chat})
-
-    train_dataset = examples(pairs)
-    watched = Dataset.from_dict({"eng_Latn": list(held.watched.source), "isl_Latn": list(held.watched.target)})
+        pairs, counts = texts(recipe, held, Path(args.output_dir) / "training_text")
+    train_dataset = examples_of(pairs, chat)
+    watched = [
+        Dataset.from_dict({pair.source_lang: list(pair.source), pair.target_lang: list(pair.target)})
+        for pair in held.translated
+    ]
 
     # The plan: steps, evaluations, memory.
     sample = [
         as_text(example, tokenizer, chat) for example in train_dataset.select(range(min(200, len(train_dataset))))
     ]
-    planned = plan.estimate(tokenizer, args, sample, len(train_dataset), held.watched, recipe.score_every)
+    planned = plan.estimate(tokenizer, args, sample, len(train_dataset), held, recipe.score_every)
     plan.show(planned, needed, args, counts, [held.left_out] if held.left_out else [])
     if recipe.dry_run:
         return
@@ -133,7 +165,7 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         model=training_run.load_model(model_args, args),
         args=args,
         train_dataset=train_dataset,
-        eval_dataset=examples(watched) if args.eval_strategy != "no" else None,
+        eval_dataset=examples_of(watched, chat) if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
         callbacks=callbacks,
