@@ -18,6 +18,7 @@ from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
+from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
 from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL, Quality
 from neuronxa_callback.quality.translation import Prompt, Translations
@@ -33,11 +34,13 @@ class DirectionScores:
     Attributes:
         translations: the model's translations of the sources.
         signature: the choices behind the translations.
+        faithfulness: how much they copy, their language and their length; the error if that could not be measured.
         scores: metric name -> a future of its QualityScore, or of a QualityError if the metric fails.
     """
 
     translations: Translations
     signature: Signature
+    faithfulness: Faithfulness | QualityError
     scores: dict[str, Future[QualityScore]]
 
     def finished(self) -> dict[str, QualityScore | QualityError]:
@@ -62,6 +65,18 @@ class QualityReport:
     def metrics(self) -> list[str]:
         """The names of the metrics."""
         return list(next(iter(self.by_direction.values())).scores)
+
+    @property
+    def faithfulness(self) -> dict[str, Faithfulness]:
+        """How much is copied, the language and the length, by direction, without the directions at which it failed."""
+        found = {name: direction.faithfulness for name, direction in self.by_direction.items()}
+        return {name: measured for name, measured in found.items() if isinstance(measured, Faithfulness)}
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """The reasons why a direction has no `faithfulness`, each reason once."""
+        found = (direction.faithfulness for direction in self.by_direction.values())
+        return list(dict.fromkeys(str(error) for error in found if isinstance(error, QualityError)))
 
     def wait(self) -> None:
         """Wait until every metric is done. Each metric has its own time limit."""
@@ -255,11 +270,27 @@ class QualityEvaluator:
                 direction: DirectionScores(
                     made,
                     signature,
+                    self.faithfulness(direction, made.texts),
                     {name: self._score(name, self.jobs[direction], made.texts) for name in names},
                 )
                 for direction, (made, signature) in translated.items()
             }
         )
+
+    def faithfulness(self, direction: str, texts: Sequence[str]) -> Faithfulness | QualityError:
+        """Return how much a direction's translations copy, their language and their length.
+
+        Args:
+            direction: its suffix, such as "eng_Latn-isl_Latn".
+            texts: the translation of each source.
+
+        Returns:
+            the error if it cannot be measured, which is no reason to lose the scores.
+        """
+        try:
+            return faithfulness(self.jobs[direction], texts)
+        except Exception as error:
+            return QualityError(f"{type(error).__name__}: {error}")
 
     def _score(self, name: str, pair: ParallelPairs, texts: Sequence[str]) -> Future[QualityScore]:
         if name in self.models:

@@ -44,8 +44,11 @@ class NeuronXACallback(TrainerCallback):
 
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
-    `eval_translation_truncated` (numbers of translations). From three evaluations on it adds `eval_pearson_nasca_comet`
-    and `eval_pearson_diff_nasca_comet` over the run. At each evaluation it adds
+    `eval_translation_truncated` (numbers of translations). It adds `eval_translation_copied`,
+    `eval_translation_off_target` and `eval_translation_length` (also with these suffixes), which say how much of the
+    sources the translations copy, how many are in another language, and how long they are. From three evaluations on it
+    adds `eval_pearson_nasca_comet`, and then `eval_pearson_diff_nasca_comet` and `eval_pearson_partial_nasca_comet`
+    over the run. At each evaluation it adds
     `eval_over_sentences_nasca_comet_eng_Latn-isl_Latn` over the sentences. COMET scores in the background while
     training goes on. Its scores are logged when they come, with the step that they belong to.
 

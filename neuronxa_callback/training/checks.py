@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.text.overlap import search, texts_of
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.training.metric_names import metric_read
+from neuronxa_callback.training.metric_names import OF_TRANSLATIONS, metric_read
 from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.vocabulary import OVER_PAIRS, MetricName, split_method
 
@@ -43,22 +43,26 @@ def check_floor(rule: StoppingRule, evaluator: NeuronXAEvaluator) -> None:
             raise ValueError(f"floor names {code}, which is not watched; choose from {', '.join(sorted(watched))}.")
 
 
-def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Collection[str]) -> None:
+def check_best_metric(
+    args: TrainingArguments, rule: StoppingRule, metrics: Collection[str], names: Sequence[str]
+) -> None:
     """Raise ValueError if the metric for the best model does not say how good a step is, or is not logged.
 
     Args:
         args: the Trainer's arguments.
         rule: the stopping rule.
         metrics: the quality metrics that are logged.
+        names: the names of the metrics that an evaluation of this callback may give.
     """
     read = metric_read(args)
-    if (args.metric_for_best_model or "").removeprefix("eval_").startswith(CORRELATIONS):
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    if name.startswith(CORRELATIONS):
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} says how alignment and quality go together, not how "
             "good a step is; choose an alignment score or a quality metric, such as 'eval_nasca'."
         )
     own = [f"{rule.key}{ending}" for ending in ("_best", "_rise", "_jitter")]
-    if (args.metric_for_best_model or "").removeprefix("eval_") in own:
+    if name in own:
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} compares a step with those before it; choose "
             f"'eval_{rule.key}'."
@@ -68,6 +72,7 @@ def check_best_metric(args: TrainingArguments, rule: StoppingRule, metrics: Coll
             f"metric_for_best_model={args.metric_for_best_model!r} will not be logged; name {read!r} in "
             "NeuronXACallback(quality=...), and make sure that its environment and its model are on this machine."
         )
+    _check_translation_metric(f"metric_for_best_model={args.metric_for_best_model!r}", name, names)
 
 
 def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Sequence[str]) -> None:
@@ -76,8 +81,10 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
     Args:
         args: the Trainer's arguments.
         rule: the stopping rule.
-        names: the names of the metrics that an evaluation of this callback gives.
+        names: the names of the metrics that an evaluation of this callback may give.
     """
+    if rule.patience is not None:
+        _check_translation_metric(f"the stopping rule's metric={rule.key!r}", rule.key, names)
     known = rule.patience is None or f"eval_{rule.key}" in names
     if not known and split_method(rule.key)[0]:
         logged = [name.removeprefix("eval_") for name in names]
@@ -90,6 +97,23 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
             f"the stopping rule's metric={rule.key!r} will not be logged: the Trainer never evaluates, so only this "
             "callback's own metrics are logged; choose one of them, such as 'nasca'."
         )
+
+
+def _check_translation_metric(asked: str, name: str, names: Sequence[str]) -> None:
+    """Raise ValueError if a name is that of a metric of the translations themselves, which will not be logged.
+
+    Args:
+        asked: what asks for the metric.
+        name: its name without "eval_".
+        names: the names of the metrics that an evaluation may give.
+    """
+    ours = (known.removeprefix("eval_") for known in names)
+    logged = [known for known in ours if known.startswith(OF_TRANSLATIONS)]
+    if not name.startswith(OF_TRANSLATIONS) or name in logged:
+        return
+    if not logged:
+        raise ValueError(f"{asked} will not be logged: nothing is translated; NeuronXACallback(quality=...) does that.")
+    raise ValueError(f"{asked} will not be logged; what is logged of the translations is {', '.join(logged)}.")
 
 
 def warn_of_patience(rule: StoppingRule, evaluations: int) -> None:
