@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -165,10 +166,18 @@ class QualityEvaluator:
 
     @classmethod
     def of_settings(cls, quality: Quality, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
-        """Return the evaluator that these settings describe. With "auto" it downloads no model."""
+        """Return the evaluator that these settings describe. With "auto" it downloads no model.
+
+        Args:
+            quality: the settings.
+            pairs: the watched pairs, loaded.
+
+        Raises:
+            ValueError: a setting cannot be used.
+        """
         return cls(
             ("comet", "cometkiwi") if quality.metrics == "auto" else quality.metrics,
-            pairs,
+            _chosen(pairs, quality.pairs),
             quality.direction,
             quality.prompt,
             quality.comet_model,
@@ -339,6 +348,25 @@ def _name_of(metric: Any) -> str:
     if {name, *joined} & {*get_args(MetricName), *get_args(Method)}:
         raise ValueError(f"the name {name!r} of the quality metric {metric!r:.60} is taken; give it another `name`.")
     return name
+
+
+def _chosen(pairs: Sequence[ParallelPairs], names: str | Sequence[str] | None) -> list[ParallelPairs]:
+    """Return the pairs with these names; all of them without names.
+
+    Raises:
+        ValueError: no pair is called so, or there are no names.
+    """
+    if names is None:
+        return list(pairs)
+    wanted = [names] if isinstance(names, str) else list(names)
+    watched = [pair.name for pair in pairs]
+    if not wanted:
+        raise ValueError("Quality(pairs=()) has nothing translated; leave pairs out, or give no metrics.")
+    for name in wanted:
+        if name not in watched:
+            near = sorted(watched, key=lambda known: -SequenceMatcher(None, str(name), known).ratio())
+            raise ValueError(f"Quality's pairs name {name!r}, which is not watched; choose from {', '.join(near)}.")
+    return [pair for pair in pairs if pair.name in wanted]
 
 
 def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:

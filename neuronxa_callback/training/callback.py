@@ -70,7 +70,8 @@ class NeuronXACallback(TrainerCallback):
         quality: Any of comet, cometkiwi, chrf, bleu and objects with a method score(sources, translations,
             references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine.
             `neuronxa comet setup` makes the environment, and `neuronxa comet check MODEL` fetches a model. A `Quality`
-            also takes the prompt that the model is trained on, the direction, and COMET's models and device.
+            also takes the prompt that the model is trained on, the direction, the pairs to translate, and COMET's
+            models and device.
         early_stopping_patience: Evaluations over which the metric must rise; training stops if it does not. The metric
             is the first method's score, and a line through the evaluations must rise. See docs/stopping.md for how
             often that is too early, and take 15 of 50. Default: never stop.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Collection, Iterable, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from neuronxa_callback.vocabulary import OVER_PAIRS, MetricName, split_method
 
 logger = logging.getLogger(__name__)
 
+OF_PAIR = re.compile(r"(.+)_\w{3}_\w{4}-\w{3}_\w{4}")  # a metric of one language pair or direction
 CORRELATIONS = ("pearson_", "over_sentences_")  # what the names of logged correlations begin with
 
 
@@ -72,7 +74,7 @@ def check_best_metric(
             f"metric_for_best_model={args.metric_for_best_model!r} will not be logged; name {read!r} in "
             "NeuronXACallback(quality=...), and make sure that its environment and its model are on this machine."
         )
-    _check_translation_metric(f"metric_for_best_model={args.metric_for_best_model!r}", name, names)
+    _check_logged(f"metric_for_best_model={args.metric_for_best_model!r}", name, names)
 
 
 def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Sequence[str]) -> None:
@@ -83,8 +85,6 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
         rule: the stopping rule.
         names: the names of the metrics that an evaluation of this callback may give.
     """
-    if rule.patience is not None:
-        _check_translation_metric(f"the stopping rule's metric={rule.key!r}", rule.key, names)
     known = rule.patience is None or f"eval_{rule.key}" in names
     if not known and split_method(rule.key)[0]:
         logged = [name.removeprefix("eval_") for name in names]
@@ -92,6 +92,8 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
         raise ValueError(
             f"the stopping rule's metric={rule.key!r} will not be logged; the logged alignment scores are {there}."
         )
+    if not known:
+        _check_logged(f"the stopping rule's metric={rule.key!r}", rule.key, names)
     if not known and args.eval_strategy == "no":
         raise ValueError(
             f"the stopping rule's metric={rule.key!r} will not be logged: the Trainer never evaluates, so only this "
@@ -99,21 +101,30 @@ def check_stopping_metric(args: TrainingArguments, rule: StoppingRule, names: Se
         )
 
 
-def _check_translation_metric(asked: str, name: str, names: Sequence[str]) -> None:
-    """Raise ValueError if a name is that of a metric of the translations themselves, which will not be logged.
+def _check_logged(asked: str, name: str, names: Sequence[str]) -> None:
+    """Raise ValueError if a name is that of a direction's score or of the translations, and will not be logged.
 
     Args:
         asked: what asks for the metric.
         name: its name without "eval_".
         names: the names of the metrics that an evaluation may give.
     """
-    ours = (known.removeprefix("eval_") for known in names)
-    logged = [known for known in ours if known.startswith(OF_TRANSLATIONS)]
-    if not name.startswith(OF_TRANSLATIONS) or name in logged:
+    logged = [known.removeprefix("eval_") for known in names]
+    score, there = _without_pair(name), [known for known in logged if _without_pair(known) == _without_pair(name)]
+    is_ours = score in OF_TRANSLATIONS or (score != name and there)
+    if name in logged or not is_ours:
         return
-    if not logged:
+    if there:
+        raise ValueError(f"{asked} will not be logged; choose from {', '.join(there)}.")
+    if not any(known.startswith(OF_TRANSLATIONS) for known in logged):
         raise ValueError(f"{asked} will not be logged: nothing is translated; NeuronXACallback(quality=...) does that.")
-    raise ValueError(f"{asked} will not be logged; what is logged of the translations is {', '.join(logged)}.")
+    raise ValueError(f"{asked} will not be logged: py3langid does not know the languages of the translations.")
+
+
+def _without_pair(name: str) -> str:
+    """Return a metric's name without the name of a language pair at its end."""
+    found = OF_PAIR.fullmatch(name)
+    return found[1] if found else name
 
 
 def warn_of_patience(rule: StoppingRule, evaluations: int) -> None:

@@ -150,6 +150,8 @@ class History:
 def correlations(evaluations: Sequence[Evaluation]) -> dict[str, OverRun]:
     """Return Pearson's r between each alignment score and each quality metric (appendix B, Fig. 4).
 
+    Alignment is the mean over the language pairs whose sentences are translated.
+
     Args:
         evaluations: the lines of scores.jsonl in step order. An evaluation counts if it has both scores.
 

@@ -176,6 +176,7 @@ def _figures_of(
 ) -> dict[str, Figure]:
     """Return the figures of one alignment score."""
     name, pairs = score_name(method), pair_counts(evaluations, method)
+    translated = {pair for evaluation in evaluations for pair in evaluation.translated_pairs if evaluation.quality}
     figures = {
         _file("alignment", method, points): plots.curve_figure(
             language_curves(evaluations, method), method, pairs.values(), f"{name} over training steps"
@@ -195,7 +196,7 @@ def _figures_of(
             {metric: [point[:3] for point in drawn] for metric, drawn in points[method].items()},
             correlations[method],
             method,
-            pairs.values(),
+            [count for pair, count in pairs.items() if pair in translated],
             f"Translation quality against {name}",
         )
     return figures | {_file(what, method, points): drawn for what, drawn in run_maps(evaluations, method).items()}

@@ -22,9 +22,10 @@ from neuronxa_callback.vocabulary import score_name
 __all__ = ["correlations_of", "points_of", "run_part", "sentences_part"]
 
 RUN_NOTE = (
-    "The evaluations of one run are no independent points, so r has neither a p-value nor an interval here. Two scores "
-    "that both rise or fall have a high r even if they have nothing to do with each other. The r of their changes from "
-    "one evaluation to the next does not follow from that."
+    "Alignment is that of the language pairs whose sources are translated. The evaluations of one run are no "
+    "independent points, so r has neither a p-value nor an interval here. Two scores that both rise or fall have a "
+    "high r even if they have nothing to do with each other. The r of their changes from one evaluation to the next "
+    "does not follow from that."
 )
 COPYING_NOTE = (
     "Copying is chrF of the translations against their sources. It moves quality, for chrF gives points for source "

@@ -15,7 +15,7 @@ class Point(NamedTuple):
 
     Attributes:
         step: the Trainer's global step.
-        alignment: the alignment score.
+        alignment: the alignment score, the mean over the language pairs whose sentences are translated.
         quality: the quality metric's mean over the directions.
         copied: chrF of the translations against their sources, the mean over the directions. None if it is not known.
     """
@@ -35,10 +35,12 @@ def points_of(evaluations: Sequence[Evaluation], method: Method) -> dict[str, li
     """Return the points of each quality metric and an alignment score."""
     found: dict[str, list[Point]] = {}
     for evaluation in evaluations:
+        alignment = evaluation.alignment_of_translated(method)
+        if alignment is None:
+            continue
         for metric, quality in evaluation.quality_score.items():
-            if method in evaluation.score:
-                point = Point(evaluation.step, evaluation.score[method], quality, evaluation.copied)
-                found.setdefault(metric, []).append(point)
+            point = Point(evaluation.step, alignment, quality, evaluation.copied)
+            found.setdefault(metric, []).append(point)
     return found
 
 

@@ -240,6 +240,42 @@ class Evaluation(SparseRecord):
         per_pair = pair_scores.numbers_of(report.per_pair, DIGITS)
         return evaluation.model_copy(update=of_all | {"per_pair": per_pair})
 
+    def language_pair(self, direction: str) -> str | None:
+        """Return the name of the language pair whose sentences were translated: in its own direction, or back.
+
+        If a run watches two languages as two pairs, one each way round, the fingerprints tell whose sentences these
+        are.
+
+        Args:
+            direction: the name of a direction in `quality`.
+
+        Returns:
+            the name, or None if the evaluation has no scores of such a language pair.
+        """
+        source, _, target = direction.partition("-")
+        same, back = self.languages.get(direction), f"{target}-{source}"
+        if same is not None and same.signature.get("data") == self.quality[direction].signature.get("data"):
+            return direction
+        return back if back in self.languages else None
+
+    @property
+    def translated_pairs(self) -> list[str]:
+        """The language pairs whose sentences were translated; all of them if nothing tells which these are."""
+        found = {self.language_pair(direction) for direction in self.quality}
+        return [name for name in self.languages if name in found] or list(self.languages)
+
+    def alignment_of_translated(self, method: Method) -> float | None:
+        """Return a method's mean over the language pairs whose sentences were translated, None if there is none.
+
+        Where all are translated, it is the score. A language pair that is watched but not translated, such as that of a
+        language that is not trained on, has no part in how alignment and quality go together.
+        """
+        if len(self.translated_pairs) == len(self.languages):
+            return self.score.get(method)
+        scores = [self.languages[name].score.get(method) for name in self.translated_pairs]
+        there = [score for score in scores if score is not None]
+        return fmean(there) if len(there) == len(scores) else None
+
     @property
     def all_scores(self) -> dict[str, float]:
         """Every score of this evaluation, alignment first."""

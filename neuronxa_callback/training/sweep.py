@@ -51,7 +51,7 @@ OPTION_OF = {
     "data": "--pairs",
     "method": "--methods",
     "dtype": "--dtype and --load-in-4bit",
-    "directions": "--direction",
+    "directions": "--direction and --quality-pairs",
     "prompt": "--prompt",
     "comet": "--comet-model",
     "cometkiwi": "--cometkiwi-model",

@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
+from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality, StoppingRule
 from neuronxa_callback.correlation import over_run, spearman
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.comet import environment as comet_environment
@@ -34,6 +34,7 @@ from neuronxa_callback.quality.evaluator import QualityReport
 from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
 from neuronxa_callback.quality.translation import translate
+from neuronxa_callback.training.page import write
 from tests.support import Interrupt, make_tokenizer, score_lines, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
@@ -520,6 +521,43 @@ def test_a_metric_of_ones_own_and_several_languages(tmp_path: Path) -> None:
         each = [entries(trainer, f"eval_letters_{pair.name}")[step] for pair in (FRENCH, ICELANDIC)]
         assert mean == pytest.approx(sum(each) / 2)
     assert entries(trainer, "eval_pearson_mexa_letters")
+
+
+def test_a_control_is_watched_and_not_translated(tmp_path: Path) -> None:
+    callback = NeuronXACallback(
+        [FRENCH, ICELANDIC], eval_steps=2, quality=Quality([Letters()], "both", pairs=FRENCH.name), on_error="raise"
+    )
+    trainer = sft(tmp_path, [callback], learning_rate=0.1)
+    trainer.train()
+    back = "fra_Latn-eng_Latn"
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {f"eval_nasca_{ICELANDIC.name}", f"eval_nasca_{FRENCH.name}", f"eval_letters_{back}"} <= logged
+    of_control = {name for name in logged if name.endswith((ICELANDIC.name, "isl_Latn-eng_Latn"))}
+    assert of_control == {f"eval_{method}_{ICELANDIC.name}" for method in ("nasca", "nasca_rank")}
+    assert callback.missing == ()
+    records = score_lines(tmp_path)
+    assert all(record["languages"].keys() == {FRENCH.name, ICELANDIC.name} for record in records)
+    assert all(record["quality"].keys() == {FRENCH.name, back} for record in records)
+    french = [record["languages"][FRENCH.name]["score"]["nasca_rank"] for record in records]
+    letters = [record["quality_score"]["letters"] for record in records]
+    expected = over_run(french, letters)
+    assert expected is not None
+    assert entries(trainer, "eval_pearson_nasca_rank_letters")[6] == expected.r
+    assert {name for record in records for name in record["over_sentences"]} <= {FRENCH.name, back}
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert f"| NASCA rank | letters | {expected.r:.3f} |" in page
+    assert f"| {ICELANDIC.name} | 10 |" not in page
+
+
+def test_a_score_of_a_direction_that_is_not_translated_is_refused(tmp_path: Path) -> None:
+    quality = Quality("chrf", pairs=FRENCH.name)
+    settings = {"metric_for_best_model": f"chrf_{ICELANDIC.name}", "load_best_model_at_end": True} | EVALUATING
+    said = f"will not be logged; choose from chrf, chrf_{FRENCH.name}"
+    with pytest.raises(ValueError, match=f"metric_for_best_model='chrf_{ICELANDIC.name}' {said}"):
+        sft(tmp_path, [NeuronXACallback([FRENCH, ICELANDIC], quality=quality)], **settings).train()
+    rule = StoppingRule(2, f"chrf_{ICELANDIC.name}")
+    with pytest.raises(ValueError, match=f"the stopping rule's metric='chrf_{ICELANDIC.name}' {said}"):
+        sft(tmp_path, [NeuronXACallback([FRENCH, ICELANDIC], quality=quality, stopping=rule)], **EVALUATING).train()
 
 
 def test_the_summary_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,6 +229,21 @@ def test_other_choices_begin_a_new_series(
     assert len({record["languages"].keys().__str__() for record in score_lines(tmp_path)}) == 1
 
 
+def test_other_translated_pairs_begin_a_new_series_and_the_same_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(names: Any, last: int, resume: bool) -> None:
+        callback = NeuronXACallback(PAIRS, eval_steps=2, quality=Quality("chrf", pairs=names))
+        sft(tmp_path, [callback, StopAt(last)], **SAVING).train(resume_from_checkpoint=resume)
+
+    run(PAIRS[1].name, 2, resume=False)
+    run([PAIRS[1].name], 4, resume=True)
+    assert lines(tmp_path) == [0, 2, 4]
+    run(None, 6, resume=True)
+    assert f"directions {PAIRS[1].name} before, {PAIRS[0].name} {PAIRS[1].name} now" in caplog.text
+    assert lines(tmp_path) == [4, 6]
+
+
 def test_another_comet_model_begins_a_new_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its scores are another model's, though alignment and translations are made as before."""
     sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf"), StopAt(4)], **SAVING).train()

@@ -5,6 +5,7 @@ import tempfile
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -277,6 +278,39 @@ class TestQuality:
         assert correlations(evaluations) == {"nasca_chrf": expected}
         one_less = [*evaluations[:4], at(4, there=1.0, back=None)]
         assert correlations(one_less) == {"nasca_chrf": over_run(nasca, chrf)}
+
+    def test_alignment_is_that_of_the_language_pairs_that_are_translated(self) -> None:
+        """The control falls while the translated languages rise."""
+        isl, fra, deu = (f"eng_Latn-{code}_Latn" for code in ("isl", "fra", "deu"))
+        chrf = [1.0, 3.0, 2.0, 5.0, 9.0]
+        scores = {isl: [0.1, 0.2, 0.4, 0.3, 0.5], fra: [0.0, 0.3, 0.1, 0.2, 0.9], deu: [0.9, 0.7, 0.8, 0.5, 0.1]}
+
+        def over(directions: dict[str, str]) -> Any:
+            """The correlation where these directions are translated, each with the fingerprint of its sentences."""
+            made = {"empty": 0, "truncated": 0, "translations": ["ja"], "metrics": {}}
+            evaluations = [
+                line(
+                    step,
+                    score={"nasca": mean(isl, fra, deu)[step]},
+                    languages={
+                        name: {"signature": f"data:{name}", "score": {"nasca": nasca[step]}}
+                        for name, nasca in scores.items()
+                    },
+                    quality={name: made | {"signature": f"data:{data}"} for name, data in directions.items()},
+                    quality_score={"chrf": chrf[step]},
+                )
+                for step in range(5)
+            ]
+            return correlations(evaluations)["nasca_chrf"]
+
+        def mean(*names: str) -> list[float]:
+            return [fmean(nasca) for nasca in zip(*(scores[name] for name in names), strict=True)]
+
+        back = {"isl_Latn-eng_Latn": "another"}  # Icelandic is translated back alone
+        assert over(back) == over_run(scores[isl], chrf)
+        assert over(back | {fra: fra}) == over_run(mean(isl, fra), chrf)
+        assert over(back | {fra: fra, deu: deu}) == over_run(mean(isl, fra, deu), chrf)
+        assert over({}) == over_run(mean(isl, fra, deu), chrf)  # nothing tells which were translated
 
     def test_what_was_not_measured_is_left_out_and_comes_when_it_is(self, tmp_path: Path) -> None:
         history = History(tmp_path)

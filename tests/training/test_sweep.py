@@ -706,6 +706,23 @@ class TestTheCommand:
         assert "Alignment and translation quality" in result.output
         assert f"Scores: {adapters / 'neuronxa' / 'scores.jsonl'}" in result.output
 
+    def test_some_pairs_alone_are_translated(self, full: Path) -> None:
+        shutil.rmtree(full / "checkpoint-2")
+        shutil.rmtree(full / "checkpoint-4")
+        tables = []
+        for pairs in (ICELANDIC, FRENCH):
+            rows = zip(pairs.source, pairs.target, strict=True)
+            tables.append(full / f"{pairs.target_lang}.tsv")
+            header = f"{pairs.source_lang}\t{pairs.target_lang}\n"
+            tables[-1].write_text(header + "".join(f"{source}\t{target}\n" for source, target in rows))
+        options = ["--pairs", tables[0], "--pairs", tables[1], "--quality", "chrf", "--device", "cpu"]
+        result = command(full, *options, "--quality-pairs", "eng_Latn-fra_Latn")
+        assert result.exit_code == 0, result.output
+        (record,) = score_lines(full)
+        assert record["languages"].keys() == {"eng_Latn-isl_Latn", "eng_Latn-fra_Latn"}
+        assert record["quality"].keys() == {"eng_Latn-fra_Latn"}
+        self.refused(full, "(--direction and --quality-pairs)", *options)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -713,6 +730,7 @@ class TestTheCommand:
             (["--methods", "nasca,nope"], "method 'nope' is unknown"),
             (["--quality", "rouge"], "quality metric 'rouge' is unknown"),
             (["--direction", "up"], "direction 'up' is unknown"),
+            (["--quality-pairs", "eng_Latn-fra_Latn"], "'eng_Latn-fra_Latn', which is not watched; choose from eng_"),
             (["--pairs", "eng_Latn-xxx_Latn"], "'xxx_Latn' is not a FLORES-200"),
             (["--pairs", "gone.tsv"], "gone.tsv does not exist"),
             (["--prompt", "{sauce}"], "unknown field {sauce}"),
