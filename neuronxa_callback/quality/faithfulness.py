@@ -12,7 +12,7 @@ from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.text.recognition import can_recognise, is_in_language
 
 FEWEST_LETTERS = 20  # of a translation whose language is judged
-# A Chinese sentence has about a third of the letters of an English one, and py3langid knows it by fewer.
+# A Chinese sentence has far fewer letters than an English one, and py3langid knows its language by fewer.
 LETTERS_OF_A_WIDE_ONE = 3
 
 
@@ -25,8 +25,8 @@ class Faithfulness:
             100. Translations into a related language with the same script do not have 0, because names and related
             words are alike in both.
         off_target: the share of the translations with `FEWEST_LETTERS` or more that are not in the target language, 0
-            to 1. py3langid judges them. None if no translation has so many letters, or if py3langid does not know the
-            language.
+            to 1. py3langid judges them. A shorter translation is neither right nor wrong. None if no translation has so
+            many letters, or if py3langid does not know the language.
         length: the characters of all translations over those of all references.
     """
 

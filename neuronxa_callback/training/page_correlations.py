@@ -28,8 +28,8 @@ RUN_NOTE = (
     "does not follow from that."
 )
 COPYING_NOTE = (
-    "Copying is chrF of the translations against their sources. It moves quality, for chrF gives points for source "
-    "words that were left as they were. Where alignment moves along with copying, r may come from that alone. "
+    "Copying is chrF of the translations against their sources. Quality may change with it: chrF gives points for "
+    "source words that the reference has, too. Where alignment also changes with it, r may come from that alone. "
     '"r, copying held fixed" is the partial correlation: the r of what a least-squares line through copying leaves of '
     "each of the two scores."
 )
