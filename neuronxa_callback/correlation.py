@@ -19,6 +19,7 @@ Numbers: TypeAlias = NDArray[np.float64]
 Coefficient = Literal["Pearson", "Spearman"]
 
 FEWEST_POINTS = 3  # for a correlation; two points always lie on a line
+FEWEST_FOR_PARTIAL = 4  # of three points, what is left of two scores always lies on a line
 FEWEST_FOR_INTERVAL = 8  # for an interval and for a test of a difference
 EXACT_BELOW = 10  # points; 9 have 362,880 pairings, which take 0.02 s
 CONFIDENCE = 0.95
@@ -128,26 +129,58 @@ class OverRun:
     Attributes:
         r: Pearson's r of the two scores.
         r_diff: Pearson's r of their changes. None below three changes, and if a score always changes by the same.
+        r_partial: Pearson's r of the two scores with a third one held fixed; see `over_run`. None if there is none.
         n: the number of evaluations. There is one change fewer.
     """
 
     r: float
     r_diff: float | None
+    r_partial: float | None
     n: int
 
 
-def over_run(x: ArrayLike, y: ArrayLike) -> OverRun | None:
+def over_run(x: ArrayLike, y: ArrayLike, held_fixed: ArrayLike | None = None) -> OverRun | None:
     """Return how two scores go together over the evaluations of a run (paper, appendix B, Fig. 4).
+
+    The partial correlation is that of what a least-squares line through the third score leaves of the two scores. It
+    equals r if the third score does not vary, because then it is fixed already. There is none below four evaluations,
+    and none if the third score alone gives one of the two.
 
     Args:
         x: one value per evaluation, in step order.
         y: as many values of the other score.
+        held_fixed: as many values of the third score. None gives no partial correlation.
 
     Returns:
         the correlation, or None if there are fewer than three evaluations or a score does not vary.
     """
     r = _r(x, y)
-    return None if r is None else OverRun(r, _r(np.diff(x), np.diff(y)), len(np.asarray(x)))
+    if r is None:
+        return None
+    r_partial = None if held_fixed is None else _partial(x, y, held_fixed)
+    return OverRun(r, _r(np.diff(x), np.diff(y)), r_partial, len(np.asarray(x)))
+
+
+def _partial(x: ArrayLike, y: ArrayLike, held_fixed: ArrayLike) -> float | None:
+    fixed = np.asarray(held_fixed, dtype=float)
+    if len(fixed) < FEWEST_FOR_PARTIAL:
+        return None
+    if _is_constant(fixed):
+        return _r(x, y)
+    left = [_left_of(np.asarray(score, dtype=float), fixed - fixed.mean()) for score in (x, y)]
+    return None if left[0] is None or left[1] is None else _r(left[0], left[1])
+
+
+def _left_of(score: Numbers, fixed: Numbers) -> Numbers | None:
+    """Return the distances of a score from its least-squares line through another score, or None if all are 0.
+
+    Args:
+        score: values that vary.
+        fixed: as many values of the other score, with a mean of 0.
+    """
+    score = score - score.mean()
+    left = score - fixed * (fixed @ score) / (fixed @ fixed)
+    return None if np.linalg.norm(left) <= 1e-9 * np.linalg.norm(score) else left  # rounding leaves something
 
 
 def _r(x: ArrayLike, y: ArrayLike) -> float | None:

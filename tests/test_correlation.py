@@ -154,6 +154,43 @@ class TestOverRun:
         assert steady is not None
         assert three.r_diff is steady.r_diff is None
 
+    @pytest.mark.parametrize("n", [4, 5, 20])
+    def test_the_partial_correlation_is_that_of_residuals_and_of_the_formula(self, n: int) -> None:
+        z, noise, more = np.random.default_rng(n).normal(size=(3, n))
+        x, y = 3 * z + noise, 50 - 2 * z + noise + more
+        found = over_run(x, y, z)
+        assert found is not None
+        assert found.r == pytest.approx(stats.pearsonr(x, y).statistic)
+        assert found.n == n
+        line = np.column_stack([np.ones(n), z])
+        left = [score - line @ np.linalg.lstsq(line, score, rcond=None)[0] for score in (x, y)]
+        assert found.r_partial == pytest.approx(stats.pearsonr(*left).statistic)
+        xy, xz, yz = (stats.pearsonr(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
+        assert found.r_partial == pytest.approx((xy - xz * yz) / sqrt((1 - xz**2) * (1 - yz**2)))
+
+    def test_two_scores_that_only_follow_a_third_have_no_partial_correlation_left(self) -> None:
+        z, first, second = np.random.default_rng(1).normal(size=(3, 400))
+        found = over_run(z + first / 4, z + second / 4, z)
+        assert found is not None
+        assert found.r > 0.9
+        assert abs(found.r_partial or 9) < 0.1
+
+    def test_a_third_score_that_does_not_vary_leaves_r(self) -> None:
+        found = over_run([0.1, 0.2, 0.4, 0.3], [5, 7, 6, 9], [12.5, 12.5, 12.5, 12.5 + 1e-13])
+        assert found is not None
+        assert found.r_partial == found.r
+
+    def test_where_there_is_no_partial_correlation(self) -> None:
+        x, y = [0.1, 0.2, 0.4, 0.3], [5, 7, 6, 9]
+        given: list[Any] = [
+            over_run(x, y),
+            over_run(x[:3], y[:3], [1, 5, 3]),
+            over_run(x, y, [100 + 30 * score for score in x]),
+            over_run(x, y, [-score for score in y]),
+        ]
+        assert [found.r_partial for found in given] == [None] * 4
+        assert [found.n for found in given] == [4, 3, 4, 4]
+
     def test_random_walks_fool_r_and_not_that_of_their_changes(self) -> None:
         """By Student's distribution, which holds for independent points."""
         x, y = np.random.default_rng(4).normal(size=(2, 400, 20)).cumsum(axis=2)

@@ -282,24 +282,28 @@ class Translating:
         },
     )
     direction: Direction = field(default=Quality.direction, metadata={"help": help_of(Quality, "direction")})
+    quality_pairs: list[str] | None = field(
+        default=None, metadata={"help": help_of(Quality, "pairs", REPEATABLE), "show_default": "all"}
+    )
 
     def evaluator(self, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
-        """Return the evaluator that has these pairs translated and scores the translations.
+        """Return the evaluator that has these pairs translated, or some of them, and scores the translations.
 
         Raises:
             ValueError: an unknown choice.
         """
         from neuronxa_callback.quality.evaluator import QualityEvaluator
 
-        return QualityEvaluator(
+        quality = Quality(
             cast("list[MetricName]", listed(self.quality)),  # the evaluator checks the names
-            pairs,
             self.direction,
             self.prompt,
             self.comet_model,
             self.cometkiwi_model,
             self.comet_device,
+            pairs=listed(self.quality_pairs) or None,
         )
+        return QualityEvaluator.of_settings(quality, pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

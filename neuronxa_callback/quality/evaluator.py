@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
+from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
 from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL, Quality
 from neuronxa_callback.quality.translation import Prompt, Translations
@@ -33,11 +35,13 @@ class DirectionScores:
     Attributes:
         translations: the model's translations of the sources.
         signature: the choices behind the translations.
+        faithfulness: how much they copy, their language and their length; the error if that could not be measured.
         scores: metric name -> a future of its QualityScore, or of a QualityError if the metric fails.
     """
 
     translations: Translations
     signature: Signature
+    faithfulness: Faithfulness | QualityError
     scores: dict[str, Future[QualityScore]]
 
     def finished(self) -> dict[str, QualityScore | QualityError]:
@@ -62,6 +66,18 @@ class QualityReport:
     def metrics(self) -> list[str]:
         """The names of the metrics."""
         return list(next(iter(self.by_direction.values())).scores)
+
+    @property
+    def faithfulness(self) -> dict[str, Faithfulness]:
+        """How much is copied, the language and the length, by direction, without the directions at which it failed."""
+        found = {name: direction.faithfulness for name, direction in self.by_direction.items()}
+        return {name: measured for name, measured in found.items() if isinstance(measured, Faithfulness)}
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """The reasons why a direction has no `faithfulness`, each reason once."""
+        found = (direction.faithfulness for direction in self.by_direction.values())
+        return list(dict.fromkeys(str(error) for error in found if isinstance(error, QualityError)))
 
     def wait(self) -> None:
         """Wait until every metric is done. Each metric has its own time limit."""
@@ -150,10 +166,18 @@ class QualityEvaluator:
 
     @classmethod
     def of_settings(cls, quality: Quality, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
-        """Return the evaluator that these settings describe. With "auto" it downloads no model."""
+        """Return the evaluator that these settings describe. With "auto" it downloads no model.
+
+        Args:
+            quality: the settings.
+            pairs: the watched pairs, loaded.
+
+        Raises:
+            ValueError: a setting cannot be used.
+        """
         return cls(
             ("comet", "cometkiwi") if quality.metrics == "auto" else quality.metrics,
-            pairs,
+            _chosen(pairs, quality.pairs),
             quality.direction,
             quality.prompt,
             quality.comet_model,
@@ -255,11 +279,27 @@ class QualityEvaluator:
                 direction: DirectionScores(
                     made,
                     signature,
+                    self.faithfulness(direction, made.texts),
                     {name: self._score(name, self.jobs[direction], made.texts) for name in names},
                 )
                 for direction, (made, signature) in translated.items()
             }
         )
+
+    def faithfulness(self, direction: str, texts: Sequence[str]) -> Faithfulness | QualityError:
+        """Return how much a direction's translations copy, their language and their length.
+
+        Args:
+            direction: its suffix, such as "eng_Latn-isl_Latn".
+            texts: the translation of each source.
+
+        Returns:
+            the error if it cannot be measured, which is no reason to lose the scores.
+        """
+        try:
+            return faithfulness(self.jobs[direction], texts)
+        except Exception as error:
+            return QualityError(f"{type(error).__name__}: {error}")
 
     def _score(self, name: str, pair: ParallelPairs, texts: Sequence[str]) -> Future[QualityScore]:
         if name in self.models:
@@ -308,6 +348,25 @@ def _name_of(metric: Any) -> str:
     if {name, *joined} & {*get_args(MetricName), *get_args(Method)}:
         raise ValueError(f"the name {name!r} of the quality metric {metric!r:.60} is taken; give it another `name`.")
     return name
+
+
+def _chosen(pairs: Sequence[ParallelPairs], names: str | Sequence[str] | None) -> list[ParallelPairs]:
+    """Return the pairs with these names; all of them without names.
+
+    Raises:
+        ValueError: no pair is called so, or there are no names.
+    """
+    if names is None:
+        return list(pairs)
+    wanted = [names] if isinstance(names, str) else list(names)
+    watched = [pair.name for pair in pairs]
+    if not wanted:
+        raise ValueError("Quality(pairs=()) has nothing translated; leave pairs out, or give no metrics.")
+    for name in wanted:
+        if name not in watched:
+            near = sorted(watched, key=lambda known: -SequenceMatcher(None, str(name), known).ratio())
+            raise ValueError(f"Quality's pairs name {name!r}, which is not watched; choose from {', '.join(near)}.")
+    return [pair for pair in pairs if pair.name in wanted]
 
 
 def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:

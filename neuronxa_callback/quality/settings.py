@@ -67,3 +67,10 @@ class Quality:
             "the stopping rule's metric is one of COMET's, and in an evaluate() outside training."
         },
     )
+    pairs: str | Sequence[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the language pairs whose sources are translated, such as eng_Latn-fra_Latn. None "
+            "translates those of all watched pairs."
+        },
+    )

@@ -44,8 +44,11 @@ class NeuronXACallback(TrainerCallback):
 
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
-    `eval_translation_truncated` (numbers of translations). From three evaluations on it adds `eval_pearson_nasca_comet`
-    and `eval_pearson_diff_nasca_comet` over the run. At each evaluation it adds
+    `eval_translation_truncated` (numbers of translations). It adds `eval_translation_copied`,
+    `eval_translation_off_target` and `eval_translation_length` (also with these suffixes), which say how much of the
+    sources the translations copy, how many are in another language, and how long they are. From three evaluations on it
+    adds `eval_pearson_nasca_comet`, and then `eval_pearson_diff_nasca_comet` and `eval_pearson_partial_nasca_comet`
+    over the run. At each evaluation it adds
     `eval_over_sentences_nasca_comet_eng_Latn-isl_Latn` over the sentences. COMET scores in the background while
     training goes on. Its scores are logged when they come, with the step that they belong to.
 
@@ -67,7 +70,8 @@ class NeuronXACallback(TrainerCallback):
         quality: Any of comet, cometkiwi, chrf, bleu and objects with a method score(sources, translations,
             references); () for none. auto: COMET and CometKiwi if their environment and models are on this machine.
             `neuronxa comet setup` makes the environment, and `neuronxa comet check MODEL` fetches a model. A `Quality`
-            also takes the prompt that the model is trained on, the direction, and COMET's models and device.
+            also takes the prompt that the model is trained on, the direction, the pairs to translate, and COMET's
+            models and device.
         early_stopping_patience: Evaluations over which the metric must rise; training stops if it does not. The metric
             is the first method's score, and a line through the evaluations must rise. See docs/stopping.md for how
             often that is too early, and take 15 of 50. Default: never stop.

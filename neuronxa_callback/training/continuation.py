@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
+from neuronxa_callback.quality.faithfulness import Faithfulness
 from neuronxa_callback.quality.queue import PendingScores
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
@@ -58,6 +59,21 @@ def _other_models(evaluation: Evaluation, models: Mapping[str, str]) -> Differen
             if ours is not None and theirs is not None and theirs != ours:
                 differ[metric] = (theirs, ours)
     return differ
+
+
+def measured_again(quality: QualityEvaluator, evaluation: Evaluation) -> Evaluation:
+    """Return a line with how much its translations copy, their language and their length, if they are not there yet.
+
+    Early versions did not measure that. The translations are on the line.
+
+    Args:
+        quality: the evaluator that made such translations.
+        evaluation: the line.
+    """
+    lacking = {name: made for name, made in evaluation.quality.items() if made.faithfulness is None}
+    found = {name: quality.faithfulness(name, made.translations) for name, made in lacking.items()}
+    measured = {name: result for name, result in found.items() if isinstance(result, Faithfulness)}
+    return evaluation.with_faithfulness(measured) if measured else evaluation
 
 
 def scored_again(

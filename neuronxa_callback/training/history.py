@@ -7,9 +7,10 @@ from itertools import count
 from operator import is_
 from pathlib import Path
 
-from neuronxa_callback.correlation import OverRun, over_run
+from neuronxa_callback.correlation import OverRun
 from neuronxa_callback.files import append_line, line_of, read_records, replace_lines
 from neuronxa_callback.quality.evaluator import QualityReport
+from neuronxa_callback.training.points import correlations_of, points_of
 from neuronxa_callback.training.records import Evaluation, methods_of
 from neuronxa_callback.training.sentences import correlations_over_sentences
 
@@ -149,17 +150,17 @@ class History:
 def correlations(evaluations: Sequence[Evaluation]) -> dict[str, OverRun]:
     """Return Pearson's r between each alignment score and each quality metric (appendix B, Fig. 4).
 
+    Alignment is the mean over the language pairs whose sentences are translated.
+
     Args:
         evaluations: the lines of scores.jsonl in step order. An evaluation counts if it has both scores.
 
     Returns:
         "nasca_comet" and the like -> the correlation. It needs three evaluations at least and scores that vary.
     """
-    metrics = sorted({metric for evaluation in evaluations for metric in evaluation.quality_score})
-    found = {}
-    for method in methods_of(evaluations[-1:]):
-        for metric in metrics:
-            both = [e for e in evaluations if method in e.score and metric in e.quality_score]
-            quality = [evaluation.quality_score[metric] for evaluation in both]
-            found[f"{method}_{metric}"] = over_run([evaluation.score[method] for evaluation in both], quality)
+    found = {
+        f"{method}_{metric}": correlation
+        for method in methods_of(evaluations[-1:])
+        for metric, correlation in sorted(correlations_of(points_of(evaluations, method)).items())
+    }
     return {name: correlation for name, correlation in found.items() if correlation is not None}

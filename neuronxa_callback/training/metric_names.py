@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 
 from transformers import TrainingArguments
 
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
+from neuronxa_callback.quality.faithfulness import Faithfulness
+from neuronxa_callback.text.recognition import can_recognise
 from neuronxa_callback.training.records import Evaluation, Verdict
 from neuronxa_callback.vocabulary import split_method
 
+OFF_TARGET = "eval_translation_off_target"  # an evaluation may rightly lack it
+# What the names of the metrics of the translations themselves begin with; each number of `Faithfulness` is one.
+FAITHFULNESS = ("translation_copied", "translation_off_target", "translation_length")
+OF_TRANSLATIONS = ("translation_empty", "translation_truncated", "translation_runtime", *FAITHFULNESS)
+
 
 def expected_names(evaluator: NeuronXAEvaluator, quality: QualityEvaluator, metrics: Collection[str]) -> list[str]:
-    """Return the metrics that an evaluation should have by its end.
+    """Return the scores that an evaluation should have by its end.
 
     Args:
         evaluator: the evaluator that scores alignment.
@@ -25,9 +33,23 @@ def expected_names(evaluator: NeuronXAEvaluator, quality: QualityEvaluator, metr
     names += [f"eval_{method}_{pair.name}" for method in evaluator.methods for pair in evaluator.pairs]
     names += [f"eval_{metric}" for metric in metrics]
     names += [f"eval_{metric}_{direction}" for metric in metrics for direction in quality.jobs]
-    if metrics:
-        names += ["eval_translation_empty", "eval_translation_truncated", "eval_translation_runtime"]
     return [*names, "eval_neuronxa_runtime"]
+
+
+def translation_names(quality: QualityEvaluator) -> list[str]:
+    """Return the metrics of the translations themselves that an evaluation should have."""
+    by_direction = [f"eval_{name}_{direction}" for name in FAITHFULNESS for direction in quality.jobs]
+    names = [*(f"eval_{name}" for name in OF_TRANSLATIONS), *by_direction]
+    return [name for name in names if not name.startswith(OFF_TARGET)]
+
+
+def uncertain_names(quality: QualityEvaluator) -> list[str]:
+    """Return the metrics of the translations that an evaluation may rightly lack.
+
+    They are the shares in another language. There is none where every translation is too short.
+    """
+    known = [direction for direction, pair in quality.jobs.items() if can_recognise(pair.target_lang)]
+    return [OFF_TARGET, *(f"{OFF_TARGET}_{direction}" for direction in known)] if known else []
 
 
 def metric_read(args: TrainingArguments) -> str:
@@ -53,12 +75,32 @@ def verdict_metrics(verdict: Verdict) -> dict[str, float]:
 
 
 def translation_metrics(report: QualityReport) -> dict[str, float]:
-    """Return how many translations are empty or were cut at their length limit, over all directions."""
+    """Return what is known of the translations before any metric scores them.
+
+    They are how many are empty or were cut at their length limit, over all directions, and `faithfulness_metrics`.
+    """
     made = [direction.translations for direction in report.by_direction.values()]
     return {
         "eval_translation_empty": sum(translations.empty for translations in made),
         "eval_translation_truncated": sum(translations.truncated for translations in made),
-    }
+    } | faithfulness_metrics(report.faithfulness)
+
+
+def faithfulness_metrics(found: Mapping[str, Faithfulness]) -> dict[str, float]:
+    """Return `eval_translation_copied`, `..._off_target` and `..._length`, and each of them by direction.
+
+    Args:
+        found: direction -> what was measured. A mean is over the directions that have the value.
+    """
+    metrics: dict[str, float] = {}
+    for name in FAITHFULNESS:
+        part = name.removeprefix("translation_")
+        values = {direction: getattr(measured, part) for direction, measured in found.items()}
+        there = {direction: value for direction, value in values.items() if value is not None}
+        if there:
+            metrics[f"eval_{name}"] = fmean(there.values())
+        metrics |= {f"eval_{name}_{direction}": value for direction, value in there.items()}
+    return metrics
 
 
 def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, float]:
@@ -73,8 +115,12 @@ def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, fl
 
 
 def quality_metrics_in(evaluation: Evaluation) -> dict[str, float]:
-    """Return an evaluation's finished quality scores with their names in the Trainer's log."""
-    metrics = {f"eval_{metric}": mean for metric, mean in evaluation.quality_score.items()}
+    """Return an evaluation's finished quality scores with their names in the Trainer's log.
+
+    With them comes what was measured of its translations.
+    """
+    metrics = faithfulness_metrics(evaluation.faithfulness)
+    metrics |= {f"eval_{metric}": mean for metric, mean in evaluation.quality_score.items()}
     for name, direction in evaluation.quality.items():
         metrics |= {f"eval_{metric}_{name}": found.score for metric, found in direction.scored.items()}
     return metrics
@@ -83,8 +129,8 @@ def quality_metrics_in(evaluation: Evaluation) -> dict[str, float]:
 def correlation_metrics(evaluation: Evaluation, scored: Sequence[str]) -> dict[str, float]:
     """Return an evaluation's correlations with the quality metrics that were just scored.
 
-    They are `eval_pearson_nasca_comet` and `eval_pearson_diff_nasca_comet` over the run up to the evaluation, and
-    `eval_over_sentences_nasca_comet_SOURCE-TARGET` within it.
+    They are `eval_pearson_nasca_comet`, `eval_pearson_diff_nasca_comet` and `eval_pearson_partial_nasca_comet` over the
+    run up to the evaluation, and `eval_over_sentences_nasca_comet_SOURCE-TARGET` within it.
     """
     metrics: dict[str, float] = {}
     for name, found in evaluation.pearson.items():
@@ -93,6 +139,8 @@ def correlation_metrics(evaluation: Evaluation, scored: Sequence[str]) -> dict[s
             metrics[f"eval_pearson_{name}"] = found.r
             if found.r_diff is not None:
                 metrics[f"eval_pearson_diff_{name}"] = found.r_diff
+            if found.r_partial is not None:
+                metrics[f"eval_pearson_partial_{name}"] = found.r_partial
     for direction, by_name in evaluation.over_sentences.items():
         of_scored = {name: found.r for name, found in by_name.items() if split_method(name)[1] in scored}
         metrics |= {f"eval_over_sentences_{name}_{direction}": rho for name, rho in of_scored.items()}

@@ -15,14 +15,9 @@ from neuronxa_callback.tables import markdown_table, one_line, plain
 from neuronxa_callback.training.certainty import bands_text, certainty_part
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.maps import MAP_TEXTS, run_maps
-from neuronxa_callback.training.page_correlations import (
-    Correlations,
-    Points,
-    correlations_of,
-    points_of,
-    run_part,
-    sentences_part,
-)
+from neuronxa_callback.training.page_correlations import run_part, sentences_part
+from neuronxa_callback.training.page_translations import translations_part
+from neuronxa_callback.training.points import Correlations, Points, correlations_of, points_of
 from neuronxa_callback.training.records import DirectionQuality, Evaluation, layers_of, methods_of, pair_counts
 from neuronxa_callback.training.summary import best_of, curves, language_curves, stop_reason
 from neuronxa_callback.vocabulary import Method, score_name
@@ -181,6 +176,7 @@ def _figures_of(
 ) -> dict[str, Figure]:
     """Return the figures of one alignment score."""
     name, pairs = score_name(method), pair_counts(evaluations, method)
+    translated = {pair for evaluation in evaluations for pair in evaluation.translated_pairs if evaluation.quality}
     figures = {
         _file("alignment", method, points): plots.curve_figure(
             language_curves(evaluations, method), method, pairs.values(), f"{name} over training steps"
@@ -197,7 +193,11 @@ def _figures_of(
         )
     if points[method]:
         figures[_file("quality", method, points)] = plots.quality_figure(
-            points[method], correlations[method], method, pairs.values(), f"Translation quality against {name}"
+            {metric: [point[:3] for point in drawn] for metric, drawn in points[method].items()},
+            correlations[method],
+            method,
+            [count for pair, count in pairs.items() if pair in translated],
+            f"Translation quality against {name}",
         )
     return figures | {_file(what, method, points): drawn for what, drawn in run_maps(evaluations, method).items()}
 
@@ -290,14 +290,9 @@ def _quality_part(evaluations: Sequence[Evaluation]) -> list[str]:
         "![Each quality metric over training steps, a line a direction](quality_over_steps.png)",
     ]
     last = [evaluation for evaluation in evaluations if evaluation.quality][-1]
-    counts = [
-        [name, *(str(count) for count in (len(made.translations), made.empty, made.truncated))]
-        for name, made in last.quality.items()
-    ]
     return [
         *(drawn if _quality_curves(evaluations) else []),
-        f"## Translations at step {last.step}",
-        markdown_table(("direction", "sentences", "empty", "cut at their length limit"), counts),
+        *translations_part(last),
         *_missing_part(evaluations),
     ]
 

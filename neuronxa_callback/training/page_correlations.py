@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from neuronxa_callback import plots
-from neuronxa_callback.correlation import OverRun, over_run
+from neuronxa_callback.correlation import FEWEST_FOR_PARTIAL, OverRun
 from neuronxa_callback.tables import markdown_table
+from neuronxa_callback.training.points import (
+    Correlations,
+    Point,
+    Points,
+    copying_is_known,
+    correlations_of,
+    points_of,
+)
 from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.sentences import OverSentences, over_sentences
-from neuronxa_callback.vocabulary import Method, score_name
+from neuronxa_callback.vocabulary import score_name
 
-# Alignment score -> quality metric -> (step, alignment, quality) of each evaluation that has both; their correlation.
-Points: TypeAlias = Mapping[Method, Mapping[str, Sequence[tuple[int, float, float]]]]
-Correlations: TypeAlias = Mapping[Method, Mapping[str, OverRun | None]]
+__all__ = ["correlations_of", "points_of", "run_part", "sentences_part"]
 
 RUN_NOTE = (
-    "The evaluations of one run are no independent points, so r has neither a p-value nor an interval here. Two scores "
-    "that both rise or fall have a high r even if they have nothing to do with each other. The r of their changes from "
-    "one evaluation to the next does not follow from that."
+    "Alignment is that of the language pairs whose sources are translated. The evaluations of one run are no "
+    "independent points, so r has neither a p-value nor an interval here. Two scores that both rise or fall have a "
+    "high r even if they have nothing to do with each other. The r of their changes from one evaluation to the next "
+    "does not follow from that."
+)
+COPYING_NOTE = (
+    "Copying is chrF of the translations against their sources. Quality may change with it: chrF gives points for "
+    "source words that the reference has, too. Where alignment also changes with it, r may come from that alone. "
+    '"r, copying held fixed" is the partial correlation: the r of what a least-squares line through copying leaves of '
+    "each of the two scores."
 )
 SENTENCES_NOTE = (
     "Spearman's rho of the alignment of each held-out pair and the score of its translation, at one evaluation. "
@@ -29,36 +41,31 @@ SENTENCES_NOTE = (
 )
 
 
-def points_of(evaluations: Sequence[Evaluation], method: Method) -> dict[str, list[tuple[int, float, float]]]:
-    """Return each quality metric's (step, alignment, quality) of the evaluations that have both scores."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
-    for evaluation in evaluations:
-        for metric, quality in evaluation.quality_score.items():
-            if method in evaluation.score:
-                found.setdefault(metric, []).append((evaluation.step, evaluation.score[method], quality))
-    return found
-
-
-def correlations_of(points: Mapping[str, Sequence[tuple[int, float, float]]]) -> dict[str, OverRun | None]:
-    """Return each quality metric's correlation with alignment over the points, None if there is none."""
-    return {metric: over_run([x for _, x, _ in drawn], [y for _, _, y in drawn]) for metric, drawn in points.items()}
-
-
 def run_part(points: Points, correlations: Correlations) -> list[str]:
     """Return the table of the correlations over the run, and what they do not show."""
     rows = [
-        [score_name(method), score_name(metric), *_run_cells(found, len(points[method][metric]))]
+        [score_name(method), score_name(metric), *_run_cells(found, points[method][metric])]
         for method, by_metric in correlations.items()
         for metric, found in by_metric.items()
     ]
-    table = markdown_table(("alignment", "quality", "Pearson's r", "r of changes", "n"), rows)
-    return [table, RUN_NOTE] if any(c for by_metric in correlations.values() for c in by_metric.values()) else [table]
+    header = ("alignment", "quality", "Pearson's r", "r, copying held fixed", "r of changes", "n")
+    table = markdown_table(header, rows)
+    found = any(correlation for by_metric in correlations.values() for correlation in by_metric.values())
+    return [table, RUN_NOTE, COPYING_NOTE] if found else [table]
 
 
-def _run_cells(found: OverRun | None, n: int) -> list[str]:
+def _run_cells(found: OverRun | None, points: Sequence[Point]) -> list[str]:
     if found is None:
-        return [f"none: {plots.why_no_correlation(n)}", "", str(n)]
-    return [f"{found.r:.3f}", _of_changes(found), str(found.n)]
+        return [f"none: {plots.why_no_correlation(len(points))}", "", "", str(len(points))]
+    return [f"{found.r:.3f}", _held_fixed(found, points), _of_changes(found), str(found.n)]
+
+
+def _held_fixed(found: OverRun, points: Sequence[Point]) -> str:
+    if found.r_partial is not None:
+        return f"{found.r_partial:.3f}"
+    if found.n < FEWEST_FOR_PARTIAL:
+        return "none: fewer than four evaluations"
+    return f"none: {'a score follows from copying' if copying_is_known(points) else 'copying was not always measured'}"
 
 
 def _of_changes(found: OverRun) -> str:

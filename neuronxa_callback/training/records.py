@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any, ClassVar, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -15,6 +16,7 @@ from neuronxa_callback.correlation import Correlation, OverRun
 from neuronxa_callback.files import Record
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
+from neuronxa_callback.quality.faithfulness import Faithfulness
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature, SignatureText
 from neuronxa_callback.text.pairs import ParallelPairs
@@ -22,8 +24,20 @@ from neuronxa_callback.vocabulary import Method
 
 NOT_YET = "not scored yet"  # the reason for a missing score that COMET is still working on
 
+# What a warning says if a direction's translations have no `Faithfulness`.
+UNMEASURED = "the copying, the language and the length of translations could not be measured"
+
 # Seven digits hold shares of a few thousand and float32 scores exactly enough, and keep the file small.
 DIGITS = 7
+
+
+class SparseRecord(Record):
+    """A record that is written without the fields that it was not given."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_parts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        absent = type(self).model_fields.keys() - self.model_fields_set
+        return {name: value for name, value in serialise(self).items() if name not in absent}
 
 
 class MetricScore(Record):
@@ -50,13 +64,19 @@ class NoScore(Record):
     missing: str
 
 
-class DirectionQuality(Record):
+class DirectionQuality(SparseRecord):
     """One direction's translations and their scores.
+
+    Lines of early versions have neither `copied` nor `off_target` nor `length`.
 
     Attributes:
         signature: how the translations were made.
         empty: how many translations are empty.
         truncated: how many translations were cut at their length limit.
+        copied: chrF of the translations against their sources, 0 to 100. None if it was not measured.
+        off_target: the share of the long enough translations that are in another language, 0 to 1. None if it was not
+            measured, or if there is none; see `Faithfulness`.
+        length: the characters of all translations over those of all references. None if it was not measured.
         translations: one for each held-out source.
         metrics: the name of a quality metric -> its score, or the reason why there is none.
     """
@@ -64,8 +84,18 @@ class DirectionQuality(Record):
     signature: SignatureText
     empty: int
     truncated: int
+    copied: float | None = None
+    off_target: float | None = None
+    length: float | None = None
     translations: list[str]
     metrics: dict[str, MetricScore | NoScore]
+
+    @property
+    def faithfulness(self) -> Faithfulness | None:
+        """How much is copied, the language and the length. None if it was not measured."""
+        if self.copied is None or self.length is None:
+            return None
+        return Faithfulness(self.copied, self.off_target, self.length)
 
     @property
     def scored(self) -> dict[str, MetricScore]:
@@ -86,11 +116,14 @@ class RunCorrelation(Record):
     Attributes:
         r: Pearson's r of the two scores.
         r_diff: Pearson's r of their changes. None if there is none, and in lines of early versions.
+        r_partial: Pearson's r of the two scores with copying held fixed. None if there is none, and in lines of early
+            versions.
         n: how many evaluations have both scores.
     """
 
     r: float
     r_diff: float | None = None
+    r_partial: float | None = None
     n: int
 
 
@@ -138,7 +171,7 @@ class Verdict(Record):
     reason: str | None
 
 
-class Evaluation(Record):
+class Evaluation(SparseRecord):
     """A line of a run's scores.jsonl.
 
     Attributes:
@@ -176,12 +209,6 @@ class Evaluation(Record):
     over_sentences: dict[str, dict[str, SentenceCorrelation]] = Field(default_factory=dict)
     stopping: Verdict | None = None
 
-    @model_serializer(mode="wrap")
-    def _without_absent_parts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the parts that an evaluation was not given, as every version has done."""
-        absent = type(self).model_fields.keys() - self.model_fields_set
-        return {name: value for name, value in serialise(self).items() if name not in absent}
-
     @classmethod
     def of_report(
         cls,
@@ -213,10 +240,58 @@ class Evaluation(Record):
         per_pair = pair_scores.numbers_of(report.per_pair, DIGITS)
         return evaluation.model_copy(update=of_all | {"per_pair": per_pair})
 
+    def language_pair(self, direction: str) -> str | None:
+        """Return the name of the language pair whose sentences were translated: in its own direction, or back.
+
+        If a run watches two languages as two pairs, one each way round, the fingerprints tell whose sentences these
+        are.
+
+        Args:
+            direction: the name of a direction in `quality`.
+
+        Returns:
+            the name, or None if the evaluation has no scores of such a language pair.
+        """
+        source, _, target = direction.partition("-")
+        same, back = self.languages.get(direction), f"{target}-{source}"
+        if same is not None and same.signature.get("data") == self.quality[direction].signature.get("data"):
+            return direction
+        return back if back in self.languages else None
+
+    @property
+    def translated_pairs(self) -> list[str]:
+        """The language pairs whose sentences were translated; all of them if nothing tells which these are."""
+        found = {self.language_pair(direction) for direction in self.quality}
+        return [name for name in self.languages if name in found] or list(self.languages)
+
+    def alignment_of_translated(self, method: Method) -> float | None:
+        """Return a method's mean over the language pairs whose sentences were translated, None if there is none.
+
+        Where all are translated, it is the score. A language pair that is watched but not translated, such as that of a
+        language that is not trained on, has no part in how alignment and quality go together.
+        """
+        if len(self.translated_pairs) == len(self.languages):
+            return self.score.get(method)
+        scores = [self.languages[name].score.get(method) for name in self.translated_pairs]
+        there = [score for score in scores if score is not None]
+        return fmean(there) if len(there) == len(scores) else None
+
     @property
     def all_scores(self) -> dict[str, float]:
         """Every score of this evaluation, alignment first."""
         return {name: value for part in (self.score, self.quality_score) for name, value in part.items()}
+
+    @property
+    def faithfulness(self) -> dict[str, Faithfulness]:
+        """How much is copied, the language and the length, by direction, without the directions that have none."""
+        found = {name: made.faithfulness for name, made in self.quality.items()}
+        return {name: measured for name, measured in found.items() if measured is not None}
+
+    @property
+    def copied(self) -> float | None:
+        """The mean of `copied` over the directions. None if a direction has none."""
+        found = [direction.copied for direction in self.quality.values() if direction.copied is not None]
+        return fmean(found) if found and len(found) == len(self.quality) else None
 
     @property
     def scored_metrics(self) -> list[str]:
@@ -247,6 +322,15 @@ class Evaluation(Record):
                 "quality": {name: _direction(scores) for name, scores in report.by_direction.items()},
             }
         )
+
+    def with_faithfulness(self, found: Mapping[str, Faithfulness]) -> Evaluation:
+        """Return this evaluation with how much these directions' translations copy, their language and length."""
+        parts = {
+            name: direction.model_copy(update=asdict(found[name]))
+            for name, direction in self.quality.items()
+            if name in found
+        }
+        return self.model_copy(update={"quality": self.quality | parts})
 
     def with_correlations(self, found: Mapping[str, OverRun]) -> Evaluation:
         """Return this evaluation with the correlations over the run up to its step."""
@@ -288,10 +372,12 @@ def pair_counts(evaluations: Collection[Evaluation], method: Method) -> dict[str
 
 def _direction(direction: DirectionScores) -> DirectionQuality:
     made, finished = direction.translations, direction.finished()
+    measured = asdict(direction.faithfulness) if isinstance(direction.faithfulness, Faithfulness) else {}
     return DirectionQuality(
         signature=direction.signature,
         empty=made.empty,
         truncated=made.truncated,
+        **measured,
         translations=list(made.texts),
         metrics={metric: _outcome(finished.get(metric)) for metric in direction.scores},
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.queue import PendingScores
-from neuronxa_callback.training.continuation import Differences, other_choices, scored_again
+from neuronxa_callback.training.continuation import Differences, measured_again, other_choices, scored_again
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import quality_metrics_in
 from neuronxa_callback.training.records import Evaluation
@@ -77,6 +77,8 @@ def find_series(watch: Watch, moment: Moment) -> Series:
     history.rewind(step)
     if not evaluations:
         return Series(history, Schedule())
+    if watch.metrics:
+        evaluations = [_measured(evaluation, history, watch) for evaluation in evaluations]
     pending = [awaiting for evaluation in evaluations if (awaiting := _awaited(evaluation, watch))]
     late = [found for evaluation in evaluations if (found := _late(evaluation, moment))]
     return Series(history, _schedule(step, evaluations, watch), pending, late)
@@ -110,6 +112,14 @@ def _differences(evaluations: Sequence[Evaluation], watch: Watch, moment: Moment
         if evaluation.languages:  # there are none if the evaluation failed
             differ |= other_choices(evaluation, wanted, translated, models)
     return differ
+
+
+def _measured(evaluation: Evaluation, history: History, watch: Watch) -> Evaluation:
+    """Return an evaluation with what an early version did not measure of its translations, and keep it."""
+    measured = measured_again(watch.quality, evaluation)
+    if measured is not evaluation:
+        history.put(measured)
+    return measured
 
 
 def _awaited(evaluation: Evaluation, watch: Watch) -> PendingScores | None:

@@ -25,7 +25,7 @@ from neuronxa_callback.training.metric_names import (
     translation_metrics,
 )
 from neuronxa_callback.training.overhead import Overhead
-from neuronxa_callback.training.records import Evaluation
+from neuronxa_callback.training.records import UNMEASURED, Evaluation
 from neuronxa_callback.training.resume import Series, find_series
 from neuronxa_callback.training.schedule import Schedule, evaluations_before_the_end
 from neuronxa_callback.training.summary import print_stop, summarise
@@ -73,8 +73,9 @@ class Run:
             ValueError: settings, a model or training text that cannot be used. It is raised whatever `on_error` says.
         """
         args = moment.args
-        checks.check_best_metric(args, watch.rule, watch.metrics)
-        checks.check_stopping_metric(args, watch.rule, watch.names(waits=True))
+        names = watch.possible(moment)
+        checks.check_best_metric(args, watch.rule, watch.metrics, names)
+        checks.check_stopping_metric(args, watch.rule, names)
         if moment.is_first_process:
             evaluations = evaluations_before_the_end(args, moment.state, watch.eval_steps)
             checks.warn_of_patience(watch.rule, evaluations)
@@ -148,7 +149,7 @@ class Run:
             too_much = self._overhead.add(step, start, time.perf_counter())
             if too_much and moment.is_first_process:
                 logger.warning("NeuronXA: %s", too_much)
-        self.missing = tuple(name for name in self.watch.names(self.watch.waits(moment)) if name not in metrics)
+        self.missing = tuple(name for name in self.watch.expected(moment) if name not in metrics)
         return metrics
 
     def _score_alignment(self, moment: Moment, decoder: Decoder | None) -> dict[str, float]:
@@ -222,6 +223,8 @@ class Run:
             metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
             self._queue.put(pending)
             metrics |= self._kept(moment, pending, self._queue.take(pending))
+            for error in report.unmeasured:
+                self._faults.no_score(f"{UNMEASURED} at step {state.global_step}: {error}", f"{UNMEASURED}: {error}")
         metrics = moment.first_process_value(metrics)
         moment.log(metrics)
         return metrics
@@ -256,7 +259,7 @@ class Run:
     def stop_again(self, moment: Moment) -> None:
         """End a resumed run that had been stopped before. transformers makes one step of it, which gets no score."""
         self.schedule.scored = moment.state.global_step
-        self.missing = tuple(self.watch.names(self.watch.waits(moment)))
+        self.missing = tuple(self.watch.expected(moment))
         moment.control.should_training_stop = True
         moment.control.should_evaluate = moment.control.should_save = False
         if moment.is_first_process:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from neuronxa_callback.alignment.pair_scores import PairScores
 from neuronxa_callback.correlation import FEWEST_POINTS, Correlation, spearman
-from neuronxa_callback.training.records import DirectionQuality, Evaluation
+from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.vocabulary import ALIGNMENT, Method
 
 
@@ -46,7 +45,7 @@ def over_sentences(evaluation: Evaluation) -> list[OverSentences]:
     return [
         _row(direction, method, metric, aligned, scored.segments)
         for direction, made in evaluation.quality.items()
-        for method, aligned in _aligned(evaluation, direction, made)
+        for method, aligned in _aligned(evaluation, direction)
         for metric, scored in made.scored.items()
         if scored.segments is not None and len(scored.segments) == len(aligned)
     ]
@@ -61,23 +60,11 @@ def correlations_over_sentences(evaluation: Evaluation) -> dict[str, dict[str, C
     return found
 
 
-def _aligned(evaluation: Evaluation, direction: str, made: DirectionQuality) -> Iterator[tuple[Method, list[float]]]:
+def _aligned(evaluation: Evaluation, direction: str) -> Iterator[tuple[Method, list[float]]]:
     """Yield the methods that have a value for each sentence of a direction, with these values."""
-    language_pair = _language_pair(evaluation, direction, made)
-    if language_pair is not None:
-        yield from language_pair.per_pair.items()
-
-
-def _language_pair(evaluation: Evaluation, direction: str, made: DirectionQuality) -> PairScores | None:
-    """Return the language pair whose sentences were translated: in its own direction, or back.
-
-    If a run watches two languages as two pairs, one each way round, the fingerprints tell whose sentences these are.
-    """
-    source, _, target = direction.partition("-")
-    same = evaluation.languages.get(direction)
-    if same is not None and same.signature.get("data") == made.signature.get("data"):
-        return same
-    return evaluation.languages.get(f"{target}-{source}")
+    name = evaluation.language_pair(direction)
+    if name is not None:
+        yield from evaluation.languages[name].per_pair.items()
 
 
 def _row(direction: str, method: Method, metric: str, aligned: list[float], segments: list[float]) -> OverSentences:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+# What the names of the metrics that count faults of the translations begin with.
+FALLING = ("translation_copied", "translation_off_target", "translation_empty", "translation_truncated")
+
 
 @dataclass(frozen=True)
 class StoppingRule:
@@ -18,7 +21,9 @@ class StoppingRule:
         patience: Evaluations over which the metric must rise; training stops if it does not. None sets no limit, and
             then only `floor` can stop the run.
         metric: A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss. None takes the first
-            of the callback's methods. Where the name ends with "loss", the metric must fall and not rise.
+            of the callback's methods. Where the name ends with "loss", the metric must fall and not rise. So it must
+            where the name begins with translation_copied, translation_off_target, translation_empty or
+            translation_truncated.
         min_delta: The line must rise by more than this, from its first evaluation to its last.
         warmup: Evaluations at the beginning that the rule leaves out. The learning rate's warm-up is a reason.
         floor: How far the alignment of a language may fall below its start, by FLORES-200 code. It is a fall of
@@ -66,7 +71,7 @@ class StoppingRule:
     @property
     def is_loss(self) -> bool:
         """Whether the metric is better the lower it is."""
-        return self.key.endswith("loss")
+        return self.key.endswith("loss") or self.key.startswith(FALLING)
 
 
 def _is_count(value: Any) -> bool:

@@ -34,9 +34,10 @@ def summarise(evaluations: Sequence[Evaluation], console: Console | None = None)
     for name, found in last_correlations(evaluations).items():
         method, metric = split_method(name)
         names = f"{score_name(method or '')} and {escape(score_name(metric))}"
-        of_changes = "none" if found.r_diff is None else f"{found.r_diff:.3f}"
+        of_changes, held_fixed = ("none" if r is None else f"{r:.3f}" for r in (found.r_diff, found.r_partial))
         console.print(
-            f"Pearson's r of {names}: {found.r:.3f} over {found.n} evaluations; r of their changes: {of_changes}",
+            f"Pearson's r of {names}: {found.r:.3f} over {found.n} evaluations; r of their changes: {of_changes}; r "
+            f"with copying held fixed: {held_fixed}",
             soft_wrap=True,  # a log may be narrow, and people search it by line
         )
 

@@ -23,15 +23,16 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.training.continuation import other_choices, scored_again
+from neuronxa_callback.training.continuation import measured_again, other_choices, scored_again
 from neuronxa_callback.training.history import History, correlations
 from neuronxa_callback.training.metric_names import (
     correlation_metrics,
+    faithfulness_metrics,
     metrics_of,
     quality_metrics,
     translation_metrics,
 )
-from neuronxa_callback.training.records import Evaluation
+from neuronxa_callback.training.records import UNMEASURED, Evaluation
 from neuronxa_callback.vocabulary import Dtype
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ OPTION_OF = {
     "data": "--pairs",
     "method": "--methods",
     "dtype": "--dtype and --load-in-4bit",
-    "directions": "--direction",
+    "directions": "--direction and --quality-pairs",
     "prompt": "--prompt",
     "comet": "--comet-model",
     "cometkiwi": "--cometkiwi-model",
@@ -237,6 +238,8 @@ class _Scoring:
         todo = [c for c in checkpoints if c.step not in written or _unscored(written[c.step], self.quality)]
         # The base is not checked, because it does not show whether the adapters fit it.
         self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
+        if self.quality.metrics:
+            written = {step: self._measured(evaluation) for step, evaluation in written.items()}
         task = progress.add_task("", total=len(todo))
         for checkpoint in todo:
             progress.update(task, description=checkpoint.name)
@@ -256,6 +259,14 @@ class _Scoring:
             self.evaluator.check(decoder)
             self.quality.check(decoder)
             _check_series(self.history, self.evaluator, self.quality, decoder)
+
+    def _measured(self, evaluation: Evaluation) -> Evaluation:
+        """Return a line with what an early version did not measure of its translations, and keep it."""
+        measured = measured_again(self.quality, evaluation)
+        if measured is not evaluation:
+            self.history.put(measured)
+            self.curves.add(measured.step, faithfulness_metrics(measured.faithfulness))
+        return measured
 
     def _score(self, checkpoint: Checkpoint, written: Evaluation | None) -> None:
         """Score what a checkpoint's line lacks, and write it. COMET's scores come later."""
@@ -293,9 +304,8 @@ class _Scoring:
         evaluation = Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime, self.evaluator.pairs)
         self.history.put(evaluation)
         for name, language in evaluation.languages.items():
-            if (few := language.few_carriers(name)) and name not in self._warned:
-                self._warned.add(name)
-                logger.warning("NeuronXA: %s", few)
+            if few := language.few_carriers(name):
+                self._warn_once(few, name)
         self.curves.add(checkpoint.step, metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)})
 
     def _translate(self, step: int, decoder: Decoder) -> dict[str, tuple[Translations, Signature]]:
@@ -313,6 +323,8 @@ class _Scoring:
         self.queue.put(pending)
         # The translations are written at once, so that a sweep that continues has them.
         self._write_quality(pending, self.queue.take(pending))
+        for error in pending.report.unmeasured:
+            self._warn_once(f"{UNMEASURED} at step {step}: {error}", f"{UNMEASURED}: {error}")
 
     def _write_quality(self, pending: PendingScores, names: Sequence[str]) -> None:
         evaluation = self.history.add_quality(pending.step, pending.report)
@@ -324,9 +336,13 @@ class _Scoring:
         """Warn of metrics that gave no score, once for each reason."""
         for metric in metrics:
             for error in pending.report.errors(metric):
-                if f"{metric}: {error}" not in self._warned:
-                    logger.warning("NeuronXA: no %s at step %d: %s", metric, pending.step, error)
-                self._warned.add(f"{metric}: {error}")
+                self._warn_once(f"no {metric} at step {pending.step}: {error}", f"{metric}: {error}")
+
+    def _warn_once(self, message: str, what: str) -> None:
+        """Warn, unless this sweep has already warned about the same thing."""
+        if what not in self._warned:
+            logger.warning("NeuronXA: %s", message)
+        self._warned.add(what)
 
 
 class Curves:

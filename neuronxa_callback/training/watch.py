@@ -8,7 +8,13 @@ from typing import Any
 
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.quality.evaluator import QualityEvaluator
-from neuronxa_callback.training.metric_names import expected_names, metric_read
+from neuronxa_callback.training.metric_names import (
+    OF_TRANSLATIONS,
+    expected_names,
+    metric_read,
+    translation_names,
+    uncertain_names,
+)
 from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.vocabulary import split_method
@@ -52,7 +58,33 @@ class Watch:
         read = {metric_read(moment.args), split_method(self.rule.key)[0] or self.rule.key.split("_")[0]}
         return self.wait or not moment.is_training or not read.isdisjoint(self.slow)
 
-    def names(self, waits: bool) -> list[str]:
-        """Return the metrics that an evaluation should give by its end. It gives COMET's only if it waits for them."""
+    def expected(self, moment: Moment) -> list[str]:
+        """Return the metrics that an evaluation should give by its end.
+
+        It gives COMET's only if it waits for them. A metric that an evaluation may rightly lack counts only if the
+        Trainer chooses its best model by it, because without a value the Trainer would end the run.
+        """
+        best = _best_metric(moment)
+        return self._certain(self.waits(moment)) + [name for name in self._uncertain(best) if name == f"eval_{best}"]
+
+    def possible(self, moment: Moment) -> list[str]:
+        """Return the metrics that an evaluation may give, with those of COMET."""
+        return self._certain(waits=True) + self._uncertain(_best_metric(moment), self.rule.key)
+
+    def _certain(self, waits: bool) -> list[str]:
         metrics = [name for name in self.metrics if waits or name not in self.slow]
-        return expected_names(self.evaluator, self.quality, metrics)
+        names = expected_names(self.evaluator, self.quality, metrics)
+        return [*names, *translation_names(self.quality)] if self.metrics else names
+
+    def _uncertain(self, *asked: str) -> list[str]:
+        """Return the metrics that an evaluation may rightly lack.
+
+        There are none unless one of the asked names is of their kind, so that py3langid is not loaded for nothing.
+        """
+        wanted = any(name.startswith(OF_TRANSLATIONS) for name in asked)
+        return uncertain_names(self.quality) if self.metrics and wanted else []
+
+
+def _best_metric(moment: Moment) -> str:
+    """Return the metric by which the Trainer chooses its best model, without "eval_"."""
+    return (moment.args.metric_for_best_model or "").removeprefix("eval_")

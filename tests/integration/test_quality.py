@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTTrainer
 
-from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
+from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality, StoppingRule
 from neuronxa_callback.correlation import over_run, spearman
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityError
 from neuronxa_callback.quality.evaluator import QualityReport
+from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL
 from neuronxa_callback.quality.translation import translate
+from neuronxa_callback.training.page import write
 from tests.support import Interrupt, make_tokenizer, score_lines, scored_steps, sft, tiny_llama
 
 pytestmark = pytest.mark.trainer
@@ -96,6 +99,19 @@ class TestA4bitRun:
         for key in ("eval_translation_empty", "eval_translation_truncated", "eval_translation_runtime"):
             assert list(entries(run, key)) == [0, 2, 4, 6]
 
+    def test_how_much_is_copied_and_the_length_are_logged_once_at_every_evaluation(self, run: SFTTrainer) -> None:
+        records = score_lines(run.args.output_dir)
+        for name in ("copied", "length", "off_target"):
+            kept = {record["step"]: record["quality"]["eng_Latn-fra_Latn"][name] for record in records}
+            there = {step: value for step, value in kept.items() if value is not None}
+            for suffix in ("", "_eng_Latn-fra_Latn"):
+                assert entries(run, f"eval_translation_{name}{suffix}") == there
+            assert list(there) == [0, 2, 4, 6] or name == "off_target"
+        made = records[-1]["quality"]["eng_Latn-fra_Latn"]
+        assert Faithfulness(made["copied"], made["off_target"], made["length"]) == faithfulness(
+            FRENCH, made["translations"]
+        )
+
     def test_comet_came_while_training_went_on(self, run: SFTTrainer) -> None:
         steps = [entry["step"] for entry in run.state.log_history]
         assert steps != sorted(steps)  # logged later than what followed, with the step that it belongs to
@@ -130,20 +146,23 @@ class TestA4bitRun:
     def test_r_from_three_evaluations_on(self, run: SFTTrainer) -> None:
         records = score_lines(run.args.output_dir)
         nasca = [record["score"]["nasca"] for record in records]
+        copied = [record["quality"]["eng_Latn-fra_Latn"]["copied"] for record in records]
         for name in ("comet", "cometkiwi", "chrf"):
             scores = [record["quality_score"][name] for record in records]
             logged = entries(run, f"eval_pearson_nasca_{name}")
             assert logged
             for n in (3, 4):
-                expected = over_run(nasca[:n], scores[:n])
+                expected = over_run(nasca[:n], scores[:n], copied[:n])
                 if expected is None:  # nothing varied
                     assert 2 * n - 2 not in logged
                     continue
                 assert logged[2 * n - 2] == expected.r
                 kept = records[n - 1]["pearson"][f"nasca_{name}"]
-                assert kept == {"r": expected.r, "r_diff": expected.r_diff, "n": n}
+                assert kept == asdict(expected)
                 of_changes = entries(run, f"eval_pearson_diff_nasca_{name}")
                 assert of_changes.get(2 * n - 2) == expected.r_diff
+                held_fixed = entries(run, f"eval_pearson_partial_nasca_{name}")
+                assert held_fixed.get(2 * n - 2) == expected.r_partial
             assert set(logged) <= {4, 6}
 
     def test_rho_over_the_sentences_of_each_evaluation(self, run: SFTTrainer) -> None:
@@ -218,12 +237,38 @@ class TestWaiting:
     def test_a_best_metric_that_will_not_be_logged_is_refused_before_training(self, tmp_path: Path) -> None:
         refused: list[tuple[str, Any]] = [("eval_comet", "auto"), ("chrf", "bleu"), ("eval_pearson_nasca_chrf", "chrf")]
         refused.append(("over_sentences_nasca_chrf_eng_Latn-fra_Latn", "chrf"))
+        refused.append(("pearson_partial_nasca_chrf", "chrf"))
+        refused.append(("eval_translation_copied", ()))
+        refused.append(("translation_off_target_eng_Latn-isl_Latn", "chrf"))
         for metric, quality in refused:
             settings = {"metric_for_best_model": metric, "load_best_model_at_end": True} | EVALUATING
             trainer = sft(tmp_path, [NeuronXACallback(FRENCH, quality=quality)], **settings)
             with pytest.raises(ValueError, match=f"metric_for_best_model='{metric}'"):
                 trainer.train()
             assert trainer.state.global_step == 0
+
+    @pytest.mark.parametrize("metric", ["translation_off_target", "eval_translation_copied_eng_Latn-fra_Latn"])
+    def test_the_best_model_can_be_the_one_that_copies_least(
+        self, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At one step the value is absent, which ends no run."""
+        measured = iter([Faithfulness(9.0, 0.9, 1.0), Faithfulness(7.0, 0.7, 1.0), ONE_LACKS, ONE_LACKS])
+        monkeypatch.setattr("neuronxa_callback.quality.evaluator.faithfulness", lambda *_: next(measured))
+        settings = {"metric_for_best_model": metric, "greater_is_better": False, "load_best_model_at_end": True}
+        trainer = sft(tmp_path, [NeuronXACallback(FRENCH, quality="chrf")], **settings, **EVALUATING)
+        trainer.train()
+        assert trainer.state.global_step == 6
+        assert trainer.state.best_global_step == (2 if "off_target" in metric else 4)
+
+    def test_a_share_that_is_rightly_absent_is_not_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("neuronxa_callback.quality.evaluator.faithfulness", lambda *_: ONE_LACKS)
+        callback = NeuronXACallback(FRENCH, quality="chrf")
+        metrics = sft(tmp_path, [callback]).evaluate()
+        assert callback.missing == ()
+        assert metrics["eval_translation_copied_eng_Latn-fra_Latn"] == metrics["eval_translation_copied"] == 1.0
+        assert not [name for name in metrics if "off_target" in name]
 
     def test_an_evaluation_outside_training_waits_and_leaves_nothing(
         self, comet_models: Path, with_comet: None, tmp_path: Path
@@ -241,6 +286,9 @@ class TestWaiting:
         trainer.train()
         assert trainer.state.global_step == 6
         assert scored_steps(trainer) == [0, 2, 4, 6]
+
+
+ONE_LACKS = Faithfulness(1.0, None, 1.0)
 
 
 class Reader(TrainerCallback):
@@ -357,6 +405,24 @@ class TestFaults:
             trainer.train()
         assert trainer.state.global_step == 0
 
+    def test_a_failure_to_measure_the_translations_leaves_their_scores(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("neuronxa_callback.quality.evaluator.faithfulness", lambda *_: 1 / 0)
+        callback = NeuronXACallback(FRENCH, eval_steps=3, quality="chrf")
+        with caplog.at_level(logging.WARNING, "neuronxa_callback"):
+            trainer = sft(tmp_path, [callback])
+            trainer.train()
+        assert list(entries(trainer, "eval_chrf")) == list(entries(trainer, "eval_translation_empty")) == [0, 3, 6]
+        assert not entries(trainer, "eval_translation_copied")
+        assert set(callback.missing) == {
+            f"eval_translation_{name}{suffix}" for name in ("copied", "length") for suffix in ("", f"_{FRENCH.name}")
+        }
+        assert caplog.text.count("could not be measured at step 0: ZeroDivisionError: division by zero") == 1
+        callback = NeuronXACallback(FRENCH, quality="chrf", on_error="raise")
+        with pytest.raises(QualityError, match="could not be measured at step 0"):
+            sft(tmp_path / "raised", [callback]).train()
+
     def test_an_alignment_that_fails_leaves_quality_a_line_of_its_own(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -457,6 +523,43 @@ def test_a_metric_of_ones_own_and_several_languages(tmp_path: Path) -> None:
     assert entries(trainer, "eval_pearson_mexa_letters")
 
 
+def test_a_control_is_watched_and_not_translated(tmp_path: Path) -> None:
+    callback = NeuronXACallback(
+        [FRENCH, ICELANDIC], eval_steps=2, quality=Quality([Letters()], "both", pairs=FRENCH.name), on_error="raise"
+    )
+    trainer = sft(tmp_path, [callback], learning_rate=0.1)
+    trainer.train()
+    back = "fra_Latn-eng_Latn"
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {f"eval_nasca_{ICELANDIC.name}", f"eval_nasca_{FRENCH.name}", f"eval_letters_{back}"} <= logged
+    of_control = {name for name in logged if name.endswith((ICELANDIC.name, "isl_Latn-eng_Latn"))}
+    assert of_control == {f"eval_{method}_{ICELANDIC.name}" for method in ("nasca", "nasca_rank")}
+    assert callback.missing == ()
+    records = score_lines(tmp_path)
+    assert all(record["languages"].keys() == {FRENCH.name, ICELANDIC.name} for record in records)
+    assert all(record["quality"].keys() == {FRENCH.name, back} for record in records)
+    french = [record["languages"][FRENCH.name]["score"]["nasca_rank"] for record in records]
+    letters = [record["quality_score"]["letters"] for record in records]
+    expected = over_run(french, letters)
+    assert expected is not None
+    assert entries(trainer, "eval_pearson_nasca_rank_letters")[6] == expected.r
+    assert {name for record in records for name in record["over_sentences"]} <= {FRENCH.name, back}
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert f"| NASCA rank | letters | {expected.r:.3f} |" in page
+    assert f"| {ICELANDIC.name} | 10 |" not in page
+
+
+def test_a_score_of_a_direction_that_is_not_translated_is_refused(tmp_path: Path) -> None:
+    quality = Quality("chrf", pairs=FRENCH.name)
+    settings = {"metric_for_best_model": f"chrf_{ICELANDIC.name}", "load_best_model_at_end": True} | EVALUATING
+    said = f"will not be logged; choose from chrf, chrf_{FRENCH.name}"
+    with pytest.raises(ValueError, match=f"metric_for_best_model='chrf_{ICELANDIC.name}' {said}"):
+        sft(tmp_path, [NeuronXACallback([FRENCH, ICELANDIC], quality=quality)], **settings).train()
+    rule = StoppingRule(2, f"chrf_{ICELANDIC.name}")
+    with pytest.raises(ValueError, match=f"the stopping rule's metric='chrf_{ICELANDIC.name}' {said}"):
+        sft(tmp_path, [NeuronXACallback([FRENCH, ICELANDIC], quality=quality, stopping=rule)], **EVALUATING).train()
+
+
 def test_the_summary_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = sft(tmp_path, [NeuronXACallback(FRENCH, eval_steps=2, quality=Letters())])
     trainer.train()
@@ -464,6 +567,7 @@ def test_the_summary_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "Alignment and translation quality" in output
     r = entries(trainer, "eval_pearson_nasca_letters")[6]
     assert f"{r:.3f} over 4 evaluations; r of their changes: " in output
+    assert "; r with copying held fixed: " in output
 
 
 DEFAULT_RUN = """

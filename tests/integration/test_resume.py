@@ -21,6 +21,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
+from neuronxa_callback.correlation import over_run
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.records import NOT_YET, Evaluation
@@ -228,6 +229,21 @@ def test_other_choices_begin_a_new_series(
     assert len({record["languages"].keys().__str__() for record in score_lines(tmp_path)}) == 1
 
 
+def test_other_translated_pairs_begin_a_new_series_and_the_same_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(names: Any, last: int, resume: bool) -> None:
+        callback = NeuronXACallback(PAIRS, eval_steps=2, quality=Quality("chrf", pairs=names))
+        sft(tmp_path, [callback, StopAt(last)], **SAVING).train(resume_from_checkpoint=resume)
+
+    run(PAIRS[1].name, 2, resume=False)
+    run([PAIRS[1].name], 4, resume=True)
+    assert lines(tmp_path) == [0, 2, 4]
+    run(None, 6, resume=True)
+    assert f"directions {PAIRS[1].name} before, {PAIRS[0].name} {PAIRS[1].name} now" in caplog.text
+    assert lines(tmp_path) == [4, 6]
+
+
 def test_another_comet_model_begins_a_new_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its scores are another model's, though alignment and translations are made as before."""
     sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf"), StopAt(4)], **SAVING).train()
@@ -265,6 +281,29 @@ def test_scores_that_had_not_come_when_the_run_ended_come_now(tmp_path: Path) ->
     assert without_times(score_lines(tmp_path))[:3] == without_times(before)
     late = [entry for entry in trainer.state.log_history if entry["step"] == 2 and "eval_chrf" in entry]
     assert [entry["eval_chrf"] for entry in late] == [before[1]["quality_score"]["chrf"]] * 2
+
+
+def test_what_an_early_version_did_not_measure_comes_from_the_translations_on_the_line(tmp_path: Path) -> None:
+    def callback() -> NeuronXACallback:
+        return NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf")
+
+    sft(tmp_path, [callback(), StopAt(4)], **SAVING).train()
+    before = score_lines(tmp_path)
+    for record in before:
+        kept = {
+            name: {key: value for key, value in made.items() if key not in ("copied", "off_target", "length")}
+            for name, made in record["quality"].items()
+        }
+        change_line(tmp_path, record["step"], quality=kept)
+    assert score_lines(tmp_path)[0]["quality"] != before[0]["quality"]
+    sft(tmp_path, [callback()], **SAVING).train(resume_from_checkpoint=True)
+    after = score_lines(tmp_path)
+    assert [record["step"] for record in after] == [0, 2, 4, 6]
+    assert [record["quality"] for record in after[:3]] == [record["quality"] for record in before]
+    copied = [record["quality"][ICELANDIC.name]["copied"] for record in after]
+    nasca, chrf = [record["score"]["nasca"] for record in after], [record["quality_score"]["chrf"] for record in after]
+    expected = over_run(nasca, chrf, copied)
+    assert expected is None or after[-1]["pearson"]["nasca_chrf"]["r_partial"] == expected.r_partial
 
 
 def test_scores_that_came_after_the_checkpoint_are_logged_once(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, StoppingRule
+from neuronxa_callback.quality.faithfulness import Faithfulness
 from neuronxa_callback.training.history import History
 from tests.support import make_tokenizer, score_lines, sft, tiny_llama
 
@@ -109,6 +110,37 @@ def test_a_quality_metric_stops_a_run(tmp_path: Path) -> None:
     trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
     trainer.train()
     assert trainer.state.global_step == 4
+
+
+@pytest.mark.parametrize("metric", ["translation_copied", "eval_translation_off_target_eng_Latn-isl_Latn"])
+def test_a_run_stops_where_copying_or_another_language_does_not_fall(
+    metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model stands still, so the value is the same at every evaluation."""
+    monkeypatch.setattr("neuronxa_callback.quality.evaluator.faithfulness", lambda *_: Faithfulness(20.0, 0.5, 1.0))
+    callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf", stopping=StoppingRule(2, metric))
+    trainer = sft(tmp_path, [callback], max_steps=20, learning_rate=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    reason = f"{metric.removeprefix('eval_')} {UNMOVED.format(2)}".replace("rise", "fall")
+    assert score_lines(tmp_path)[-1]["stopping"]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "quality", "said"),
+    [
+        ("translation_copied", (), "nothing is translated"),
+        ("translation_copied_eng_Latn-fra_Latn", "chrf", "translation_copied_eng_Latn-isl_Latn"),
+    ],
+)
+def test_a_metric_of_translations_that_will_not_be_logged_is_refused(
+    metric: str, quality: Any, said: str, tmp_path: Path
+) -> None:
+    callback = NeuronXACallback(ICELANDIC, quality=quality, stopping=StoppingRule(2, metric))
+    trainer = sft(tmp_path, [callback], **EVALUATING)
+    with pytest.raises(ValueError, match=f"the stopping rule's metric='{metric}' will not be logged.*{said}"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 class Forgetting(TrainerCallback):

@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 from transformers import PreTrainedTokenizerFast
 
-from neuronxa_callback import ParallelPairs
+from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import evaluator as quality
 from neuronxa_callback.quality.comet import environment as comet_environment
@@ -133,6 +133,33 @@ def test_directions(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     assert list(QualityEvaluator("chrf", [PAIRS], "target->source").jobs) == [back]
     signature = translated[back][1]
     assert str(signature).startswith(f"pair:{back}|n:6|data:{evaluator.jobs[back].fingerprint}|prompt:plain-")
+
+
+class TestSomeOfTheWatchedPairs:
+    @pytest.mark.parametrize(
+        ("pairs", "direction", "jobs"),
+        [
+            (None, "source->target", [PAIRS.name, FRENCH.name]),
+            (FRENCH.name, "source->target", [FRENCH.name]),
+            ([FRENCH.name], "both", [FRENCH.name, "fra_Latn-eng_Latn"]),
+            ((FRENCH.name, PAIRS.name), "target->source", ["isl_Latn-eng_Latn", "fra_Latn-eng_Latn"]),
+        ],
+    )
+    def test_they_alone_have_directions(self, pairs: Any, direction: Any, jobs: list[str]) -> None:
+        settings = Quality("chrf", direction, pairs=pairs)
+        assert list(QualityEvaluator.of_settings(settings, [PAIRS, FRENCH]).jobs) == jobs
+
+    @pytest.mark.parametrize(
+        ("pairs", "message"),
+        [
+            ("eng_Latn-fra_Latm", "'eng_Latn-fra_Latm', which is not watched; choose from eng_Latn-fra_Latn, eng_Latn"),
+            ([PAIRS.name, "isl_Latn"], "'isl_Latn', which is not watched; choose from eng_Latn-isl_Latn, eng_Latn-fra"),
+            ((), "has nothing translated"),
+        ],
+    )
+    def test_a_name_that_is_not_watched_is_refused_with_the_nearest_first(self, pairs: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            NeuronXACallback([PAIRS, FRENCH], quality=Quality("chrf", pairs=pairs))
 
 
 def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:

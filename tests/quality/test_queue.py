@@ -20,7 +20,7 @@ SCORE = QualityScore(0.5, None, Signature.of(metric="x"))
 def pending(step: int, *metrics: str) -> tuple[PendingScores, dict[str, Future[QualityScore]]]:
     """An evaluation, and the futures of its metrics."""
     futures: dict[str, Future[QualityScore]] = {metric: Future() for metric in metrics}
-    scores = DirectionScores(Translations(("ja",), 0, 0), Signature.of(prompt="plain"), futures)
+    scores = DirectionScores(Translations(("ja",), 0, 0), Signature.of(prompt="plain"), QualityError("gone"), futures)
     return PendingScores(step, None, QualityReport({"eng_Latn-isl_Latn": scores})), futures
 
 

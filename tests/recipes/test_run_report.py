@@ -120,7 +120,7 @@ def test_the_card_says_what_scores_jsonl_says(run_dir: Path) -> None:
         scores = [record["quality_score"][metric] for record in records]
         of_changes = stats.pearsonr(np.diff(alignment), np.diff(scores)).statistic
         r = stats.pearsonr(alignment, scores).statistic
-        assert row == [method_name, metric_name, f"{r:.3f}", f"{of_changes:.3f}", "4"]
+        assert [*row[:3], *row[4:]] == [method_name, metric_name, f"{r:.3f}", f"{of_changes:.3f}", "4"]
     of_sentences = rows(card.text, "Alignment and quality of the sentences at step 15")
     assert [(row[0], row[1], row[2], row[-1]) for row in of_sentences] == [
         ("eng_Latn-isl_Latn", method, metric, "8") for method in ("NASCA", "NASCA rank") for metric in ("COMET", "chrF")

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import tempfile
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from neuronxa_callback.correlation import over_run
 from neuronxa_callback.files import FORMAT, OtherRecordError
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
+from neuronxa_callback.quality.faithfulness import Faithfulness
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.training.history import History, correlations
@@ -144,8 +147,14 @@ def test_beginning_anew_overwrites_nothing(tmp_path: Path) -> None:
     assert '"newer"' in texts["scores.4.jsonl"]
 
 
-def quality_report(score: float | None, directions: tuple[str, ...] = ("eng_Latn-isl_Latn",)) -> QualityReport:
-    """Two translations in each direction, with COMET done (or not yet, at None) and CometKiwi failed."""
+def quality_report(
+    score: float | None, directions: tuple[str, ...] = ("eng_Latn-isl_Latn",), copied: float | None = 7.5
+) -> QualityReport:
+    """Two translations in each direction, with COMET done (or not yet, at None) and CometKiwi failed.
+
+    With None the copying was not measured.
+    """
+    measured = QualityError("gone") if copied is None else Faithfulness(copied, None, 0.25)
     by_direction = {}
     for name in directions:
         comet: Future[QualityScore] = Future()
@@ -154,7 +163,8 @@ def quality_report(score: float | None, directions: tuple[str, ...] = ("eng_Latn
         kiwi: Future[QualityScore] = Future()
         kiwi.set_exception(QualityError("gone"))
         made = Translations(("ja", ""), empty=1, truncated=0)
-        by_direction[name] = DirectionScores(made, Signature.of(prompt="plain"), {"comet": comet, "cometkiwi": kiwi})
+        scores = {"comet": comet, "cometkiwi": kiwi}
+        by_direction[name] = DirectionScores(made, Signature.of(prompt="plain"), measured, scores)
     return QualityReport(by_direction)
 
 
@@ -174,6 +184,9 @@ class TestQuality:
             "signature": "prompt:plain",
             "empty": 1,
             "truncated": 0,
+            "copied": 7.5,
+            "off_target": None,
+            "length": 0.25,
             "translations": ["ja", ""],
             "metrics": {
                 "comet": {"score": 0.5, "segments": [0.5, 0.5], "signature": "model:x"},
@@ -224,16 +237,20 @@ class TestQuality:
 
     def test_correlations_from_three_evaluations_on_up_to_the_step(self, tmp_path: Path) -> None:
         history = History(tmp_path)
-        nasca, comet = [0.1, 0.2, 0.4, 0.3], [0.5, 0.7, 0.6, 0.9]
+        nasca, comet, copied = [0.1, 0.2, 0.4, 0.3], [0.5, 0.7, 0.6, 0.9], [30.0, 10.0, 20.0, 25.0]
         for step, score in enumerate(nasca):
             history.put(line(step, score={"nasca": score}))
-        found = [history.add_quality(step, quality_report(score)) for step, score in enumerate(comet)]
+        found = [
+            history.add_quality(step, quality_report(comet[step], copied=copied[step])) for step in range(len(comet))
+        ]
         assert found[0].pearson == found[1].pearson == {}
         for step in (2, 3):
-            expected = over_run(nasca[: step + 1], comet[: step + 1])
+            expected = over_run(nasca[: step + 1], comet[: step + 1], copied[: step + 1])
             assert expected is not None
             kept = raw_lines(history.path)[step]["pearson"]["nasca_comet"]
-            assert kept == {"r": expected.r, "r_diff": expected.r_diff, "n": step + 1}
+            assert kept == asdict(expected)
+            assert expected.n == step + 1
+            assert (expected.r_partial is None) == (step == 2)
             assert found[step] == history.at(step)
         assert kept["r_diff"] is not None
 
@@ -245,6 +262,68 @@ class TestQuality:
         evaluations.append(line(5, score={"nasca": 0.9}))
         expected = over_run([0, 0.1, 0.3, 0.4], [0, 1, 9, 16])
         assert correlations(evaluations) == {"nasca_chrf": expected}
+
+    def test_copying_is_held_fixed_where_every_evaluation_has_it(self) -> None:
+        def at(step: int, **copied: float | None) -> Evaluation:
+            made = {"signature": "n:1", "empty": 0, "truncated": 0, "translations": ["ja"], "metrics": {}}
+            quality = {name: made | {"copied": value, "length": 1.0} for name, value in copied.items()}
+            return line(step, score={"nasca": step**2 / 10}, quality_score={"chrf": float(step % 3)}, quality=quality)
+
+        copied = [[3.0, 5.0], [9.0, 1.0], [2.0, 2.0], [8.0, 9.0], [1.0, 7.0]]
+        evaluations = [at(step, there=there, back=back) for step, (there, back) in enumerate(copied)]
+        nasca, chrf = [0, 0.1, 0.4, 0.9, 1.6], [0, 1, 2, 0, 1]
+        expected = over_run(nasca, chrf, [4.0, 5.0, 2.0, 8.5, 4.0])
+        assert expected is not None
+        assert expected.r_partial is not None
+        assert correlations(evaluations) == {"nasca_chrf": expected}
+        one_less = [*evaluations[:4], at(4, there=1.0, back=None)]
+        assert correlations(one_less) == {"nasca_chrf": over_run(nasca, chrf)}
+
+    def test_alignment_is_that_of_the_language_pairs_that_are_translated(self) -> None:
+        """The control falls while the translated languages rise."""
+        isl, fra, deu = (f"eng_Latn-{code}_Latn" for code in ("isl", "fra", "deu"))
+        chrf = [1.0, 3.0, 2.0, 5.0, 9.0]
+        scores = {isl: [0.1, 0.2, 0.4, 0.3, 0.5], fra: [0.0, 0.3, 0.1, 0.2, 0.9], deu: [0.9, 0.7, 0.8, 0.5, 0.1]}
+
+        def over(directions: dict[str, str]) -> Any:
+            """The correlation where these directions are translated, each with the fingerprint of its sentences."""
+            made = {"empty": 0, "truncated": 0, "translations": ["ja"], "metrics": {}}
+            evaluations = [
+                line(
+                    step,
+                    score={"nasca": mean(isl, fra, deu)[step]},
+                    languages={
+                        name: {"signature": f"data:{name}", "score": {"nasca": nasca[step]}}
+                        for name, nasca in scores.items()
+                    },
+                    quality={name: made | {"signature": f"data:{data}"} for name, data in directions.items()},
+                    quality_score={"chrf": chrf[step]},
+                )
+                for step in range(5)
+            ]
+            return correlations(evaluations)["nasca_chrf"]
+
+        def mean(*names: str) -> list[float]:
+            return [fmean(nasca) for nasca in zip(*(scores[name] for name in names), strict=True)]
+
+        back = {"isl_Latn-eng_Latn": "another"}  # Icelandic is translated back alone
+        assert over(back) == over_run(scores[isl], chrf)
+        assert over(back | {fra: fra}) == over_run(mean(isl, fra), chrf)
+        assert over(back | {fra: fra, deu: deu}) == over_run(mean(isl, fra, deu), chrf)
+        assert over({}) == over_run(mean(isl, fra, deu), chrf)  # nothing tells which were translated
+
+    def test_what_was_not_measured_is_left_out_and_comes_when_it_is(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.put(line(0, score={"nasca": 0.1}))
+        old = history.add_quality(0, quality_report(0.5, copied=None))
+        made = raw_lines(history.path)[0]["quality"]["eng_Latn-isl_Latn"]
+        assert not {"copied", "off_target", "length"} & made.keys()
+        assert (old.copied, old.faithfulness) == (None, {})
+        history.put(old.with_faithfulness({"eng_Latn-isl_Latn": Faithfulness(3.5, 0.25, 1.5)}))
+        made = raw_lines(history.path)[0]["quality"]["eng_Latn-isl_Latn"]
+        assert (made["copied"], made["off_target"], made["length"]) == (3.5, 0.25, 1.5)
+        assert made["translations"] == ["ja", ""]
+        assert History(tmp_path).read() == history.evaluations
 
 
 class TestTheMemoryCounts:

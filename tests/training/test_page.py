@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from typer.testing import CliRunner, Result
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.surface import ngram_alignment
 from neuronxa_callback.cli import app
-from neuronxa_callback.correlation import spearman
+from neuronxa_callback.correlation import over_run, spearman
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.signature import Signature
@@ -144,19 +145,35 @@ def test_correlations_over_the_run_are_scipys_and_have_no_p_value(recorded: Path
     page = report.write(recorded).read_text()
     nasca = [record["score"]["nasca"] for record in records]
     chrf = [record["quality_score"]["chrf"] for record in records]
+    copied = [fmean(made["copied"] for made in record["quality"].values()) for record in records]
+    found = over_run(nasca, chrf, copied)
+    assert found is not None
     r, of_changes = stats.pearsonr(nasca, chrf).statistic, stats.pearsonr(np.diff(nasca), np.diff(chrf)).statistic
     title = "Translation quality against alignment"
     assert rows(page, title) == [
-        ["NASCA", "chrF", f"{r:.3f}", f"{of_changes:.3f}", "4"],
-        ["NASCA", "judge_1", "none: fewer than three evaluations", "", "2"],
+        ["NASCA", "chrF", f"{r:.3f}", f"{found.r_partial:.3f}", f"{of_changes:.3f}", "4"],
+        ["NASCA", "judge_1", "none: fewer than three evaluations", "", "", "2"],
     ]
-    assert "| alignment | quality | Pearson's r | r of changes | n |" in section(page, title)
+    header = "| alignment | quality | Pearson's r | r, copying held fixed | r of changes | n |"
+    assert header in section(page, title)
+    assert "Copying is chrF of the translations against their sources." in section(page, title)
     assert "no independent points, so r has neither a p-value nor an interval" in section(page, title)
 
 
 def test_changes_need_four_evaluations(records: Records, tmp_path: Path) -> None:
     found = rows(written(tmp_path, records[:3]), "Translation quality against alignment")
-    assert found[0][3:] == ["none: fewer than three changes", "3"]
+    assert found[0][3:] == ["none: fewer than four evaluations", "none: fewer than three changes", "3"]
+
+
+def test_why_copying_is_not_held_fixed(records: Records, tmp_path: Path) -> None:
+    title = "Translation quality against alignment"
+    old, follows = copy.deepcopy(records), copy.deepcopy(records)
+    del old[1]["quality"]["eng_Latn-fra_Latn"]["copied"]
+    for record in follows:
+        for direction in record["quality"].values():
+            direction["copied"] = 2 * record["quality_score"]["chrf"]
+    assert rows(written(tmp_path / "old", old), title)[0][3] == "none: copying was not always measured"
+    assert rows(written(tmp_path / "follows", follows), title)[0][3] == "none: a score follows from copying"
 
 
 SENTENCES = "Alignment and quality of the sentences at step 15"
@@ -278,10 +295,26 @@ def test_empty_and_truncated_translations_are_those_of_the_last_evaluation(recor
     for number, record in enumerate(counted):
         for direction in record["quality"].values():
             direction |= {"empty": number, "truncated": number + 4}
+            direction |= {"copied": number + 0.25, "off_target": number / 8, "length": number / 4}
     page = written(tmp_path, counted)
     assert rows(page, "Translations at step 15") == [
-        ["eng_Latn-isl_Latn", "8", "3", "7"],
-        ["eng_Latn-fra_Latn", "6", "3", "7"],
+        ["eng_Latn-isl_Latn", "8", "3", "7", "3.2", "0.375", "0.75"],
+        ["eng_Latn-fra_Latn", "6", "3", "7", "3.2", "0.375", "0.75"],
+    ]
+    assert "Off target is the share of the translations" in section(page, "Translations at step 15")
+
+
+def test_a_direction_without_a_share_in_another_language_says_why(records: Records, tmp_path: Path) -> None:
+    lacking = copy.deepcopy(records)
+    made = lacking[-1]["quality"]["eng_Latn-isl_Latn"] | {"copied": 3.25, "off_target": None, "length": 1.0}
+    old = {key: value for key, value in made.items() if key not in ("copied", "off_target", "length")}
+    names = ("eng_Latn-isl_Latn", "eng_Latn-kas_Deva", "eng_Latn-<b>")
+    lacking[-1]["quality"] = dict.fromkeys(names, made) | {"eng_Latn-fra_Latn": old}
+    assert [row[4:] for row in rows(written(tmp_path, lacking), "Translations at step 15")] == [
+        ["3.2", "– (every translation is too short)", "1.00"],
+        ["3.2", "– (py3langid does not know the language)", "1.00"],
+        ["3.2", "– (py3langid does not know the language)", "1.00"],
+        ["– (not measured)", "", ""],
     ]
 
 
@@ -333,6 +366,7 @@ def test_one_evaluation_is_enough(records: Records, tmp_path: Path) -> None:
     assert len(images(page)) == 6
     assert rows(page, "Translation quality against alignment")[0][2:] == [
         "none: fewer than three evaluations",
+        "",
         "",
         "1",
     ]

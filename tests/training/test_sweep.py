@@ -374,6 +374,30 @@ class TestGoingOn:
             assert entry["translations"] == old["translations"]
         assert made[-1]["pearson"]["nasca_chrf"] == unbroken[-1]["pearson"]["nasca_chrf"]
 
+    def test_what_an_early_version_did_not_measure_comes_from_the_translations_on_the_line(
+        self, adapters: Path, unbroken: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.run(adapters)
+        for record in score_lines(adapters):
+            for made in record["quality"].values():
+                for name in ("copied", "off_target", "length"):
+                    del made[name]
+            change_line(adapters, record["step"], quality=record["quality"])
+        assert "copied" not in (adapters / "neuronxa" / "scores.jsonl").read_text()
+        translated = InterruptedAt(monkeypatch, QualityEvaluator, "translate", call=1)
+        assert without_runtime(self.run(adapters)) == without_runtime(unbroken)
+        assert translated.calls == 0
+
+    def test_a_failure_to_measure_costs_no_score_and_is_told_once(
+        self, adapters: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("neuronxa_callback.quality.evaluator.faithfulness", lambda *_: 1 / 0)
+        made = self.run(adapters)
+        assert all(record["quality_score"].keys() == {"chrf"} for record in made)
+        assert all("copied" not in record["quality"]["eng_Latn-isl_Latn"] for record in made)
+        said = "the copying, the language and the length of translations could not be measured at step 0: ZeroDivision"
+        assert caplog.text.count("could not be measured") == caplog.text.count(said) == 1
+
     def test_what_was_not_scored_yet_is_scored(self, adapters: Path, unbroken: list[dict[str, Any]]) -> None:
         self.run(adapters)
         entry = score_lines(adapters)[1]["quality"]
@@ -559,6 +583,12 @@ def found_over_sentences(made: list[dict[str, Any]]) -> set[str]:
     return {name.removesuffix("_chrf") for found in by_pair for name in found}
 
 
+def measured(made: list[dict[str, Any]]) -> set[str]:
+    """What was measured of the translations at some step."""
+    directions = [record["quality"]["eng_Latn-isl_Latn"] for record in made]
+    return {name for name in ("copied", "off_target", "length") for found in directions if found[name] is not None}
+
+
 class TestTensorBoard:
     def test_without_events_of_the_run(self, full: Path) -> None:
         quality = QualityEvaluator("chrf", [ICELANDIC])
@@ -570,6 +600,7 @@ class TestTensorBoard:
             "eval/translation_runtime",
             "eval/translation_empty",
             "eval/translation_truncated",
+            *(f"eval/translation_{name}{suffix}" for name in measured(made) for suffix in ("", "_eng_Latn-isl_Latn")),
             "eval/chrf",
             "eval/chrf_eng_Latn-isl_Latn",
             *(f"eval/pearson_{method}_chrf" for method in ("nasca", "nasca_rank")),
@@ -585,6 +616,9 @@ class TestTensorBoard:
         }
         logged = curves["eval/over_sentences_nasca_chrf_eng_Latn-isl_Latn"]
         assert logged == [(step, float32(rho)) for step, rho in found.items()]
+        assert curves["eval/translation_copied"] == [
+            (record["step"], float32(record["quality"]["eng_Latn-isl_Latn"]["copied"])) for record in made
+        ]
         assert curves["eval/translation_empty"] == [
             (record["step"], record["quality"]["eng_Latn-isl_Latn"]["empty"]) for record in made
         ]
@@ -672,6 +706,23 @@ class TestTheCommand:
         assert "Alignment and translation quality" in result.output
         assert f"Scores: {adapters / 'neuronxa' / 'scores.jsonl'}" in result.output
 
+    def test_some_pairs_alone_are_translated(self, full: Path) -> None:
+        shutil.rmtree(full / "checkpoint-2")
+        shutil.rmtree(full / "checkpoint-4")
+        tables = []
+        for pairs in (ICELANDIC, FRENCH):
+            rows = zip(pairs.source, pairs.target, strict=True)
+            tables.append(full / f"{pairs.target_lang}.tsv")
+            header = f"{pairs.source_lang}\t{pairs.target_lang}\n"
+            tables[-1].write_text(header + "".join(f"{source}\t{target}\n" for source, target in rows))
+        options = ["--pairs", tables[0], "--pairs", tables[1], "--quality", "chrf", "--device", "cpu"]
+        result = command(full, *options, "--quality-pairs", "eng_Latn-fra_Latn")
+        assert result.exit_code == 0, result.output
+        (record,) = score_lines(full)
+        assert record["languages"].keys() == {"eng_Latn-isl_Latn", "eng_Latn-fra_Latn"}
+        assert record["quality"].keys() == {"eng_Latn-fra_Latn"}
+        self.refused(full, "(--direction and --quality-pairs)", *options)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -679,6 +730,7 @@ class TestTheCommand:
             (["--methods", "nasca,nope"], "method 'nope' is unknown"),
             (["--quality", "rouge"], "quality metric 'rouge' is unknown"),
             (["--direction", "up"], "direction 'up' is unknown"),
+            (["--quality-pairs", "eng_Latn-fra_Latn"], "'eng_Latn-fra_Latn', which is not watched; choose from eng_"),
             (["--pairs", "eng_Latn-xxx_Latn"], "'xxx_Latn' is not a FLORES-200"),
             (["--pairs", "gone.tsv"], "gone.tsv does not exist"),
             (["--prompt", "{sauce}"], "unknown field {sauce}"),
