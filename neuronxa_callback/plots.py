@@ -45,7 +45,7 @@ MOST_MARKERS = 12  # of a line among several runs
 
 LONGEST_LABEL = 40  # characters; a user's own metric may have any name
 MOST_COLUMNS = 3
-KEY_WIDTH, CHARACTER_WIDTH = 0.55, 0.075  # inches in a small legend: a line with its gaps, and a letter
+KEY_WIDTH, CHARACTER_WIDTH = 0.56, 0.07  # inches in a small legend: a line with its gaps, and a letter
 MOST_INSIDE = 6  # a legend with more entries leaves too little room for the lines
 
 

@@ -19,7 +19,7 @@ def report(
     output_dirs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="OUTPUT_DIR...", help="The output_dir of a run, or of each of several runs, the baseline first."
+            metavar="OUTPUT_DIR", help="The output_dir of a run, or of each of several runs, the baseline first."
         ),
     ],
     output: Annotated[

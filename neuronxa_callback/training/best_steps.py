@@ -34,11 +34,11 @@ OWN_SOURCES = "The language pairs do not share their source sentences, so their 
 
 @dataclass(frozen=True)
 class BestStep:
-    """The evaluation of a run that has its highest score.
+    """The evaluation of a run that has its highest score of the first method that the runs share.
 
     Attributes:
         run: the name of the run.
-        evaluation: the evaluation. It has a score of every shared method on every shared language pair.
+        evaluation: the evaluation. It has a score of this method on every language pair that the runs share.
     """
 
     run: str
@@ -114,8 +114,8 @@ def differences(baseline: BestStep, other: BestStep, pair: str, method: Method) 
 
 def both_ways(one: Signature, other: Signature) -> dict[str, tuple[str, str]]:
     """Return the fields that differ or that only one has: field -> (value in the first or "none", in the other)."""
-    lacking = {name: (ours, theirs) for name, (theirs, ours) in other.differences(one).items()}
-    return lacking | one.differences(other)
+    of_one = {name: (ours, theirs) for name, (theirs, ours) in other.differences(one).items()}
+    return of_one | one.differences(other)
 
 
 def _choices(best: BestStep, pair: str, method: Method) -> Signature:
@@ -154,14 +154,10 @@ def best_steps_part(
     tested = tested_methods([baseline, *others], pairs, methods)
     rows = compare(baseline, others, pairs, methods)
     corrected = significance.holm([row.p_value for row in rows])
-    table = (
-        [markdown_table(HEADER, map(_cells, rows, corrected)), TEST, LIMITS.format(score_name(methods[0]))]
-        if rows
-        else []
-    )
+    table = [markdown_table(HEADER, map(_cells, rows, corrected)), TEST, LIMITS.format(score_name(methods[0]))]
     return [
         f"## Best steps against that of {plain(baseline.run)}",
-        *table,
+        *(table if rows else []),
         *map(plain, _not_tested(baseline, others, pairs, tested)),
         *map(plain, _without_parts(methods, tested)),
         *map(plain, _other_models(baseline, others, pairs)),
@@ -198,8 +194,9 @@ def _not_tested(
             for method in methods:
                 if differ := differences(baseline, other, pair, method):
                     told = differences_text(differ, baseline.run, other.run)
+                    where = f"on {pair}" + (f" by {score_name(method)}" if "method" in differ else "")
                     found.append(
-                        f"{other.run} cannot be compared with {baseline.run} on {pair} and is not tested there: {told}."
+                        f"{other.run} cannot be compared with {baseline.run} {where} and is not tested there: {told}."
                     )
     return list(dict.fromkeys(found))  # most choices hold for all methods
 

@@ -218,15 +218,19 @@ def _runs_part(runs: Sequence[Run], shared: Shared, bests: Sequence[BestStep]) -
         [run.name, str(run.folder), str(len(run.evaluations)), str(run.evaluations[-1].step), str(best.evaluation.step)]
         for run, best in zip(runs, bests, strict=True)
     ]
-    told = f"Alignment is the mean over {', '.join(shared.pairs)}."
+    told = f"Alignment is {_mean_over(shared.pairs)}."
     if shared.metrics:
-        told += f" Translation quality is the mean over {', '.join(shared.directions)}. {THERE}"
+        told += f" Translation quality is {_mean_over(shared.directions)}. {THERE}"
     return [
         "# Runs laid over each other",
         plain(f"{told} Best is the highest value. {BEST_STEP.format(score_name(shared.methods[0]), runs[0].name)}"),
         markdown_table(("run", "folder", "evaluations", "last step", "best step"), rows),
         *map(plain, _left_out(runs, shared)),
     ]
+
+
+def _mean_over(names: Sequence[str]) -> str:
+    return f"{'that of' if len(names) == 1 else 'the mean over'} {', '.join(names)}"
 
 
 def _left_out(runs: Sequence[Run], shared: Shared) -> list[str]:
