@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from neuronxa_callback.correlation import FEWEST_POINTS, OverRun
-from neuronxa_callback.vocabulary import score_name
+from neuronxa_callback.vocabulary import Method, score_name
 
 # Okabe and Ito's colours differ for every kind of colour vision. The markers differ in grey print, too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,8 +34,18 @@ CHANCE_LINE: dict[str, Any] = {
 CHANCE_AMONG_EVALUATIONS = {"linestyle": "-."}  # there a dashed line is an evaluation
 STEP_COLOURS = "cividis"  # it goes from dark to light for every kind of colour vision, and in grey print
 
+RING: dict[str, Any] = {
+    "color": "black",
+    "marker": "o",
+    "linestyle": "",
+    "markersize": 10,
+    "markerfacecolor": "none",
+}
+MOST_MARKERS = 12  # of a line among several runs
+
 LONGEST_LABEL = 40  # characters; a user's own metric may have any name
 MOST_COLUMNS = 3
+KEY_WIDTH, CHARACTER_WIDTH = 0.56, 0.07  # inches in a small legend: a line with its gaps, and a letter
 MOST_INSIDE = 6  # a legend with more entries leaves too little room for the lines
 
 
@@ -230,6 +240,66 @@ def quality_curve_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, f
     return figure
 
 
+def runs_figure(
+    alignment: Mapping[Method, Mapping[str, Sequence[tuple[int, float]]]],
+    quality: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
+    best: Mapping[str, int],
+    title: str,
+) -> Figure:
+    """Draw the scores of several runs over training steps, with a panel for each score and a line for each run.
+
+    Args:
+        alignment: method -> run -> (step, score) of each evaluation that has a score.
+        quality: quality metric -> the same.
+        best: run -> the step to ring. A score without a value at that step has no ring.
+        title: the figure's title.
+    """
+    scores = [*alignment.items(), *quality.items()]
+    figure, panels = panel_grid(len(scores), title)
+    styles = dict(zip(best, line_styles(), strict=False))
+    for run in list(styles)[len(COLOURS) :]:  # a long line has too few markers to tell two of one colour apart
+        styles[run] |= {"linestyle": "--"}
+    for (score, by_run), panel in zip(scores, panels, strict=True):
+        for place, (run, points) in enumerate(by_run.items()):
+            panel.plot(*zip(*points, strict=True), markersize=4, markevery=_few(len(points), place), **styles[run])
+            if best[run] in dict(points):
+                panel.plot(best[run], dict(points)[best[run]], **RING)
+        panel.set_ylabel(short_label(score_name(score)))
+        panel.margins(y=0.08)  # room for rings
+        panel.xaxis.set_major_locator(whole_numbers(4))  # a step may have six digits
+    for method, panel in zip(alignment, panels, strict=False):
+        panel.set_ylim(bottom=_begin(method, panel.get_ylim()[0]))
+    keys = [Line2D([], [], label=label, **styles[run]) for run, label in distinct_labels(list(best)).items()]
+    legend_below(figure, [*keys, Line2D([], [], label="best step", **RING)], len(panels))
+    name_x(panels, "Step")
+    return figure
+
+
+def _few(points: int, place: int) -> tuple[int, int]:
+    """Return which points of a line have a marker, as matplotlib's `markevery`: at most `MOST_MARKERS` of them.
+
+    Lines that lie on each other have their markers at different points, by their place among the lines.
+    """
+    every = ceil(points / MOST_MARKERS)
+    return place % every, every
+
+
+def distinct_labels(names: Sequence[str]) -> dict[str, str]:
+    """Return name -> its label in a figure. Long names are cut in the middle, because runs often differ at the end.
+
+    If names are equal once they are cut, all get their number in front.
+    """
+    labels = [_without_middle(name) for name in names]
+    if len(set(labels)) < len(labels):
+        labels = [_without_middle(f"{number}: {name}") for number, name in enumerate(names, start=1)]
+    return dict(zip(names, labels, strict=True))
+
+
+def _without_middle(name: str) -> str:
+    line, half = " ".join(name.split()), LONGEST_LABEL // 2
+    return short_label(line if len(line) <= LONGEST_LABEL else f"{line[: half - 1]}…{line[-half:]}")
+
+
 def why_no_correlation(n: int) -> str:
     """Return the reason why n evaluations have no correlation."""
     return "fewer than three evaluations" if n < FEWEST_POINTS else "a score does not vary"
@@ -304,8 +374,11 @@ def name_x(panels: Sequence[Axes], name: str) -> None:
 
 
 def legend_below(figure: Figure, keys: Sequence[Line2D], panels: int) -> None:
-    """Put a legend below a number of panels."""
-    figure.legend(handles=keys, loc="outside lower center", ncols=2 * _columns(panels), fontsize="small")
+    """Put a legend below a number of panels, in as many columns as fit beside each other."""
+    longest = max(len(str(key.get_label())) for key in keys)
+    fitting = int(figure.get_size_inches()[0] / (KEY_WIDTH + CHARACTER_WIDTH * longest))
+    columns = max(1, min(2 * _columns(panels), fitting))
+    figure.legend(handles=keys, loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def whole_numbers(most: int | Literal["auto"] = "auto") -> MaxNLocator:

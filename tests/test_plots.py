@@ -12,6 +12,7 @@ from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.correlation import over_run
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.vocabulary import Method
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +27,7 @@ CURVES = {
     )
 }
 CHANCE = "chance (pairs torn apart)"
+METHODS: tuple[Method, ...] = ("nasca", "nasca_rank")
 
 
 def test_the_curve_shows_each_language_with_its_interval_and_the_mean_chance() -> None:
@@ -240,6 +242,55 @@ def test_quality_over_steps_has_a_panel_a_metric_and_a_line_a_direction() -> Non
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
+CURVES_OF_RUNS = {"short": [(0, 0.1), (5, 0.3)], "long": [(step, 0.1 + step / 1000) for step in range(0, 300, 5)]}
+
+
+def test_runs_have_a_panel_a_score_and_a_line_each_with_their_best_step_ringed() -> None:
+    quality = {"chrf": {"short": [(0, 20.5)], "long": [(0, 20.5), (295, 30.5)]}}
+    figure = plots.runs_figure({"nasca": CURVES_OF_RUNS}, quality, {"short": 5, "long": 295}, "title")
+    nasca, chrf = figure.axes
+    assert (nasca.get_ylabel(), chrf.get_ylabel(), chrf.get_xlabel()) == ("NASCA", "chrF", "Step")
+    short, ring, long, other = nasca.lines
+    assert np.column_stack(short.get_data()).tolist() == [[0, 0.1], [5, 0.3]]
+    assert np.column_stack(long.get_data()).tolist() == [list(point) for point in CURVES_OF_RUNS["long"]]
+    assert [np.column_stack(line.get_data()).tolist() for line in (ring, other)] == [[[5, 0.3]], [[295, 0.395]]]
+    assert len(chrf.lines) == 3  # the short run has no chrF at its best step
+    assert (long.get_color(), long.get_marker()) == (chrf.lines[1].get_color(), chrf.lines[1].get_marker())
+    assert long.get_color() != short.get_color()
+    assert long.get_marker() != short.get_marker()
+    assert nasca.get_ylim()[0] == 0
+    assert chrf.get_ylim()[0] > 15
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["short", "long", "best step"]
+    assert figure.get_suptitle() == "title"
+
+
+def test_more_runs_than_colours_are_told_apart_by_the_line() -> None:
+    runs = {str(number): CURVES_OF_RUNS["long"] for number in range(9)}
+    figure = plots.runs_figure({"nasca": runs}, {}, dict.fromkeys(runs, 0), "t")
+    lines = figure.axes[0].lines[::2]
+    assert [line.get_linestyle() for line in lines] == ["-"] * 7 + ["--"] * 2
+    keys = figure.legends[0].get_lines()
+    assert [key.get_linestyle() for key in keys] == ["-"] * 7 + ["--"] * 2 + ["None"]
+
+
+def test_a_long_line_has_few_markers_and_not_where_the_next_line_has_them() -> None:
+    curve = CURVES_OF_RUNS["long"]
+    figure = plots.runs_figure({"nasca": {"a": curve, "b": curve}}, {}, {"a": 0, "b": 0}, "t")
+    assert [line.get_markevery() for line in figure.axes[0].lines[::2]] == [(0, 5), (1, 5)]
+    short = plots.runs_figure({"nasca": {"a": curve[:12]}}, {}, {"a": 0}, "t")
+    assert short.axes[0].lines[0].get_markevery() == (0, 1)
+
+
+def test_long_names_of_runs_differ_in_the_legend() -> None:
+    names = [f"{'long-' * 10}lr-{rate}" for rate in "12"]
+    assert [label[-6:] for label in plots.distinct_labels(names).values()] == ["g-lr-1", "g-lr-2"]
+    alike = [f"{'long-' * 6}{rate}{'-name' * 6}" for rate in "12"]
+    labels = list(plots.distinct_labels(alike).values())
+    assert [label[:8] for label in labels] == ["1: long-", "2: long-"]
+    assert [len(label) for label in labels] == [plots.LONGEST_LABEL] * 2
+    assert plots.distinct_labels(["a$b"]) == {"a$b": r"a\$b"}
+
+
 def test_any_name_can_be_drawn() -> None:
     name = "$\\frac{$ " + "long\n" * 50
     figure = plots.quality_figure({name: POINTS}, {name: None}, "nasca", 100, "t")
@@ -253,6 +304,8 @@ def test_no_text_of_a_figure_lies_on_another() -> None:
     names = ["eng_Latn-isl_Latn", "eng_Latn-fra_Latn"]
     layers = {name: [0.1] * 30 for name in names}
     curves = {name: [(0, 1.5), (550000, 2.5)] for name in names}
+    runs = {f"{number} {'long name ' * 5}": [(0, 1.5), (550000, 2.5)] for number in range(8)}
+    best = dict.fromkeys(runs, 0)
     for figure in (
         plots.layer_change_figure(
             dict.fromkeys(("first, step 0", "last, step 9000"), layers),
@@ -263,6 +316,12 @@ def test_no_text_of_a_figure_lies_on_another() -> None:
             range(1, 31),
         ),
         plots.quality_curve_figure(dict.fromkeys(("chrf", "bleu", "comet"), curves), "t"),
+        *(
+            plots.runs_figure(
+                dict.fromkeys(METHODS[:methods], runs), dict.fromkeys(("chrf", "comet")[:metrics], runs), best, "t"
+            )
+            for methods, metrics in ((1, 0), (2, 0), (1, 2), (2, 2))
+        ),
     ):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -271,5 +330,7 @@ def test_no_text_of_a_figure_lies_on_another() -> None:
             shown = [tick.label1.get_window_extent(renderer) for tick in panel.xaxis.get_major_ticks()]
             assert not any(a.overlaps(b) for a, b in combinations(shown, 2))
         boxes = [panel.get_tightbbox(renderer) for panel in figure.axes]
-        boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
+        legends = [legend.get_window_extent(renderer) for legend in figure.legends]
+        assert all(legend.x0 >= 0 and legend.x1 <= figure.bbox.x1 for legend in legends)
+        boxes += legends
         assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))  # type: ignore[union-attr, arg-type]

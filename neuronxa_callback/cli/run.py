@@ -16,21 +16,33 @@ from neuronxa_callback.vocabulary import help_of
 
 
 def report(
-    output_dir: Annotated[Path, typer.Argument(help="The output_dir of a run.")],
+    output_dirs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="OUTPUT_DIR", help="The output_dir of a run, or of each of several runs, the baseline first."
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the page and its figures.", show_default="OUTPUT_DIR/neuronxa/report"),
+        typer.Option(
+            help="Folder of the page and its figures.",
+            show_default="OUTPUT_DIR/neuronxa/report, or neuronxa-runs for several runs",
+        ),
     ] = None,
 ) -> None:
-    """Write a page with figures about a run, in Markdown, from its scores.jsonl alone."""
+    """Write a page with figures about a run, or about several runs laid over each other, from scores.jsonl alone."""
+    from neuronxa_callback.training import overlay
     from neuronxa_callback.training import page as run_page
 
     console = Console()
     try:
-        page = run_page.write(output_dir, output)
+        if len(output_dirs) == 1:
+            page, what = run_page.write(output_dirs[0], output), "run page"
+        else:
+            page, what = overlay.write(output_dirs, output), "page of the runs"
     except run_page.RunPageError as error:
         give_up(console, error)
-    console.out(f"The run page is {page}")
+    console.out(f"The {what} is {page}")
 
 
 def sweep(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 
@@ -46,13 +46,21 @@ def write(run_dir: Path, output: Path | None = None) -> Path:
     Raises:
         RunPageError: there are no scores, or the page cannot be written.
     """
-    evaluations = _read(run_dir)
+    evaluations = read_run(run_dir)
     output = output or History(run_dir).path.with_name("report")
     # The correlations are made anew from the points that are drawn: after a resumed run the file may hold older ones.
     points = {method: points_of(evaluations, method) for method in methods_of(evaluations)}
     correlations = {method: correlations_of(by_metric) for method, by_metric in points.items()}
     figures = _figures(evaluations, points, correlations)
-    text = _page(evaluations, History(run_dir).path, points, correlations, figures)
+    return save_page(output, _page(evaluations, History(run_dir).path, points, correlations, figures), figures)
+
+
+def save_page(output: Path, text: str, figures: Mapping[str, Figure]) -> Path:
+    """Write a page and its figures, by their file names, into a folder and return the page.
+
+    Raises:
+        RunPageError: the folder cannot be written.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
@@ -64,7 +72,7 @@ def write(run_dir: Path, output: Path | None = None) -> Path:
     return output / PAGE
 
 
-def _read(run_dir: Path) -> list[Evaluation]:
+def read_run(run_dir: Path) -> list[Evaluation]:
     """Return the lines of a run's scores.jsonl in step order. There is at least one.
 
     Raises:
@@ -144,7 +152,7 @@ def _missing(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str, str], li
     return found
 
 
-def _signatures(evaluations: Sequence[Evaluation]) -> dict[str, list[Signature]]:
+def signatures_of(evaluations: Sequence[Evaluation]) -> dict[str, list[Signature]]:
     """Return every signature once, by its subject."""
     directions = [made for _, _, made in _directions(evaluations)]
     found = {
@@ -229,7 +237,7 @@ def _scores_part(evaluations: Sequence[Evaluation], path: Path) -> list[str]:
     shown = f"{len(steps)} evaluations, step {steps[0]} to {steps[-1]}"
     if len(steps) == 1:
         shown = f"1 evaluation, step {steps[0]}"
-    rows = [_score_row(name, points, steps) for name, points in curves(evaluations).items()]
+    rows = [[score_name(name), *value_cells(points, steps)] for name, points in curves(evaluations).items()]
     return [
         "# Alignment and translation quality",
         f"{shown}, from {plain(str(path))}. Best is the highest value.",
@@ -238,10 +246,15 @@ def _scores_part(evaluations: Sequence[Evaluation], path: Path) -> list[str]:
     ]
 
 
-def _score_row(name: str, points: Sequence[tuple[int, float]], steps: Sequence[int]) -> list[str]:
+def value_cells(points: Sequence[tuple[int, float]], steps: Sequence[int]) -> list[str]:
+    """Return the first, the last and the best value of a score and the step of the best, as text.
+
+    Args:
+        points: (step, value) of each evaluation that has the score.
+        steps: the steps of all evaluations.
+    """
     best_step, best = best_of(points)
-    first, last = _value_at(points[0], steps[0]), _value_at(points[-1], steps[-1])
-    return [score_name(name), first, last, f"{best:.4f}", str(best_step)]
+    return [_value_at(points[0], steps[0]), _value_at(points[-1], steps[-1]), f"{best:.4f}", str(best_step)]
 
 
 def _value_at(point: tuple[int, float], expected: int) -> str:
@@ -307,10 +320,15 @@ def _missing_part(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def _signature_part(evaluations: Sequence[Evaluation]) -> list[str]:
     parts = ["## Signatures", "The choices behind the numbers. Compare only numbers that have equal signatures."]
-    for subject, signatures in _signatures(evaluations).items():
-        # Only a line's end can end an indented block, and `one_line` leaves none.
-        parts += [f"{subject}:", "\n".join(f"    {one_line(str(signature))}" for signature in signatures)]
+    for subject, signatures in signatures_of(evaluations).items():
+        parts += [f"{subject}:", signatures_text(signatures)]
     return parts
+
+
+def signatures_text(signatures: Iterable[Signature]) -> str:
+    """Return signatures as an indented block of Markdown, a line each."""
+    # Only a line's end can end an indented block, and `one_line` leaves none.
+    return "\n".join(f"    {one_line(str(signature))}" for signature in signatures)
 
 
 def _drawn(what: str, methods: Sequence[Method], description: str, figures: Collection[str]) -> list[str]:
