@@ -96,7 +96,7 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
     """
     quality = Quality(
         held.metrics,
-        # pairs=[pairs.name for pairs in held.translated],
+        pairs=[pairs.name for pairs in held.translated],
         direction="both",
         prompt=prompt,
         comet_device=watch.comet_device,

@@ -127,21 +127,22 @@ def _without_pair(name: str) -> str:
     return found[1] if found else name
 
 
-def warn_of_patience(rule: StoppingRule, evaluations: int) -> None:
+def warn_of_patience(rule: StoppingRule, values: int) -> None:
     """Warn if a run ends before the stopping rule can stop it.
 
     Args:
         rule: the stopping rule.
-        evaluations: how many evaluations the run makes before its last step.
+        values: how many values its metric has before the last step.
     """
-    if rule.patience is not None and rule.warmup + rule.patience >= evaluations:
+    if rule.patience is not None and rule.warmup + rule.patience >= values:
         warm_up = f" after a warm-up of {rule.warmup}" if rule.warmup else ""
         logger.warning(
-            "NeuronXA: patience %d%s cannot stop this run: the number of its evaluations before the last step is %d. "
+            "NeuronXA: patience %d%s cannot stop this run: the number of values of %s before the last step is %d. "
             "Evaluate more often (eval_steps), or take less patience.",
             rule.patience,
             warm_up,
-            evaluations,
+            rule.key,
+            values,
         )
 
 

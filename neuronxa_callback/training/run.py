@@ -27,7 +27,7 @@ from neuronxa_callback.training.metric_names import (
 from neuronxa_callback.training.overhead import Overhead
 from neuronxa_callback.training.records import UNMEASURED, Evaluation
 from neuronxa_callback.training.resume import Series, find_series
-from neuronxa_callback.training.schedule import Schedule, evaluations_before_the_end
+from neuronxa_callback.training.schedule import Schedule, values_before_the_end
 from neuronxa_callback.training.summary import print_stop, summarise
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
@@ -77,8 +77,9 @@ class Run:
         checks.check_best_metric(args, watch.rule, watch.metrics, names)
         checks.check_stopping_metric(args, watch.rule, names)
         if moment.is_first_process:
-            evaluations = evaluations_before_the_end(args, moment.state, watch.eval_steps)
-            checks.warn_of_patience(watch.rule, evaluations)
+            is_ours = f"eval_{watch.rule.key}" in names
+            values = values_before_the_end(args, moment.state, watch.eval_steps, at_start=is_ours)
+            checks.warn_of_patience(watch.rule, values)
         faults = Faults(watch.raises, watch.quality.close)
         with faults.guarded("the check before training failed", ValueError), moment.trainer.accelerator.autocast():
             decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))

@@ -51,15 +51,26 @@ def interval(eval_steps: float, max_steps: int) -> int:
     return int(eval_steps) if eval_steps >= 1 else math.ceil(eval_steps * max_steps)
 
 
-def evaluations_before_the_end(args: TrainingArguments, state: TrainerState, eval_steps: float) -> int:
-    """Return how many evaluations a run makes before its last step, with the one at the start.
+def values_before_the_end(args: TrainingArguments, state: TrainerState, eval_steps: float, at_start: bool) -> int:
+    """Return how many values a metric has in a run before its last step.
 
     Args:
         args: the Trainer's arguments.
         state: the Trainer's state, as it is when training begins.
         eval_steps: the callback's own interval. It counts if the Trainer never evaluates.
+        at_start: whether the metric has a value at step 0, as this callback's own have. The Trainer's, such as its
+            loss, have one with `eval_on_start` alone.
     """
+    first = int(at_start or args.eval_on_start)
+    if args.eval_strategy == "no":
+        return first + _multiples(interval(eval_steps, state.max_steps), 0, state.max_steps)
     if args.eval_strategy == "epoch":
-        return max(1, math.ceil(float(state.num_train_epochs)))
-    steps = interval(eval_steps, state.max_steps) if args.eval_strategy == "no" else int(state.eval_steps)
-    return 1 + (int(state.max_steps) - 1) // max(1, steps)
+        return first + _multiples(1, args.eval_delay, float(state.num_train_epochs))
+    return first + _multiples(int(state.eval_steps), args.eval_delay, state.max_steps)
+
+
+def _multiples(interval: int, delay: float, end: float) -> int:
+    """Return how many multiples of an interval, from 1 on, are `delay` or more and below `end`."""
+    interval = max(1, interval)
+    until = math.ceil(end / interval) - 1
+    return max(0, until - max(1, math.ceil(delay / interval)) + 1)

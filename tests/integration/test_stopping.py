@@ -177,10 +177,13 @@ def test_a_language_that_is_forgotten_is_seen(
     [
         (
             {"eval_strategy": "steps", "eval_steps": 4},
-            "patience 3 cannot stop this run: the number of its evaluations before the last step is 3.",
+            "patience 3 cannot stop this run: the number of values of nasca before the last step is 3.",
         ),
         ({"eval_strategy": "steps", "eval_steps": 3}, None),
-        ({"eval_strategy": "epoch"}, "before the last step is 1. Evaluate more often (eval_steps)"),
+        (
+            {"eval_strategy": "epoch"},
+            "the number of values of nasca before the last step is 1. Evaluate more often (eval_steps)",
+        ),
         ({}, None),  # the callback's own interval, every second step
     ],
 )
@@ -196,6 +199,28 @@ def test_a_patience_that_is_longer_than_the_run_is_told(
     else:
         assert warned in caplog.text
         assert trainer.state.global_step == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [({}, 2), ({"eval_on_start": True}, None), ({"eval_steps": 1, "eval_delay": 4}, 2), ({"eval_steps": 1}, None)],
+)
+def test_a_metric_of_the_trainer_has_no_value_at_the_start(
+    settings: dict[str, Any], values: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, "loss"))
+    schedule = {"eval_strategy": "steps", "eval_steps": 2} | settings
+    sft(tmp_path, [callback], max_steps=6, learning_rate=0.0, **schedule).train()
+    judged = [line["stopping"] for line in score_lines(tmp_path) if line.get("stopping") and line["step"] < 6]
+    if values is None:
+        assert "cannot stop this run" not in caplog.text
+        assert judged[-1]["reason"]
+    else:
+        assert (
+            f"patience 2 cannot stop this run: the number of values of loss before the last step is {values}."
+            in caplog.text
+        )
+        assert len(judged) == values
 
 
 def test_a_resumed_run_stops_where_an_unbroken_one_does(tmp_path: Path) -> None:
