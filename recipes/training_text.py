@@ -11,6 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from kept_text import kept
+from languages import Languages, filled
 from text_filters import clean_documents, clean_pairs
 from text_rows import Codes, document_rows, pair_rows
 
@@ -42,6 +43,29 @@ def training_pairs(
             yield dict(zip(codes, pair, strict=True))
 
     return kept(rows, codes, text, held_out, limit, folder)
+
+
+def pairs_of_targets(
+    text: str, languages: Languages, held_out: Sequence[ParallelPairs], limit: int | None, folder: Path
+) -> tuple[list[Dataset], dict[str, dict[str, int]]]:
+    """Return the clean sentence pairs of each target, and what cleaning removed from each text.
+
+    Args:
+        text: as in `training_pairs`, with {lang} for the target's code.
+        languages: the languages of the run.
+        held_out: pairs that must not be among them.
+        limit: pairs of each target to keep; None for all.
+        folder: where to keep them, in a folder for each target.
+
+    Raises:
+        TextError: as `training_pairs` raises it.
+    """
+    pairs, counts = [], {}
+    for target, name in zip(languages.targets, languages.trained_pairs, strict=True):
+        of_target, codes = filled(text, target), (languages.source, target)
+        kept_pairs, counts[f"{name}, {of_target}"] = training_pairs(of_target, codes, held_out, limit, folder / name)
+        pairs.append(kept_pairs)
+    return pairs, counts
 
 
 def training_documents(

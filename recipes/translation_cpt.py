@@ -95,18 +95,17 @@ class Texts:
 def texts(recipe: RecipeArguments, held: HeldOut, folder: Path) -> Texts:
     """Return the clean training text, and what cleaning removed from it."""
     source, counts = held.languages.source, {}
-    documents, pairs = [], []
+    documents = []
     for target in held.languages.targets:
-        text, name = languages.filled(recipe.target_text, target), f"{source}-{target}"
+        text = languages.filled(recipe.target_text, target)
         of_target, counts[f"{target}, {text}"] = training_text.training_documents(
             text, target, held.all_pairs, recipe.documents, folder / target
         )
         documents.append(of_target)
-        text = languages.filled(recipe.train_text, target)
-        of_pair, counts[f"{name}, {text}"] = training_text.training_pairs(
-            text, (source, target), held.all_pairs, recipe.train_pairs, folder / name
-        )
-        pairs.append(of_pair)
+    pairs, of_pairs = training_text.pairs_of_targets(
+        recipe.train_text, held.languages, held.all_pairs, recipe.train_pairs, folder
+    )
+    counts |= of_pairs
     wanted = math.ceil(sum(map(len, documents)) * recipe.source_share / (1 - recipe.source_share))
     of_source, counts[f"{source}, {recipe.source_text}"] = training_text.training_documents(
         recipe.source_text, source, held.all_pairs, wanted, folder / source

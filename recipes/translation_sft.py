@@ -26,7 +26,6 @@ import settings
 import training_run
 import training_text
 from datasets import Dataset, concatenate_datasets
-from held_out import HeldOut
 from preflight import PreflightError
 from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
@@ -108,19 +107,6 @@ def examples_of(pairs: Iterable[Dataset], chat: bool) -> Dataset:
     return concatenate_datasets(made)
 
 
-def texts(recipe: RecipeArguments, held: HeldOut, folder: Path) -> tuple[list[Dataset], dict[str, dict[str, int]]]:
-    """Return the clean sentence pairs of each target, and what cleaning removed from each text."""
-    pairs, counts = [], {}
-    for target in held.languages.targets:
-        text, codes = languages.filled(recipe.train_text, target), (held.languages.source, target)
-        kept, removed = training_text.training_pairs(
-            text, codes, held.all_pairs, recipe.train_pairs, folder / "-".join(codes)
-        )
-        pairs.append(kept)
-        counts[f"{'-'.join(codes)}, {text}"] = removed
-    return pairs, counts
-
-
 def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> None:
     """Check the settings, train, and write the model card."""
     # Everything that can be wrong is checked before anything long starts.
@@ -145,7 +131,9 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 
     # The training text is streamed and cleaned, and holds no held-out pair.
     with args.main_process_first(desc="cleaning the training text"):
-        pairs, counts = texts(recipe, held, Path(args.output_dir) / "training_text")
+        pairs, counts = training_text.pairs_of_targets(
+            recipe.train_text, of_run, held.all_pairs, recipe.train_pairs, Path(args.output_dir) / "training_text"
+        )
     train_dataset = examples_of(pairs, chat)
     watched = [
         Dataset.from_dict({pair.source_lang: list(pair.source), pair.target_lang: list(pair.target)})
