@@ -7,7 +7,7 @@ MODEL := .models/smollm2-135m-instruct
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model comet bench bench-signal recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model comet bench bench-signal evidence recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -46,6 +46,11 @@ bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.correlations
 	$(VENV)/bin/python -m benchmarks.rises
 	$(VENV)/bin/python -m benchmarks.stopping
+
+# Lists the runs of docs/results with their commands and times, and rebuilds its tables from what is recorded. With
+# RUN=french-sft DATA=folder it makes that run anew, from nothing, out of the folder's corpora.
+evidence: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/python -m benchmarks.evidence $(if $(RUN),--run $(RUN) --data $(DATA))
 
 # Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.
 recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
