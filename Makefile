@@ -4,10 +4,11 @@ VENV := .venv
 COMPAT := .venv-compat
 COMET := .comet
 MODEL := .models/smollm2-135m-instruct
+GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model comet bench bench-signal evidence recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model model-gemma comet bench bench-signal evidence recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -33,6 +34,11 @@ lint: $(VENV)/.ready
 comet: $(COMET)/neuronxa-comet-ready
 
 model: $(MODEL)/model.safetensors
+
+# Prints Gemma's terms of use, and makes the model where GEMMA_TERMS=accepted says that you accept them. Nothing else
+# needs it, and CI never makes it.
+model-gemma: | $(VENV)/.ready
+	GEMMA_TERMS=$(GEMMA_TERMS) $(VENV)/bin/python scripts/make_gemma.py $(GEMMA)
 
 bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
