@@ -4,10 +4,11 @@ VENV := .venv
 COMPAT := .venv-compat
 COMET := .comet
 MODEL := .models/smollm2-135m-instruct
+GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model comet bench bench-signal recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model model-gemma comet bench bench-signal evidence recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -34,6 +35,11 @@ comet: $(COMET)/neuronxa-comet-ready
 
 model: $(MODEL)/model.safetensors
 
+# Prints Gemma's terms of use, and makes the model where GEMMA_TERMS=accepted says that you accept them. Nothing else
+# needs it, and CI never makes it.
+model-gemma: | $(VENV)/.ready
+	GEMMA_TERMS=$(GEMMA_TERMS) $(VENV)/bin/python scripts/make_gemma.py $(GEMMA)
+
 bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
 	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
@@ -46,6 +52,11 @@ bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.correlations
 	$(VENV)/bin/python -m benchmarks.rises
 	$(VENV)/bin/python -m benchmarks.stopping
+
+# Lists the runs of docs/results with their commands and times, and rebuilds its tables from what is recorded. With
+# RUN=french-sft DATA=folder it makes that run anew, from nothing, out of the folder's corpora.
+evidence: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/python -m benchmarks.evidence $(if $(RUN),--run $(RUN) --data $(DATA))
 
 # Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.
 recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors

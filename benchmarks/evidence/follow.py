@@ -1,0 +1,95 @@
+"""How closely a curve follows translation over a run, and whether it says more than that training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronxa_callback.correlation import over_run
+
+Values = NDArray[np.float64]
+
+LAGS = range(-3, 4)
+SMOOTHED = 3  # evaluations that a curve is averaged over before its half-way step is read
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a predictor follows a quality metric over the evaluations of a run.
+
+    A number is None where one of the two curves does not vary.
+
+    Attributes:
+        r: Pearson's r over all evaluations.
+        r_trained: the same without step 0, where the model has not yet learned to translate at all.
+        r_diff: r of the changes from one evaluation to the next.
+        r_given_step: r with the step number held fixed: what the curve says beyond that training goes on.
+        r_given_copied: r with copying held fixed.
+        lag: the number of evaluations by which the predictor's changes come before those of the metric, where their r
+            is greatest. Negative: they come after.
+        r_lag: that r.
+        lead: by how many steps the predictor is half-way through its rise before the metric is. Negative: after it.
+    """
+
+    r: float | None
+    r_trained: float | None
+    r_diff: float | None
+    r_given_step: float | None
+    r_given_copied: float | None
+    lag: int
+    r_lag: float | None
+    lead: float
+
+
+def following(predictor: Values, quality: Values, steps: Sequence[int], copied: Values) -> Following:
+    """Return how a predictor follows a quality metric. All curves have a value for each evaluation."""
+    whole, trained = over_run(predictor, quality), over_run(predictor[1:], quality[1:])
+    by_lag = {lag: _r_at(lag, np.diff(predictor), np.diff(quality)) for lag in LAGS}
+    lag = max(LAGS, key=lambda lag: (by_lag[lag] if by_lag[lag] is not None else -1.0, -abs(lag)))
+    return Following(
+        r=whole.r if whole else None,
+        r_trained=trained.r if trained else None,
+        r_diff=whole.r_diff if whole else None,
+        r_given_step=_given(predictor, quality, np.asarray(steps, dtype=float)),
+        r_given_copied=_given(predictor, quality, copied),
+        lag=lag,
+        r_lag=by_lag[lag],
+        lead=half_way(quality, steps) - half_way(predictor, steps),
+    )
+
+
+def _given(x: Values, y: Values, held_fixed: Values) -> float | None:
+    found = over_run(x, y, held_fixed)
+    return found.r_partial if found else None
+
+
+def _r_at(lag: int, changes: Values, of_quality: Values) -> float | None:
+    """Return r of changes and of those of the quality metric so many evaluations later."""
+    count = len(changes) - abs(lag)
+    first, second = max(0, -lag), max(0, lag)
+    found = over_run(changes[first : first + count], of_quality[second : second + count])
+    return found.r if found else None
+
+
+def half_way(values: Values, steps: Sequence[int]) -> float:
+    """Return the step at which a smoothed curve has first made half of its way from its start to its highest value.
+
+    Args:
+        values: the curve.
+        steps: the step of each value.
+    """
+    course = smoothed(values)
+    half = (course[0] + course.max()) / 2
+    after = int(np.argmax(course >= half))
+    if after == 0:
+        return float(steps[0])
+    share = (half - course[after - 1]) / (course[after] - course[after - 1])
+    return float(steps[after - 1] + share * (steps[after] - steps[after - 1]))
+
+
+def smoothed(values: Values, count: int = SMOOTHED) -> Values:
+    """Return the mean of the last values at each evaluation; the first ones have fewer."""
+    return np.array([values[max(0, now - count + 1) : now + 1].mean() for now in range(len(values))])

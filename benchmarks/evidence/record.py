@@ -1,0 +1,63 @@
+"""Keep a finished run in docs/results/: `python -m benchmarks.evidence.record NAME`.
+
+Its folder gets the model card, the figures, scores.jsonl, checkpoints.jsonl and the training loss. The weights are left
+out. Text that may not be committed is left out of scores.jsonl, which then holds "" for each translation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from benchmarks.evidence import checkpoints
+from benchmarks.evidence.curves import TRAINING_LOSS
+from benchmarks.evidence.runs import Run, named
+from neuronxa_callback.training.history import History
+
+# Multi30k is for non-commercial research. A model's translations may repeat its sentences, so none is committed.
+NOT_COMMITTED = frozenset({"multi30k"})
+
+
+def record(run: Run) -> None:
+    """Copy what a run left into docs/results/."""
+    shutil.rmtree(run.result, ignore_errors=True)
+    report = run.output_dir / "neuronxa" / "report"
+    shutil.copytree(report, run.result / "neuronxa" / "report")
+    shutil.copy(run.output_dir / "README.md", run.result)
+    if (run.output_dir / checkpoints.FILE).is_file():
+        shutil.copy(run.output_dir / checkpoints.FILE, run.result)
+    losses = json.dumps(training_loss(run.output_dir))
+    (run.result / TRAINING_LOSS).write_text(losses + "\n", encoding="utf-8")
+    lines = History(run.output_dir).path.read_text(encoding="utf-8").splitlines()
+    kept = [without_text(line) if NOT_COMMITTED & {*run.data} else line for line in lines]
+    History(run.result).path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def training_loss(output_dir: Path) -> dict[int, float]:
+    """Return the training loss that a run logged: step -> loss."""
+    states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    last = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]))
+    history = json.loads(last.read_text(encoding="utf-8"))["log_history"]
+    return {line["step"]: line["loss"] for line in history if "loss" in line}
+
+
+def without_text(line: str) -> str:
+    """Return a line of scores.jsonl with "" for each translation."""
+    evaluation = json.loads(line)
+    for direction in evaluation.get("quality", {}).values():
+        direction["translations"] = [""] * len(direction["translations"])
+    return json.dumps(evaluation, ensure_ascii=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a run in runs/evidence/")
+    record(named(parser.parse_args().name))
+
+
+if __name__ == "__main__":
+    main()

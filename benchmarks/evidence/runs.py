@@ -1,0 +1,75 @@
+"""The runs of the evidence: what each asks, and the commands that make it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = Path("recipes/configs/evidence")
+RUNS = Path("runs/evidence")
+RESULTS = ROOT / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the evidence.
+
+    Attributes:
+        name: the name of its configuration, of its folder in runs/evidence/ and of its folder in docs/results/.
+        question: what the run asks.
+        recipe: the script.
+        data: the text that it needs: "multi30k", "ntrex", "tatoeba".
+        minutes: how long it took on two cores, without `checkpoints`; None if nobody has run it.
+        after: the run whose merged model it begins with; None if it begins with a published model.
+    """
+
+    name: str
+    question: str
+    recipe: str
+    data: tuple[str, ...]
+    minutes: int | None = None
+    after: str | None = None
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the recipe leaves the run."""
+        return RUNS / self.name
+
+    @property
+    def result(self) -> Path:
+        """Where the run is recorded."""
+        return RESULTS / self.name
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the run is recorded."""
+        return (self.result / "neuronxa" / "scores.jsonl").is_file()
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The commands that make the run, apart from its text."""
+        python = ["python", f"recipes/{self.recipe}.py", "--config", f"{CONFIGS}/{self.name}.yaml"]
+        return [python, ["python", "-m", "benchmarks.evidence.checkpoints", self.name]]
+
+
+ALL = (
+    Run(
+        "french-sft",
+        "Does alignment follow translation in the recipe as it is meant, a 4-bit LoRA on English-French captions?",
+        "translation_sft",
+        ("multi30k",),
+    ),
+)
+
+
+def named(name: str) -> Run:
+    """Return a run by its name.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    found = next((run for run in ALL if run.name == name), None)
+    if found is None:
+        raise SystemExit(f"{name} is no run of the evidence; choose one of {', '.join(run.name for run in ALL)}.")
+    return found

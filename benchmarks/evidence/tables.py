@@ -1,0 +1,210 @@
+"""The tables of docs/results/README.md, made from the recorded runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.checkpoints import SCORES
+from benchmarks.evidence.curves import HELD_OUT_LOSS, LOSS, METHODS, STEP, RunCurves
+from benchmarks.evidence.follow import SMOOTHED, Following, following, smoothed
+from benchmarks.evidence.stops import outcome
+from neuronxa_callback.tables import markdown_table
+from neuronxa_callback.vocabulary import score_name
+
+Values = NDArray[np.float64]
+
+PATIENCES = (5, 10)  # of about twenty evaluations
+NONE = "–"
+
+
+def runs_table(runs: Sequence[RunCurves]) -> str:
+    """Return what each run did: each number at its first, its best and its last evaluation."""
+    header = ("run", "evaluations", *map(score_name, METHODS), "chrF", "BLEU", "copied", "off target", "controls")
+    return markdown_table(header, [_run_row(run) for run in runs])
+
+
+def _run_row(run: RunCurves) -> list[str]:
+    alignment = [_way(run.predictors[name], 3) for name in map(score_name, METHODS)]
+    controls = [f"{name}: {_way(values, 3)}" for name, values in run.controls.items()]
+    return [
+        f"[{run.name}]({run.name}/README.md)",
+        str(len(run.steps)),
+        *alignment,
+        _way(run.quality["chrf"], 1),
+        _way(run.quality["bleu"], 1),
+        _way(run.copied, 1),
+        _way(run.off_target, 2),
+        ", ".join(controls) or NONE,
+    ]
+
+
+def _way(values: Values, digits: int) -> str:
+    """Return the first and the last value, and the highest between them if that is higher than both."""
+    first, last, best = (f"{value:.{digits}f}" for value in (values[0], values[-1], values.max()))
+    return f"{first} to {last}" if best in (first, last) else f"{first} by {best} to {last}"
+
+
+def following_table(runs: Sequence[RunCurves], metric: str) -> str:
+    """Return how each predictor follows a quality metric in each run."""
+    header = (
+        "run",
+        "predictor",
+        "r",
+        "r without step 0",
+        "r, step held fixed",
+        "r, copying held fixed",
+        "r of changes",
+        "lag",
+        "half-way earlier by",
+    )
+    rows = [
+        [run.name, name, *_cells(following(values, run.quality[metric], run.steps, run.copied))]
+        for run in runs
+        for name, values in run.predictors.items()
+    ]
+    return markdown_table(header, rows)
+
+
+def _cells(found: Following) -> list[str]:
+    lag = f"{found.lag:+d} (r {_number(found.r_lag)})"
+    fixed = (found.r, found.r_trained, found.r_given_step, found.r_given_copied, found.r_diff)
+    return [*map(_number, fixed), lag, f"{found.lead:+.0f} steps"]
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
+
+
+def sentences_table(runs: Sequence[RunCurves]) -> str:
+    """Return Spearman's rho over the sentences of an evaluation, mean over directions and evaluations."""
+    metrics = ("chrf", "bleu")
+    header = ("run", *(f"{score_name(method)}, {score_name(metric)}" for method in METHODS for metric in metrics))
+    rows = [
+        [run.name, *(_number(run.over_sentences.get((method, metric))) for method in METHODS for metric in metrics)]
+        for run in runs
+    ]
+    return markdown_table(header, rows)
+
+
+def stops_table(runs: Sequence[RunCurves]) -> str:
+    """Return what stopping and choosing the checkpoint by a metric saves and costs."""
+    header = ("run", "metric", "patience", "stops at", "steps saved", "checkpoint", "chrF", "chrF lost")
+    rows = [
+        _stop_row(run, metric, patience)
+        for run in runs
+        for metric in ("NASCA", "NASCA rank", HELD_OUT_LOSS, LOSS, "chrF")
+        if metric == "chrF" or metric in run.predictors
+        for patience in (*PATIENCES, None)
+    ]
+    return markdown_table(header, rows)
+
+
+def _stop_row(run: RunCurves, metric: str, patience: int | None) -> list[str]:
+    chrf = run.quality["chrf"]
+    found = outcome(chrf if metric == "chrF" else run.predictors[metric], chrf, run.steps, patience)
+    never = found.stop == run.steps[-1]
+    return [
+        run.name,
+        metric,
+        "none" if patience is None else str(patience),
+        NONE if never else str(found.stop),
+        f"{found.saved:.0%}".replace("%", " %"),
+        str(found.chosen),
+        f"{found.quality:.1f}",
+        f"{found.lost:.1f}",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- variants
+
+Reading = Callable[[Values], Values]  # (evaluations, layers) -> a curve
+
+
+def readings(layers: int) -> dict[str, Reading]:
+    """Return the ways to make a curve of a score at each layer."""
+    third = layers // 3
+    return {
+        "mean of the layers": lambda values: values.mean(axis=1),
+        "mean of the layers, last three evaluations": lambda values: smoothed(values.mean(axis=1), SMOOTHED),
+        "middle third": lambda values: values[:, third : 2 * third].mean(axis=1),
+        "last third": lambda values: values[:, 2 * third :].mean(axis=1),
+    }
+
+
+def best_layer(run: RunCurves, variant: str) -> int:
+    """Return the layer (from 0) at which a variant follows chrF closest in a run, the step held fixed."""
+    values = run.variants[variant]
+
+    def closeness(layer: int) -> float:
+        r = following(values[:, layer], run.quality["chrf"], run.steps, run.copied).r_given_step
+        return -2.0 if r is None else r
+
+    return max(range(values.shape[1]), key=closeness)
+
+
+def variants_table(chooser: RunCurves, others: Sequence[RunCurves]) -> str:
+    """Return how each variant follows chrF, ordered by the run that chooses, beside the runs that do not choose.
+
+    Each cell is r with the step held fixed, then r without step 0.
+    """
+    rows = []
+    for variant, values in chooser.variants.items():
+        layer = best_layer(chooser, variant)
+        number = layer if _reads_embeddings(variant) else layer + 1  # embeddings count from 0, FFNs from 1
+        ways = readings(values.shape[1]) | {f"layer {number}, chosen by {chooser.name}": _at(layer)}
+        for name, reading in ways.items():
+            found = [_of_variant(run, variant, reading) for run in (chooser, *others) if run.variants]
+            rows.append((found[0].r_given_step or -2.0, [variant, name, *(_pair(of) for of in found)]))
+    rows.sort(key=lambda row: -row[0])
+    header = ("variant", "layers", *(run.name for run in (chooser, *others) if run.variants))
+    return markdown_table(header, [row for _, row in rows])
+
+
+def _reads_embeddings(variant: str) -> bool:
+    return SCORES[variant.partition(",")[0]][0] == "embedding"
+
+
+def _at(layer: int) -> Reading:
+    return lambda values: values[:, layer]
+
+
+def _of_variant(run: RunCurves, variant: str, reading: Reading) -> Following:
+    return following(reading(run.variants[variant]), run.quality["chrf"], run.steps, run.copied)
+
+
+def _pair(found: Following) -> str:
+    return f"{_number(found.r_given_step)}, {_number(found.r_trained)}"
+
+
+def rivals(runs: Sequence[RunCurves], metric: str) -> dict[str, float]:
+    """Return each predictor's mean r with a quality metric over the runs, without step 0."""
+    names = [*map(score_name, METHODS), LOSS, HELD_OUT_LOSS, STEP]
+    found = {}
+    for name in names:
+        followings = [
+            following(run.predictors[name], run.quality[metric], run.steps, run.copied).r_trained
+            for run in runs
+            if name in run.predictors
+        ]
+        known = [r for r in followings if r is not None]
+        if known:
+            found[name] = float(np.mean(known))
+    return found
+
+
+def all_tables(runs: Sequence[RunCurves]) -> dict[str, str]:
+    """Return every table by its name on the page."""
+    with_checkpoints = [run for run in runs if run.variants]
+    found = {
+        "runs": runs_table(runs),
+        "following chrF": following_table(runs, "chrf"),
+        "following BLEU": following_table(runs, "bleu"),
+        "over sentences": sentences_table(runs),
+        "stopping": stops_table(runs),
+    }
+    if with_checkpoints:
+        found["variants"] = variants_table(with_checkpoints[0], with_checkpoints[1:])
+    return found

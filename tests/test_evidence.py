@@ -1,0 +1,189 @@
+"""The evidence's arithmetic against slow references, and its checkpoints against the package and transformers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from benchmarks.evidence import checkpoints, data, follow, record, stops, tables
+from benchmarks.evidence.curves import HELD_OUT_LOSS, LOSS, STEP, RunCurves
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.vocabulary import score_name
+from tests.support import make_tokenizer, tiny_llama
+
+STEPS = list(range(0, 100, 5))
+
+
+def curve(seed: int, rise: float = 1.0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=len(STEPS)) / 10
+    return np.asarray(rise * np.linspace(0, 1, len(STEPS)) + noise)
+
+
+# ---------------------------------------------------------------------------------------------- following
+
+
+@pytest.mark.unit
+def test_following_is_what_scipy_says() -> None:
+    predictor, quality, copied = curve(1), curve(2), curve(3)
+    found = follow.following(predictor, quality, STEPS, copied)
+    assert found.r == pytest.approx(stats.pearsonr(predictor, quality).statistic)
+    assert found.r_trained == pytest.approx(stats.pearsonr(predictor[1:], quality[1:]).statistic)
+    assert found.r_diff == pytest.approx(stats.pearsonr(np.diff(predictor), np.diff(quality)).statistic)
+    for fixed, r in ((np.array(STEPS), found.r_given_step), (copied, found.r_given_copied)):
+        left = [score - np.polyval(np.polyfit(fixed, score, 1), fixed) for score in (predictor, quality)]
+        assert r == pytest.approx(stats.pearsonr(*left).statistic)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("lag", [-2, 0, 3])
+def test_a_curve_that_comes_before_has_a_positive_lag(lag: int) -> None:
+    course = np.cumsum(np.random.default_rng(0).normal(size=40))
+    quality = course[5:25]
+    found = follow.following(course[5 + lag : 25 + lag], quality, STEPS, curve(3))
+    assert found.lag == lag
+    assert found.r_lag == pytest.approx(1)
+
+
+@pytest.mark.unit
+def test_half_way_is_where_a_smoothed_curve_has_made_half_of_its_rise() -> None:
+    values = np.concatenate([np.zeros(10), np.ones(10)])
+    # The mean of three is 0, 1/3, 2/3, 1 at steps 45, 50, 55, 60.
+    assert follow.half_way(values, STEPS) == pytest.approx(52.5)
+    assert follow.half_way(-values, STEPS) == 0
+    later = np.concatenate([np.zeros(14), np.ones(6)])
+    assert follow.following(values, later, STEPS, curve(3)).lead == pytest.approx(20)
+
+
+@pytest.mark.unit
+def test_a_curve_that_does_not_vary_follows_nothing() -> None:
+    found = follow.following(np.ones(len(STEPS)), curve(2), STEPS, curve(3))
+    assert (found.r, found.r_diff, found.r_given_step, found.r_lag) == (None, None, None, None)
+    assert found.lag == 0
+
+
+# ---------------------------------------------------------------------------------------------- stopping
+
+
+@pytest.mark.unit
+def test_a_rule_stops_where_its_line_no_longer_rises_and_keeps_the_best_checkpoint() -> None:
+    metric = np.array([9.0, 1, 2, 3, 4, 4, 3, 2, 1, 0])
+    quality = np.array([9.0, 1, 2, 3, 4, 5, 6, 7, 8, 7])
+    steps = list(range(0, 100, 10))
+    found = stops.outcome(metric, quality, steps, patience=3)
+    slopes = [stats.linregress(range(4), metric[now - 3 : now + 1]).slope for now in range(3, 10)]
+    first = 3 + next(place for place, slope in enumerate(slopes) if slope <= 0)
+    assert found.stop == steps[first]
+    assert found.saved == pytest.approx(1 - steps[first] / 90)
+    chosen = max(range(1, first + 1), key=lambda now: metric[now])  # step 0 is no checkpoint
+    assert (found.chosen, found.quality, found.lost) == (steps[chosen], quality[chosen], 9 - quality[chosen])
+    never = stops.outcome(metric, quality, steps, patience=None)
+    assert (never.stop, never.saved, never.chosen) == (90, 0, 40)
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def a_run(name: str, seed: int) -> RunCurves:
+    names = [*map(score_name, ("nasca", "nasca_rank", "navca", "mexa")), LOSS, HELD_OUT_LOSS]
+    predictors = {name: curve(seed + place) for place, name in enumerate(names)}
+    layers = np.random.default_rng(seed).normal(size=(len(STEPS), 6))
+    layers[:, 2] = curve(seed + 50) * 10  # the quality's own curve
+    return RunCurves(
+        name=name,
+        steps=STEPS,
+        predictors=predictors | {STEP: np.array(STEPS, dtype=float)},
+        quality={"chrf": curve(seed + 50) * 10, "bleu": curve(seed + 51)},
+        copied=curve(seed + 52),
+        off_target=np.zeros(len(STEPS)),
+        controls={"eng_Latn-deu_Latn": curve(seed + 53)},
+        over_sentences={("nasca", "chrf"): 0.25},
+        variants={"nasca, bare, 100": layers},
+    )
+
+
+@pytest.mark.unit
+def test_the_tables_have_every_run_and_every_rival() -> None:
+    first, second = a_run("first", 0), replace(a_run("second", 100), variants={})
+    made = tables.all_tables([first, second])
+    assert set(made) == {"runs", "following chrF", "following BLEU", "over sentences", "stopping", "variants"}
+    for name in first.predictors:
+        for run in (first, second):
+            assert f"| {run.name} | {name} |" in made["following chrF"]
+    r = stats.pearsonr(second.predictors[LOSS], second.quality["chrf"]).statistic
+    assert f"| second | {LOSS} | {r:.2f} |" in made["following chrF"]
+    assert tables.best_layer(first, "nasca, bare, 100") == 2
+    # The variants' first row is the one that follows closest.
+    assert "| nasca, bare, 100 | layer 3, chosen by first | 1.00, 1.00 |" in made["variants"].splitlines()[2]
+
+
+# ---------------------------------------------------------------------------------------------- text and records
+
+
+@pytest.mark.unit
+def test_a_recorded_line_has_no_text() -> None:
+    line = {"step": 5, "quality": {"eng_Latn-fra_Latn": {"translations": ["Un.", "Deux."], "empty": 0}}}
+    kept = json.loads(record.without_text(json.dumps(line)))
+    assert kept == {"step": 5, "quality": {"eng_Latn-fra_Latn": {"translations": ["", ""], "empty": 0}}}
+
+
+@pytest.mark.unit
+def test_tables_of_text_have_a_column_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "multi30k").mkdir()
+    for split in ("train", "val"):
+        for short in data.MULTI30K.values():
+            (tmp_path / "multi30k" / f"{split}.{short}").write_text(f"{split} a\t{short}\n{split} b {short}\n")
+    monkeypatch.chdir(tmp_path)
+    data.make(tmp_path, ["multi30k"])
+    lines = Path("runs/data/multi30k.train.tsv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "eng_Latn\tfra_Latn\tdeu_Latn\tces_Latn"
+    assert lines[1] == "train a en\ttrain a fr\ttrain a de\ttrain a cs"
+    assert len(lines) == 3
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_the_variants_are_the_scores_of_the_package() -> None:
+    model, tokenizer = tiny_llama().eval(), make_tokenizer()
+    pairs = ParallelPairs.load("eng_Latn-fra_Latn", n=20)
+    found = checkpoints.variants(Decoder.find(model, tokenizer), pairs, (10, 20, 1000))
+    methods = {
+        "nasca": "nasca",
+        "rank of states": "nasca_rank",
+        "navca": "navca",
+        "mexa": "mexa",
+    }
+    for count in (10, 20):
+        some = ParallelPairs.load("eng_Latn-fra_Latn", n=count)
+        report = NeuronXAEvaluator(some, ("nasca", "nasca_rank", "navca", "mexa"))(model, tokenizer)
+        for name, method in methods.items():
+            per_layer = report.per_layer[method]  # type: ignore[index]
+            assert found[f"{name}, bare, {count}"] == pytest.approx(per_layer.tolist(), abs=1e-5)
+    assert not [name for name in found if name.endswith("1000")]
+    last = NeuronXAEvaluator(checkpoints.prompted(ParallelPairs.load("eng_Latn-fra_Latn", n=10)), token_pooling="last")
+    per_layer = last(model, tokenizer).per_layer["nasca"]
+    assert found["nasca, in the prompt, last, 10"] == pytest.approx(per_layer.tolist(), abs=1e-5)
+
+
+def test_the_held_out_loss_is_that_of_the_targets_tokens_alone() -> None:
+    model, tokenizer = tiny_llama().eval(), make_tokenizer()
+    pairs = ParallelPairs.load("eng_Latn-fra_Latn", n=7)
+    total, count = 0.0, 0
+    ways = [(pairs.source, pairs.target, "English", "French"), (pairs.target, pairs.source, "French", "English")]
+    for sources, targets, source_language, target_language in ways:
+        for source, target in zip(sources, targets, strict=True):
+            prompt = tokenizer(f"{source_language}: {source}\n{target_language}:")["input_ids"]
+            completion = [*tokenizer(f" {target}")["input_ids"], tokenizer.eos_token_id]
+            labels = torch.tensor([[-100] * len(prompt) + completion])
+            with torch.no_grad():
+                loss = model(input_ids=torch.tensor([prompt + completion]), labels=labels).loss
+            total, count = total + float(loss) * len(completion), count + len(completion)
+    found = checkpoints.held_out_loss(Decoder.find(model, tokenizer), pairs, batch=3)
+    assert found == pytest.approx(total / count, rel=1e-5)
