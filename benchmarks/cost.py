@@ -117,7 +117,8 @@ def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
     """Return a LoRA fine-tuning step on 16 sequences of 512 tokens from the demo's training text."""
     text = " ".join(sentence for column in embedded("demo_train.tsv").values() for sentence in column)
     ids = tokenizer(text)["input_ids"]
-    input_ids = torch.tensor((ids * (1 + STEP_TOKENS // len(ids)))[:STEP_TOKENS]).view(16, 512)
+    whole = torch.tensor((ids * (1 + STEP_TOKENS // len(ids)))[:STEP_TOKENS])
+    input_ids = whole.view(16, 512).to(model.device)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
 
     def step() -> None:

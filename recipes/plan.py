@@ -27,7 +27,7 @@ class Plan:
         epochs: how often the steps go through the training text.
         evaluations: how often the held-out pairs are scored, including the evaluation at the start.
         alignment_cost: the forward passes of all evaluations as a share of the training, counted in tokens.
-        translated: the most tokens that one evaluation generates in its translations, in both directions.
+        translated: the most tokens that one evaluation generates in its translations.
     """
 
     examples: int
@@ -56,7 +56,13 @@ def _steps_per_epoch(args: SFTConfig, rows: int) -> int:
 
 
 def estimate(
-    tokenizer: Any, args: SFTConfig, texts: Sequence[str], examples: int, held: HeldOut, score_every: float
+    tokenizer: Any,
+    args: SFTConfig,
+    texts: Sequence[str],
+    examples: int,
+    held: HeldOut,
+    score_every: float,
+    direction: str = "both",
 ) -> Plan:
     """Estimate a run before its weights are loaded.
 
@@ -68,6 +74,7 @@ def estimate(
         held: the pairs that are watched.
         score_every: the steps between two evaluations, or their share of all steps. It counts only if the Trainer
             does not evaluate on its own.
+        direction: what each evaluation translates, "source->target", "target->source" or "both".
     """
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     length = _tokens(tokenizer, texts) / max(1, len(texts))
@@ -78,11 +85,16 @@ def estimate(
     evaluations = _evaluations(args, made, _steps_per_epoch(args, rows), score_every)
     # A sentence of several language pairs, such as an English one, is encoded once.
     scored = _tokens(tokenizer, list(dict.fromkeys(_sentences(held.watched))))
-    sources = _sentences(held.translated)
+    sources = [sentence for pair in held.translated for sentence in _sources(pair, direction)]
     # A training step costs about three forward passes: one forward and, for the backward pass, two more.
     alignment_cost = evaluations * scored / (3 * made * per_step * tokens)
     translated = LENGTH_RATIO * _tokens(tokenizer, sources) + EXTRA_TOKENS * len(sources)
     return Plan(examples, made, made * per_step / rows, evaluations, alignment_cost, translated)
+
+
+def _sources(pair: ParallelPairs, direction: str) -> Sequence[str]:
+    """Return what an evaluation translates. A direction that does not exist is refused where the callback is made."""
+    return {"source->target": pair.source, "target->source": pair.target}.get(direction, pair.source + pair.target)
 
 
 def _sentences(pairs: Sequence[ParallelPairs]) -> list[str]:

@@ -24,7 +24,7 @@ from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.translation import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
-from neuronxa_callback.vocabulary import Method, help_of
+from neuronxa_callback.vocabulary import Direction, Method, help_of
 
 
 @dataclass
@@ -47,6 +47,7 @@ class WatchArguments:
         default_factory=lambda: list(AlignmentSettings.methods),
         metadata={"help": help_of(AlignmentSettings, "methods")},
     )
+    direction: str = field(default="both", metadata={"help": help_of(Quality, "direction", "The test takes both.")})
     early_stopping_patience: int = field(
         default=0, metadata={"help": help_of(StoppingRule, "patience", "0 never stops.")}
     )
@@ -89,7 +90,7 @@ def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
 
 
 def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[TrainerCallback]:
-    """Return the callback that scores alignment and translations, in both directions, and may stop the run early.
+    """Return the callback that scores alignment and translations, and may stop the run early.
 
     Raises:
         PreflightError: a setting of watching cannot be used.
@@ -97,7 +98,7 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
     quality = Quality(
         held.metrics,
         pairs=[pairs.name for pairs in held.translated],
-        direction="both",
+        direction=cast(Direction, watch.direction),
         prompt=prompt,
         comet_device=watch.comet_device,
     )

@@ -198,7 +198,7 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 
     # The plan: steps, evaluations, memory.
     sample = documents.shuffle(args.seed).select(range(min(SAMPLE, len(documents))))["text"]
-    planned = plan.estimate(tokenizer, args, sample, len(documents), held, recipe.score_every)
+    planned = plan.estimate(tokenizer, args, sample, len(documents), held, recipe.score_every, recipe.direction)
     of_order = notes(recipe, args, tokenizer, documents, text.monolingual)
     plan.show(planned, needed, args, text.counts, [*of_order, *([held.left_out] if held.left_out else [])])
     if recipe.dry_run:

@@ -36,6 +36,8 @@ def test_following_is_what_scipy_says() -> None:
     assert found.r == pytest.approx(stats.pearsonr(predictor, quality).statistic)
     assert found.r_trained == pytest.approx(stats.pearsonr(predictor[1:], quality[1:]).statistic)
     assert found.r_diff == pytest.approx(stats.pearsonr(np.diff(predictor), np.diff(quality)).statistic)
+    without_start = stats.pearsonr(np.diff(predictor[1:]), np.diff(quality[1:])).statistic
+    assert found.r_diff_trained == pytest.approx(without_start)
     for fixed, r in ((np.array(STEPS), found.r_given_step), (copied, found.r_given_copied)):
         left = [score - np.polyval(np.polyfit(fixed, score, 1), fixed) for score in (predictor, quality)]
         assert r == pytest.approx(stats.pearsonr(*left).statistic)
@@ -140,11 +142,40 @@ def test_tables_of_text_have_a_column_a_language(tmp_path: Path, monkeypatch: py
         for short in data.MULTI30K.values():
             (tmp_path / "multi30k" / f"{split}.{short}").write_text(f"{split} a\t{short}\n{split} b {short}\n")
     monkeypatch.chdir(tmp_path)
-    data.make(tmp_path, ["multi30k"])
+    monkeypatch.setattr(data, "MONOLINGUAL", {"fra_Latn": slice(1, 2)})
+    data.multi30k(tmp_path)
     lines = Path("runs/data/multi30k.train.tsv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "eng_Latn\tfra_Latn\tdeu_Latn\tces_Latn"
     assert lines[1] == "train a en\ttrain a fr\ttrain a de\ttrain a cs"
     assert len(lines) == 3
+    assert Path("runs/data/multi30k.fra_Latn.txt").read_text(encoding="utf-8") == "train b fr\n"
+
+
+@pytest.mark.unit
+def test_icelandic_holds_out_short_news_and_trains_on_other_news_and_tatoeba(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("ntrex", "tatoeba"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(data, "NTREX_HELD_OUT", 2)
+    news = ["short news", " ".join(["long"] * 17), "third", "fourth", "fifth"]
+    for code, file in data.NTREX.items():
+        (tmp_path / "ntrex" / file).write_text("".join(f"{line} {code}\n" for line in news))
+    for file in data.TATOEBA:
+        (tmp_path / "tatoeba" / file).write_text(f"one {file[-3:]}\ntwo {file[-3:]}\n")
+    monkeypatch.chdir(tmp_path)
+    data.icelandic(tmp_path)
+    assert Path("runs/data/icelandic.held_out.tsv").read_text(encoding="utf-8").splitlines() == [
+        "eng_Latn\tisl_Latn\tfao_Latn",
+        "short news eng_Latn\tshort news isl_Latn\tshort news fao_Latn",
+    ]
+    assert Path("runs/data/icelandic.train.tsv").read_text(encoding="utf-8").splitlines() == [
+        "eng_Latn\tisl_Latn",
+        "third eng_Latn\tthird isl_Latn",
+        "one eng\tone isl",
+        "fourth eng_Latn\tfourth isl_Latn",
+        "two eng\ttwo isl",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
@@ -180,7 +211,8 @@ def test_the_held_out_loss_is_that_of_the_targets_tokens_alone() -> None:
     for sources, targets, source_language, target_language in ways:
         for source, target in zip(sources, targets, strict=True):
             prompt = tokenizer(f"{source_language}: {source}\n{target_language}:")["input_ids"]
-            completion = [*tokenizer(f" {target}")["input_ids"], tokenizer.eos_token_id]
+            target_ids = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
+            completion = [*target_ids, tokenizer.eos_token_id]
             labels = torch.tensor([[-100] * len(prompt) + completion])
             with torch.no_grad():
                 loss = model(input_ids=torch.tensor([prompt + completion]), labels=labels).loss

@@ -25,11 +25,12 @@ PAGE = RESULTS / "README.md"
 def show(console: Console) -> None:
     """Print each run with its commands and the time that it takes."""
     table = Table(title="Runs of the evidence", title_justify="left")
-    for column in ("run", "asks", "commands", "minutes on two cores"):
+    for column in ("run", "asks", "commands", "minutes"):
         table.add_column(column, overflow="fold")
     for run in ALL:
         commands = "\n".join(" ".join(command) for command in run.commands)
-        table.add_row(run.name, run.question, commands, "not run" if run.minutes is None else str(run.minutes))
+        minutes = "not run" if run.minutes is None else f"{run.minutes} on {run.machine}"
+        table.add_row(run.name, run.question, commands, minutes)
     console.print(table)
 
 
@@ -40,7 +41,7 @@ def make(run: Run, folder: Path) -> None:
         run: the run.
         folder: the folder with its corpora.
     """
-    data.make(folder, run.data)
+    data.MAKERS[run.data](folder)
     shutil.rmtree(run.output_dir, ignore_errors=True)
     for command in run.commands:
         subprocess.run([sys.executable, *command[1:]], check=True)

@@ -160,17 +160,18 @@ def _examples(tokenizer: Any, pairs: ParallelPairs) -> Iterator[tuple[list[int],
     """Yield the tokens of each example and how many of them are its prompt's."""
     for source, target in zip(pairs.source, pairs.target, strict=True):
         prompt = tokenizer(prompt_of(source, pairs.source_lang, pairs.target_lang))["input_ids"]
-        completion = tokenizer(f" {target}")["input_ids"]
+        completion = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
         yield [*prompt, *completion, tokenizer.eos_token_id], len(prompt)
 
 
 def _loss_of(decoder: Decoder, rows: Sequence[tuple[list[int], int]]) -> tuple[float, int]:
     """Return the summed loss of some examples' completions, and how many tokens these have."""
     longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
-    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows])
-    places = torch.arange(longest)
-    prompts = torch.tensor([prompt for _, prompt in rows]).unsqueeze(1)
+    device = decoder.device
+    ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows], device=device)
+    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows], device=device)
+    places = torch.arange(longest, device=device)
+    prompts = torch.tensor([prompt for _, prompt in rows], device=device).unsqueeze(1)
     learned = mask.bool() & (places >= prompts)
     model: Any = decoder.base
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()

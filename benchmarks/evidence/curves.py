@@ -31,8 +31,8 @@ class RunCurves:
     Attributes:
         name: the run.
         steps: the Trainer's step of each evaluation.
-        predictors: alignment scores of the trained language pairs, and the rivals that cost less or as much. Each is
-            turned so that it should rise when translation gets better.
+        predictors: alignment scores of the trained language pairs, those of pairs that are not trained on, and the
+            rivals that cost less or as much. Each is turned so that it should rise when translation gets better.
         quality: quality metric -> its mean over the directions.
         copied: chrF of the translations against their sources, mean over the directions.
         off_target: share of the translations in another language, mean over the directions.
@@ -64,7 +64,9 @@ def read(folder: Path) -> RunCurves:
     has_checkpoints = set(steps) <= of_checkpoints.keys()
     methods = [method for method in METHODS if method in evaluations[0].score]
     predictors = {score_name(method): _alignment(evaluations, method) for method in methods}
-    predictors |= {LOSS: -_training_loss(folder, steps)}
+    controls = _controls(evaluations)
+    predictors |= {f"NASCA rank of {name}, not trained on": values for name, values in controls.items()}
+    predictors[LOSS] = -_training_loss(folder, steps)
     if has_checkpoints:
         predictors[HELD_OUT_LOSS] = -np.array([of_checkpoints[step].held_out_loss for step in steps])
     predictors[STEP] = np.array(steps, dtype=float)
@@ -78,7 +80,7 @@ def read(folder: Path) -> RunCurves:
         },
         copied=_of_directions(evaluations, "copied"),
         off_target=_of_directions(evaluations, "off_target"),
-        controls=_controls(evaluations),
+        controls=controls,
         over_sentences=_over_sentences(evaluations, methods),
         variants=_variants([of_checkpoints[step] for step in steps]) if has_checkpoints else {},
     )

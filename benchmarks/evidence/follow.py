@@ -26,6 +26,7 @@ class Following:
         r: Pearson's r over all evaluations.
         r_trained: the same without step 0, where the model has not yet learned to translate at all.
         r_diff: r of the changes from one evaluation to the next.
+        r_diff_trained: the same without the change from step 0 to the next evaluation, which is often the greatest.
         r_given_step: r with the step number held fixed: what the curve says beyond that training goes on.
         r_given_copied: r with copying held fixed.
         lag: the number of evaluations by which the predictor's changes come before those of the metric, where their r
@@ -37,6 +38,7 @@ class Following:
     r: float | None
     r_trained: float | None
     r_diff: float | None
+    r_diff_trained: float | None
     r_given_step: float | None
     r_given_copied: float | None
     lag: int
@@ -53,6 +55,7 @@ def following(predictor: Values, quality: Values, steps: Sequence[int], copied: 
         r=whole.r if whole else None,
         r_trained=trained.r if trained else None,
         r_diff=whole.r_diff if whole else None,
+        r_diff_trained=trained.r_diff if trained else None,
         r_given_step=_given(predictor, quality, np.asarray(steps, dtype=float)),
         r_given_copied=_given(predictor, quality, copied),
         lag=lag,

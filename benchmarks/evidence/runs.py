@@ -19,16 +19,18 @@ class Run:
         name: the name of its configuration, of its folder in runs/evidence/ and of its folder in docs/results/.
         question: what the run asks.
         recipe: the script.
-        data: the text that it needs: "multi30k", "ntrex", "tatoeba".
-        minutes: how long it took on two cores, without `checkpoints`; None if nobody has run it.
+        data: the text that it needs, "multi30k" or "icelandic".
+        minutes: how long it took, without `checkpoints`; None if nobody has run it.
+        machine: what it took that long on.
         after: the run whose merged model it begins with; None if it begins with a published model.
     """
 
     name: str
     question: str
     recipe: str
-    data: tuple[str, ...]
+    data: str
     minutes: int | None = None
+    machine: str = "two cores"
     after: str | None = None
 
     @property
@@ -58,7 +60,46 @@ ALL = (
         "french-sft",
         "Does alignment follow translation in the recipe as it is meant, a 4-bit LoRA on English-French captions?",
         "translation_sft",
-        ("multi30k",),
+        "multi30k",
+    ),
+    Run(
+        "gemma-french-sft",
+        "The same with a model that knows French: Gemma 3 270M. It needs `make model-gemma`.",
+        "translation_sft",
+        "multi30k",
+        minutes=5,
+        machine="an H200",
+    ),
+    Run(
+        "german-diverging",
+        "Does the curve show that a run goes wrong, at a learning rate at which it diverges, and before chrF shows it?",
+        "translation_sft",
+        "multi30k",
+    ),
+    Run(
+        "french-spoilt",
+        "Does alignment turn before translation does, when a run repeats 120 pairs for 30 epochs?",
+        "translation_sft",
+        "multi30k",
+    ),
+    Run(
+        "french-cpt",
+        "Does alignment rise in continued pretraining on French?",
+        "translation_cpt",
+        "multi30k",
+    ),
+    Run(
+        "french-cpt-sft",
+        "Does it go on in the fine-tuning that follows, as in Fig. 3 b?",
+        "translation_sft",
+        "multi30k",
+        after="french-cpt",
+    ),
+    Run(
+        "icelandic-gemma",
+        "Does it rise for Icelandic, with a model that knows some? It needs `make model-gemma`.",
+        "translation_sft",
+        "icelandic",
     ),
 )
 

@@ -23,14 +23,17 @@ NONE = "–"
 def runs_table(runs: Sequence[RunCurves]) -> str:
     """Return what each run did: each number at its first, its best and its last evaluation."""
     header = ("run", "evaluations", *map(score_name, METHODS), "chrF", "BLEU", "copied", "off target", "controls")
-    return markdown_table(header, [_run_row(run) for run in runs])
+    table = markdown_table(header, [_run_row(run) for run in runs])
+    for run in runs:  # markdown_table escapes a link
+        table = table.replace(f"| {run.name} |", f"| [{run.name}]({run.name}/README.md) |")
+    return table
 
 
 def _run_row(run: RunCurves) -> list[str]:
     alignment = [_way(run.predictors[name], 3) for name in map(score_name, METHODS)]
     controls = [f"{name}: {_way(values, 3)}" for name, values in run.controls.items()]
     return [
-        f"[{run.name}]({run.name}/README.md)",
+        run.name,
         str(len(run.steps)),
         *alignment,
         _way(run.quality["chrf"], 1),
@@ -57,6 +60,7 @@ def following_table(runs: Sequence[RunCurves], metric: str) -> str:
         "r, step held fixed",
         "r, copying held fixed",
         "r of changes",
+        "r of changes without step 0",
         "lag",
         "half-way earlier by",
     )
@@ -70,7 +74,7 @@ def following_table(runs: Sequence[RunCurves], metric: str) -> str:
 
 def _cells(found: Following) -> list[str]:
     lag = f"{found.lag:+d} (r {_number(found.r_lag)})"
-    fixed = (found.r, found.r_trained, found.r_given_step, found.r_given_copied, found.r_diff)
+    fixed = (found.r, found.r_trained, found.r_given_step, found.r_given_copied, found.r_diff, found.r_diff_trained)
     return [*map(_number, fixed), lag, f"{found.lead:+.0f} steps"]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError
@@ -71,6 +72,17 @@ class TestScores:
         assert len(set(expected[name])) == 3
         assert score.system == pytest.approx(sum(expected[name]) / 3)
         assert str(score.signature).endswith("model.ckpt|comet:2.2.7")
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+    @pytest.mark.parametrize("name", ["comet", "cometkiwi"])
+    def test_on_a_gpu_they_are_those_of_the_cpu(self, name: str, comet_models: Path, with_comet: None) -> None:
+        expected = json.loads((comet_models / "expected.json").read_text())
+        worker = CometWorker("cuda:0", batch_size=2)
+        try:
+            score = worker.submit(str(comet_models / name), expected["samples"]).result()
+        finally:
+            worker.close()
+        assert score.segments == pytest.approx(expected[name], rel=1e-4)
 
     def test_cometkiwi_sees_no_reference(self, comet_models: Path, worker: CometWorker) -> None:
         expected = json.loads((comet_models / "expected.json").read_text())
