@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import candidates, correlations, coverage, recorded, rises, signal, stopping
+from benchmarks import candidates, correlations, coverage, gpu, recorded, rises, signal, stopping
 from neuronxa_callback.significance import paired_p_value
 
 pytestmark = pytest.mark.unit
@@ -67,6 +67,13 @@ def test_the_figures_of_the_correlations_are_those_of_their_results() -> None:
         f"Of lognormal scores Williams's t calls {shares('lognormal', 'Williams', (8, *many))}, where this test calls"
     )
     assert f"{williams} {shares('lognormal', 'ours', (8, *many))}." in page
+
+
+def test_the_table_of_the_gpu_is_that_of_its_results() -> None:
+    made = json.loads(gpu.RESULT.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    assert gpu.markdown([gpu.Cost(**cost) for cost in made["costs"]]) in page
+    assert made["gpu"] in page
 
 
 def test_the_tables_of_chance_and_coverage_are_those_of_their_results() -> None:

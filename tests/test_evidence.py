@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks.evidence import checkpoints, data, follow, record, stops, tables
-from benchmarks.evidence.curves import HELD_OUT_LOSS, LOSS, STEP, RunCurves
+from benchmarks.evidence import __main__ as evidence
+from benchmarks.evidence import checkpoints, curves, data, follow, record, stops, tables
+from benchmarks.evidence.curves import CONTROL, HELD_OUT_LOSS, LOSS, STEP, RunCurves
+from benchmarks.evidence.runs import ALL, RESULTS
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.vocabulary import score_name
@@ -114,12 +116,16 @@ def a_run(name: str, seed: int) -> RunCurves:
 def test_the_tables_have_every_run_and_every_rival() -> None:
     first, second = a_run("first", 0), replace(a_run("second", 100), variants={})
     made = tables.all_tables([first, second])
-    assert set(made) == {"runs", "following chrF", "following BLEU", "over sentences", "stopping", "variants"}
+    names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "stopping", "variants"}
+    assert set(made) == names
     for name in first.predictors:
         for run in (first, second):
             assert f"| {run.name} | {name} |" in made["following chrF"]
     r = stats.pearsonr(second.predictors[LOSS], second.quality["chrf"]).statistic
     assert f"| second | {LOSS} | {r:.2f} |" in made["following chrF"]
+    of_second = next(line for line in made["summary"].splitlines() if line.startswith(f"| {LOSS} |")).split("|")[3]
+    assert of_second.split(",")[0].strip() == f"{r:.2f}"
+    assert f"| {CONTROL} | – | – |" in made["summary"]
     assert tables.best_layer(first, "nasca, bare, 100") == 2
     # The variants' first row is the one that follows closest.
     assert "| nasca, bare, 100 | layer 3, chosen by first | 1.00, 1.00 |" in made["variants"].splitlines()[2]
@@ -176,6 +182,40 @@ def test_icelandic_holds_out_short_news_and_trains_on_other_news_and_tatoeba(
         "fourth eng_Latn\tfourth isl_Latn",
         "two eng\ttwo isl",
     ]
+
+
+@pytest.mark.unit
+def test_the_page_of_results_shows_the_tables_of_the_recorded_runs() -> None:
+    page = evidence.PAGE.read_text(encoding="utf-8")
+    assert evidence.rebuilt(page) == page
+    for run in ALL:
+        assert run.is_recorded == (f"[{run.name}]({run.name}/README.md)" in page)
+        assert run.is_recorded == (run.minutes is not None)
+
+
+@pytest.mark.unit
+def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
+    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+    small, gemma = (curves.read(RESULTS / name) for name in ("french-sft", "gemma-french-sft"))
+
+    def of(run: RunCurves, name: str, number: str) -> str:
+        found = follow.following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
+        return f"{getattr(found, number):.2f}"
+
+    nasca, rank = "NASCA", "NASCA rank"
+    for sentence in (
+        f"r with chrF is {of(small, nasca, 'r')} and {of(gemma, nasca, 'r')} for NASCA, "
+        f"and {of(small, rank, 'r')} and {of(gemma, rank, 'r')} for the rank score.",
+        f"has {of(small, LOSS, 'r_trained')} in the run of SmolLM2, where NASCA has {of(small, nasca, 'r_trained')}.",
+        f"has {of(gemma, STEP, 'r_trained')} in the run of Gemma, where NASCA has {of(gemma, nasca, 'r_trained')}.",
+        f"not trained on, has {of(small, CONTROL, 'r_trained')} and {of(gemma, CONTROL, 'r_trained')}, though",
+        f"is {of(small, nasca, 'r_diff_trained')} and {of(gemma, nasca, 'r_diff_trained')} for NASCA, and "
+        f"{of(small, rank, 'r_diff_trained')} and {of(gemma, rank, 'r_diff_trained')} for the rank score.",
+    ):
+        assert sentence in page
+    lost = [stops.outcome(gemma.predictors[name], gemma.quality["chrf"], gemma.steps, 5) for name in (nasca, rank)]
+    assert [found.stop for found in lost] == [105, 105]
+    assert f"stopping there loses {lost[0].lost:.1f} and {lost[1].lost:.1f} of chrF." in page
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

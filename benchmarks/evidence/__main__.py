@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evidence import curves, data, tables
-from benchmarks.evidence.record import record
+from benchmarks.evidence.record import make_smaller, record
 from benchmarks.evidence.runs import ALL, RESULTS, Run, named
+from neuronxa_callback.training import overlay
 
 PAGE = RESULTS / "README.md"
 
@@ -48,6 +49,13 @@ def make(run: Run, folder: Path) -> None:
     record(run)
 
 
+def lay_over() -> None:
+    """Write the page of all recorded runs."""
+    folders = [run.result.relative_to(Path.cwd()) for run in ALL if run.is_recorded]
+    page = overlay.write(folders, RESULTS / "overlay")
+    make_smaller(page.parent / overlay.FIGURE)
+
+
 def rebuilt(page: str) -> str:
     """Return the page of results with its tables made from the recorded runs."""
     recorded = [run for run in ALL if run.is_recorded]
@@ -75,6 +83,7 @@ def main() -> None:
         if options.data is None:
             raise SystemExit("--run needs --data, the folder with multi30k/, ntrex/ and tatoeba/ (DATA=... with make).")
         make(named(options.run), options.data)
+    lay_over()
     PAGE.write_text(rebuilt(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"The tables of {PAGE} are rebuilt.")
 

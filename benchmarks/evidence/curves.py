@@ -19,6 +19,7 @@ from neuronxa_callback.vocabulary import Method, score_name
 
 TRAINING_LOSS = "training_loss.json"
 METHODS: tuple[Method, ...] = ("nasca", "nasca_rank", "navca", "mexa")
+CONTROL = "NASCA rank, not trained on"  # the mean over the language pairs that are watched alone
 LOSS, HELD_OUT_LOSS, STEP = "training loss, falling", "held-out loss, falling", "step number"
 
 Values = NDArray[np.float64]
@@ -65,7 +66,8 @@ def read(folder: Path) -> RunCurves:
     methods = [method for method in METHODS if method in evaluations[0].score]
     predictors = {score_name(method): _alignment(evaluations, method) for method in methods}
     controls = _controls(evaluations)
-    predictors |= {f"NASCA rank of {name}, not trained on": values for name, values in controls.items()}
+    if controls:
+        predictors[CONTROL] = np.mean(list(controls.values()), axis=0)
     predictors[LOSS] = -_training_loss(folder, steps)
     if has_checkpoints:
         predictors[HELD_OUT_LOSS] = -np.array([of_checkpoints[step].held_out_loss for step in steps])

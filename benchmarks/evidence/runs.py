@@ -61,6 +61,7 @@ ALL = (
         "Does alignment follow translation in the recipe as it is meant, a 4-bit LoRA on English-French captions?",
         "translation_sft",
         "multi30k",
+        minutes=67,
     ),
     Run(
         "gemma-french-sft",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.checkpoints import SCORES
-from benchmarks.evidence.curves import HELD_OUT_LOSS, LOSS, METHODS, STEP, RunCurves
+from benchmarks.evidence.curves import CONTROL, HELD_OUT_LOSS, LOSS, METHODS, STEP, RunCurves
 from benchmarks.evidence.follow import SMOOTHED, Following, following, smoothed
 from benchmarks.evidence.stops import outcome
 from neuronxa_callback.tables import markdown_table
@@ -48,6 +48,20 @@ def _way(values: Values, digits: int) -> str:
     """Return the first and the last value, and the highest between them if that is higher than both."""
     first, last, best = (f"{value:.{digits}f}" for value in (values[0], values[-1], values.max()))
     return f"{first} to {last}" if best in (first, last) else f"{first} by {best} to {last}"
+
+
+def summary_table(runs: Sequence[RunCurves]) -> str:
+    """Return how each predictor follows chrF: r, r without step 0, and r of changes without step 0, for each run."""
+    names = (*map(score_name, METHODS), CONTROL, LOSS, HELD_OUT_LOSS, STEP)
+    rows = [[name, *(_summary(run, name) for run in runs)] for name in names]
+    return markdown_table(("r with chrF", *(run.name for run in runs)), rows)
+
+
+def _summary(run: RunCurves, name: str) -> str:
+    if name not in run.predictors:
+        return NONE
+    found = following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
+    return ", ".join(map(_number, (found.r, found.r_trained, found.r_diff_trained)))
 
 
 def following_table(runs: Sequence[RunCurves], metric: str) -> str:
@@ -183,26 +197,11 @@ def _pair(found: Following) -> str:
     return f"{_number(found.r_given_step)}, {_number(found.r_trained)}"
 
 
-def rivals(runs: Sequence[RunCurves], metric: str) -> dict[str, float]:
-    """Return each predictor's mean r with a quality metric over the runs, without step 0."""
-    names = [*map(score_name, METHODS), LOSS, HELD_OUT_LOSS, STEP]
-    found = {}
-    for name in names:
-        followings = [
-            following(run.predictors[name], run.quality[metric], run.steps, run.copied).r_trained
-            for run in runs
-            if name in run.predictors
-        ]
-        known = [r for r in followings if r is not None]
-        if known:
-            found[name] = float(np.mean(known))
-    return found
-
-
 def all_tables(runs: Sequence[RunCurves]) -> dict[str, str]:
     """Return every table by its name on the page."""
     with_checkpoints = [run for run in runs if run.variants]
     found = {
+        "summary": summary_table(runs),
         "runs": runs_table(runs),
         "following chrF": following_table(runs, "chrf"),
         "following BLEU": following_table(runs, "bleu"),

@@ -84,6 +84,23 @@ class TestScores:
             worker.close()
         assert score.segments == pytest.approx(expected[name], rel=1e-4)
 
+    def test_mpi_is_not_started(self, comet_models: Path, interpreter: Interpreter, tmp_path: Path) -> None:
+        """An MPI that cannot start ends the process, as Open MPI does, when Lightning asks mpi4py for its size."""
+        installed = tmp_path / "packages"
+        (installed / "mpi4py").mkdir(parents=True)
+        (installed / "mpi4py" / "__init__.py").write_text("")
+        (installed / "mpi4py" / "MPI.py").write_text("import os\nos._exit(1)\n")
+        (installed / "mpi4py-4.0.0.dist-info").mkdir()
+        (installed / "mpi4py-4.0.0.dist-info" / "METADATA").write_text("Name: mpi4py\nVersion: 4.0.0\n")
+        interpreter(f'PYTHONPATH={installed} exec $PYTHON "$@"')
+        worker = CometWorker()
+        try:
+            segments = worker.submit(str(comet_models / "comet"), SAMPLES).result().segments
+            assert segments is not None
+            assert len(segments) == len(SAMPLES)
+        finally:
+            worker.close()
+
     def test_cometkiwi_sees_no_reference(self, comet_models: Path, worker: CometWorker) -> None:
         expected = json.loads((comet_models / "expected.json").read_text())
         samples = [{"src": sample["src"], "mt": sample["mt"]} for sample in expected["samples"]]

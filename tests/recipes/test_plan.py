@@ -46,6 +46,8 @@ def test_a_plan_counts_steps_and_evaluations(packing: bool, tmp_path: Path) -> N
     assert found.alignment_cost == pytest.approx(found.evaluations * scored / (3 * trained))
     limits = [4 * len(tokenizer(text)["input_ids"]) + 16 for text in (*pairs.source, *pairs.target)]
     assert found.translated == sum(limits)
+    one_way = plan.estimate(tokenizer, args, texts, 100, held(10), 0.25, "target->source")
+    assert one_way.translated == sum(limits[len(pairs.source) :])
 
 
 def test_a_control_is_encoded_and_not_translated(tmp_path: Path) -> None:

@@ -256,7 +256,8 @@ def test_what_changes_no_result_may_change(model: Path, tmp_path: Path, run: Cal
 @pytest.mark.once
 def test_flores_is_watched_and_devtest_scored_at_the_end(model: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     folder = flores(tmp_path / "flores200_dataset")
-    run(SFT, model, tmp_path / "run", "--held_out", str(folder), "--merge")
+    run(SFT, model, tmp_path / "run", "--held_out", str(folder), "--merge", "--direction", "target->source")
+    assert {way for record in score_lines(tmp_path / "run") for way in record["quality"]} == {"isl_Latn-eng_Latn"}
     card = ModelCard.load(tmp_path / "run" / "README.md")
     results = {(result.dataset_name, result.metric_type) for result in card.data.eval_results}
     names = ("5 pairs of FLORES dev", "5 pairs of FLORES devtest")
@@ -427,6 +428,7 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
         (CPT, ["--target_langs", "fra_Latn", "--target_lang", "isl_Latn"], "; both were given."),
         (SFT, ["--target_lang", "deu_Latn"], "the embedded training text has no deu_Latn"),
         (SFT, ["--control_langs", "fao_Latn"], "embedded has no fao_Latn"),
+        (SFT, ["--direction", "back"], "direction 'back' is unknown"),
         (SFT, ["--methods", "nasca", "masca"], "method 'masca' is unknown"),
         (CPT, ["--max_steps", "-1"], "--max_steps must be given"),
         (CPT, ["--source_share", "1"], "--source_share 1.0 must lie between"),

@@ -175,6 +175,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     # Checkpoints of older Lightning versions hold objects beside tensors. torch reads these only with this setting.
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    # Lightning starts MPI where mpi4py is installed, and this lone process may not take part in the job's MPI.
+    sys.modules["mpi4py"] = None  # type: ignore[assignment]
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=end_with_parent, args=(arguments.parent,), daemon=True).start()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
