@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.evidence import curves, data, tables
 from benchmarks.evidence.record import make_smaller, record
@@ -25,14 +24,11 @@ PAGE = RESULTS / "README.md"
 
 def show(console: Console) -> None:
     """Print each run with its commands and the time that it takes."""
-    table = Table(title="Runs of the evidence", title_justify="left")
-    for column in ("run", "asks", "commands", "minutes"):
-        table.add_column(column, overflow="fold")
     for run in ALL:
-        commands = "\n".join(" ".join(command) for command in run.commands)
-        minutes = "not run" if run.minutes is None else f"{run.minutes} on {run.machine}"
-        table.add_row(run.name, run.question, commands, minutes)
-    console.print(table)
+        minutes = "not run" if run.minutes is None else f"{run.minutes} minutes on {run.machine}"
+        console.print(f"[bold]{run.name}[/bold] ({minutes}). {run.question}")
+        for command in run.commands:
+            console.print(f"    {' '.join(command)}", soft_wrap=True)
 
 
 def make(run: Run, folder: Path) -> None:
