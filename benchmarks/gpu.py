@@ -25,6 +25,7 @@ from benchmarks.machine import describe
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.translation import PLAIN_PROMPT, translate
+from neuronxa_callback.tables import markdown_table
 
 RESULT = Path(__file__).parent / "results" / "gpu.json"
 GPU = torch.device("cuda", 0)
@@ -106,14 +107,18 @@ def peak(work: Callable[[], object]) -> float:
 
 def markdown(costs: list[Cost]) -> str:
     """Return the table as Markdown. docs/promises.md shows it."""
-    lines = ["| shape | work | seconds | training steps | extra memory |", "| --- | --- | --- | --- | --- |"]
-    for cost in costs:
-        for work, seconds in cost.seconds.items():
-            memory = f"{cost.mebibytes[work]:.0f} MiB" if work in cost.mebibytes else ""
-            lines.append(
-                f"| {cost.shape} | {work} | {seconds:.2f} | {seconds / cost.seconds['SFT step']:.2f} | {memory} |"
-            )
-    return "\n".join(lines)
+    rows = [
+        (
+            cost.shape,
+            work,
+            f"{seconds:.2f}",
+            f"{seconds / cost.seconds['SFT step']:.2f}",
+            f"{cost.mebibytes[work]:.0f} MiB" if work in cost.mebibytes else "",
+        )
+        for cost in costs
+        for work, seconds in cost.seconds.items()
+    ]
+    return markdown_table(("shape", "work", "seconds", "training steps", "extra memory"), rows)
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ from rich.table import Table
 from trl import SFTConfig
 
 from neuronxa_callback import ParallelPairs
+from neuronxa_callback.quality.evaluator import directions
 from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
+from neuronxa_callback.vocabulary import Direction
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def estimate(
     examples: int,
     held: HeldOut,
     score_every: float,
-    direction: str = "both",
+    direction: Direction = "both",
 ) -> Plan:
     """Estimate a run before its weights are loaded.
 
@@ -85,16 +87,11 @@ def estimate(
     evaluations = _evaluations(args, made, _steps_per_epoch(args, rows), score_every)
     # A sentence of several language pairs, such as an English one, is encoded once.
     scored = _tokens(tokenizer, list(dict.fromkeys(_sentences(held.watched))))
-    sources = [sentence for pair in held.translated for sentence in _sources(pair, direction)]
+    sources = [sentence for pair in directions(held.translated, direction).values() for sentence in pair.source]
     # A training step costs about three forward passes: one forward and, for the backward pass, two more.
     alignment_cost = evaluations * scored / (3 * made * per_step * tokens)
     translated = LENGTH_RATIO * _tokens(tokenizer, sources) + EXTRA_TOKENS * len(sources)
     return Plan(examples, made, made * per_step / rows, evaluations, alignment_cost, translated)
-
-
-def _sources(pair: ParallelPairs, direction: str) -> Sequence[str]:
-    """Return what an evaluation translates. A direction that does not exist is refused where the callback is made."""
-    return {"source->target": pair.source, "target->source": pair.target}.get(direction, pair.source + pair.target)
 
 
 def _sentences(pairs: Sequence[ParallelPairs]) -> list[str]:

@@ -98,7 +98,7 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
     quality = Quality(
         held.metrics,
         pairs=[pairs.name for pairs in held.translated],
-        direction=cast(Direction, watch.direction),
+        direction=direction_of(watch),
         prompt=prompt,
         comet_device=watch.comet_device,
     )
@@ -115,6 +115,11 @@ def callbacks(watch: WatchArguments, held: HeldOut, prompt: Prompt) -> list[Trai
         reason = str(error).replace("eval_steps", "score_every").replace("patience=", "early_stopping_patience=")
         raise PreflightError(f"The run cannot be watched: {reason}") from None
     return [callback]
+
+
+def direction_of(watch: WatchArguments) -> Direction:
+    """Return what each evaluation translates. The callback refuses an unknown direction."""
+    return cast(Direction, watch.direction)
 
 
 def methods_of(watch: WatchArguments) -> list[Method]:

@@ -198,7 +198,9 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 
     # The plan: steps, evaluations, memory.
     sample = documents.shuffle(args.seed).select(range(min(SAMPLE, len(documents))))["text"]
-    planned = plan.estimate(tokenizer, args, sample, len(documents), held, recipe.score_every, recipe.direction)
+    planned = plan.estimate(
+        tokenizer, args, sample, len(documents), held, recipe.score_every, training_run.direction_of(recipe)
+    )
     of_order = notes(recipe, args, tokenizer, documents, text.monolingual)
     plan.show(planned, needed, args, text.counts, [*of_order, *([held.left_out] if held.left_out else [])])
     if recipe.dry_run:

@@ -144,7 +144,9 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
     sample = [
         as_text(example, tokenizer, chat) for example in train_dataset.select(range(min(200, len(train_dataset))))
     ]
-    planned = plan.estimate(tokenizer, args, sample, len(train_dataset), held, recipe.score_every, recipe.direction)
+    planned = plan.estimate(
+        tokenizer, args, sample, len(train_dataset), held, recipe.score_every, training_run.direction_of(recipe)
+    )
     plan.show(planned, needed, args, counts, [held.left_out] if held.left_out else [])
     if recipe.dry_run:
         return

@@ -30,6 +30,7 @@ from neuronxa_callback.alignment.cosines import contributions, cosine_similarity
 from neuronxa_callback.alignment.evaluator import Encoded
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.loading import Loader
+from neuronxa_callback.quality.evaluator import directions
 from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.corpora import open_corpus
 from neuronxa_callback.text.languages import language_name
@@ -145,8 +146,7 @@ def held_out_loss(decoder: Decoder, pairs: ParallelPairs, batch: int = 10) -> fl
         pairs: the held-out pairs.
         batch: examples in a forward pass.
     """
-    back = ParallelPairs(pairs.target, pairs.source, pairs.target_lang, pairs.source_lang)
-    rows = [row for way in (pairs, back) for row in _examples(decoder.tokenizer, way)]
+    rows = [row for way in directions([pairs], "both").values() for row in _examples(decoder.tokenizer, way)]
     rows.sort(key=lambda row: len(row[0]))
     total, count = 0.0, 0
     with decoder.evaluation_mode():

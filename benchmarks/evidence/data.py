@@ -32,14 +32,15 @@ def multi30k(folder: Path) -> None:
     Args:
         folder: the folder with the corpora.
     """
-    for split in ("train", "val"):
-        files = [folder / "multi30k" / f"{split}.{short}" for short in MULTI30K.values()]
-        rows = _columns(files)
-        write(f"multi30k.{split}", MULTI30K, rows)
-        if split == "train":
-            for code, some in MONOLINGUAL.items():
-                column = list(MULTI30K).index(code)
-                _write(f"multi30k.{code}.txt", [row[column] for row in rows[some]])
+    rows = {
+        split: _columns([folder / "multi30k" / f"{split}.{short}" for short in MULTI30K.values()])
+        for split in ("train", "val")
+    }
+    for split, of_split in rows.items():
+        write(f"multi30k.{split}", MULTI30K, of_split)
+    for code, some in MONOLINGUAL.items():
+        column = list(MULTI30K).index(code)
+        _write(f"multi30k.{code}.txt", [row[column] for row in rows["train"][some]])
 
 
 def icelandic(folder: Path) -> None:

@@ -158,7 +158,7 @@ class QualityEvaluator:
             raise ValueError(
                 f"prompt={prompt!r:.60} must be a template text or a function of a sentence and two codes."
             )
-        self.jobs = _directions(pairs, direction)
+        self.jobs = directions(pairs, direction)
         self.prompt = prompt
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
@@ -369,7 +369,7 @@ def _chosen(pairs: Sequence[ParallelPairs], names: str | Sequence[str] | None) -
     return [pair for pair in pairs if pair.name in wanted]
 
 
-def _directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:
+def directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:
     """Return the sources and references of each direction, by suffix."""
     forward = list(pairs) if direction != "target->source" else []
     back = (
