@@ -17,7 +17,7 @@ from benchmarks.evidence.curves import CONTROL, HELD_OUT_LOSS, LOSS, STEP, RunCu
 from benchmarks.evidence.runs import ALL, RESULTS
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.vocabulary import score_name
+from neuronxa_callback.vocabulary import Direction, score_name
 from tests.support import make_tokenizer, tiny_llama
 
 STEPS = list(range(0, 100, 5))
@@ -63,6 +63,21 @@ def test_half_way_is_where_a_smoothed_curve_has_made_half_of_its_rise() -> None:
     assert follow.half_way(-values, STEPS) == 0
     later = np.concatenate([np.zeros(14), np.ones(6)])
     assert follow.following(values, later, STEPS, curve(3)).lead == pytest.approx(20)
+
+
+@pytest.mark.unit
+def test_a_curve_turns_at_the_highest_mean_of_three_evaluations() -> None:
+    values = np.array([1.0, 4, 4, 9, 2, 4, 0, 3])
+    means = [np.mean(values[max(0, now - 2) : now + 1]) for now in range(8)]
+    top = max(range(8), key=lambda now: means[now])
+    found = follow.turn(values, STEPS[:8])
+    assert (top, found.step) == (3, 15)
+    assert found.left == pytest.approx((means[-1] - means[0]) / (means[top] - means[0]))
+    lowest = min(means[top:])  # 2, at step 30; half of the way down lies between steps 25 and 30
+    assert found.half_lost == pytest.approx(25 + 5 * (means[5] - (means[top] + lowest) / 2) / (means[5] - means[6]))
+    assert follow.turn(np.arange(8.0), STEPS[:8]) == (35, 1.0, None)
+    assert follow.turn(np.array([3.0, 5, 1, 0, 0]), STEPS[:5]).left == pytest.approx(-8 / 3)  # ends below its start
+    assert follow.turn(-np.arange(8.0), STEPS[:8])[:2] == (0, None)
 
 
 @pytest.mark.unit
@@ -116,8 +131,16 @@ def a_run(name: str, seed: int) -> RunCurves:
 def test_the_tables_have_every_run_and_every_rival() -> None:
     first, second = a_run("first", 0), replace(a_run("second", 100), variants={})
     made = tables.all_tables([first, second])
-    names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "stopping", "variants"}
+    names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "turning", "stopping", "variants"}
     assert set(made) == names
+    turned = follow.turn(second.quality["bleu"], STEPS)
+    cell = next(line for line in made["turning"].splitlines() if line.startswith("| BLEU |")).split("|")[3].strip()
+    assert cell == f"{turned.step}, {turned.left:.0%}".replace("%", " %")
+    peak = np.concatenate([np.arange(5.0), 4 - np.arange(15.0)])
+    fallen = replace(second, quality={"bleu": -np.arange(20.0), "chrf": peak})
+    lost = [follow.turn(values, STEPS).half_lost for values in fallen.quality.values()]
+    cells = [line.split("|")[2].strip() for line in tables.turning_table([fallen]).splitlines()[2:4]]
+    assert cells == [f"0, never rises, half lost at {lost[0]:.0f}", f"25, below its start, half lost at {lost[1]:.0f}"]
     for name in first.predictors:
         for run in (first, second):
             assert f"| {run.name} | {name} |" in made["following chrF"]
@@ -129,6 +152,13 @@ def test_the_tables_have_every_run_and_every_rival() -> None:
     assert tables.best_layer(first, "nasca, bare, 100") == 2
     # The variants' first row is the one that follows closest.
     assert "| nasca, bare, 100 | layer 3, chosen by first | 1.00, 1.00 |" in made["variants"].splitlines()[2]
+
+
+@pytest.mark.unit
+def test_an_evaluation_whose_language_cannot_be_told_does_not_count() -> None:
+    garbage = np.array([np.nan, 0.25, np.nan, 1.0, 0.5, np.nan])
+    run = replace(a_run("garbage", 0), off_target=garbage)
+    assert "| 0.25 by 1.00 to 0.50 |" in tables.runs_table([run])
 
 
 # ---------------------------------------------------------------------------------------------- text and records
@@ -243,12 +273,13 @@ def test_the_variants_are_the_scores_of_the_package() -> None:
     assert found["nasca, in the prompt, last, 10"] == pytest.approx(per_layer.tolist(), abs=1e-5)
 
 
-def test_the_held_out_loss_is_that_of_the_targets_tokens_alone() -> None:
+@pytest.mark.parametrize("direction", ["both", "source->target"])
+def test_the_held_out_loss_is_that_of_the_targets_tokens_alone(direction: Direction) -> None:
     model, tokenizer = tiny_llama().eval(), make_tokenizer()
     pairs = ParallelPairs.load("eng_Latn-fra_Latn", n=7)
     total, count = 0.0, 0
     ways = [(pairs.source, pairs.target, "English", "French"), (pairs.target, pairs.source, "French", "English")]
-    for sources, targets, source_language, target_language in ways:
+    for sources, targets, source_language, target_language in ways if direction == "both" else ways[:1]:
         for source, target in zip(sources, targets, strict=True):
             prompt = tokenizer(f"{source_language}: {source}\n{target_language}:")["input_ids"]
             target_ids = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
@@ -257,5 +288,5 @@ def test_the_held_out_loss_is_that_of_the_targets_tokens_alone() -> None:
             with torch.no_grad():
                 loss = model(input_ids=torch.tensor([prompt + completion]), labels=labels).loss
             total, count = total + float(loss) * len(completion), count + len(completion)
-    found = checkpoints.held_out_loss(Decoder.find(model, tokenizer), pairs, batch=3)
+    found = checkpoints.held_out_loss(Decoder.find(model, tokenizer), pairs, direction, batch=3)
     assert found == pytest.approx(total / count, rel=1e-5)

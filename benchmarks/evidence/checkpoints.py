@@ -35,7 +35,7 @@ from neuronxa_callback.quality.translation import PLAIN_PROMPT
 from neuronxa_callback.text.corpora import open_corpus
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.training.sweep import find_checkpoints
-from neuronxa_callback.vocabulary import Method, Representation, TokenPooling
+from neuronxa_callback.vocabulary import Direction, Method, Representation, TokenPooling
 
 FILE = "checkpoints.jsonl"
 PAIRS = (100, 300, 1000)
@@ -58,7 +58,7 @@ class CheckpointScores(BaseModel):
 
     Attributes:
         step: the step of the checkpoint; 0 is the base model.
-        held_out_loss: the mean cross entropy of the held-out targets, both ways.
+        held_out_loss: the mean cross entropy of the held-out targets, in the directions that the run translates.
         per_layer: the name of a variant -> its score at each layer.
     """
 
@@ -138,15 +138,16 @@ def _per_layer(source: Tensor, target: Tensor, method: Method) -> list[float]:
 
 
 @torch.no_grad()
-def held_out_loss(decoder: Decoder, pairs: ParallelPairs, batch: int = 10) -> float:
-    """Return the mean cross entropy of the targets' tokens and the end token, both ways, given the prompt.
+def held_out_loss(decoder: Decoder, pairs: ParallelPairs, direction: Direction, batch: int = 10) -> float:
+    """Return the mean cross entropy of the targets' tokens and the end token, given the prompt.
 
     Args:
         decoder: the model and its tokenizer.
         pairs: the held-out pairs.
+        direction: which sides are targets. A run's own makes the loss a rival that knows as much as the translations.
         batch: examples in a forward pass.
     """
-    rows = [row for way in directions([pairs], "both").values() for row in _examples(decoder.tokenizer, way)]
+    rows = [row for way in directions([pairs], direction).values() for row in _examples(decoder.tokenizer, way)]
     rows.sort(key=lambda row: len(row[0]))
     total, count = 0.0, 0
     with decoder.evaluation_mode():
@@ -195,6 +196,7 @@ def score(run_dir: Path, config: dict[str, Any]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(config["model_name_or_path"])
     corpus = open_corpus(config["held_out"], max(PAIRS))
     trained = corpus.pairs(config["source_lang"], config["target_lang"])
+    direction = config.get("direction", "both")
     for checkpoint in checkpoints:
         if checkpoint.step in done:
             continue
@@ -202,7 +204,7 @@ def score(run_dir: Path, config: dict[str, Any]) -> None:
             decoder = Decoder.find(model, tokenizer)
             found = CheckpointScores(
                 step=checkpoint.step,
-                held_out_loss=round(held_out_loss(decoder, _first(trained, WATCHED)), DIGITS),
+                held_out_loss=round(held_out_loss(decoder, _first(trained, WATCHED), direction), DIGITS),
                 per_layer=variants(decoder, trained),
             )
         with (run_dir / FILE).open("a", encoding="utf-8") as file:

@@ -36,7 +36,8 @@ class RunCurves:
             rivals that cost less or as much. Each is turned so that it should rise when translation gets better.
         quality: quality metric -> its mean over the directions.
         copied: chrF of the translations against their sources, mean over the directions.
-        off_target: share of the translations in another language, mean over the directions.
+        off_target: share of the translations in another language, mean over the directions; nan where no translation
+            is long enough to tell.
         controls: language pair that is not trained on -> its NASCA rank score.
         over_sentences: (method, metric) -> rho over the sentences of an evaluation, mean over directions and
             evaluations. An evaluation without a rho is left out.
@@ -104,7 +105,8 @@ def _controls(evaluations: Sequence[Evaluation]) -> dict[str, Values]:
 
 
 def _of_directions(evaluations: Sequence[Evaluation], name: str) -> Values:
-    return np.array([np.mean([getattr(made, name) for made in e.quality.values()]) for e in evaluations])
+    measured = [[getattr(made, name) for made in e.quality.values()] for e in evaluations]
+    return np.array([np.nan if None in values else np.mean(values) for values in measured])
 
 
 def _training_loss(folder: Path, steps: Sequence[int]) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,12 +86,49 @@ def half_way(values: Values, steps: Sequence[int]) -> float:
         steps: the step of each value.
     """
     course = smoothed(values)
-    half = (course[0] + course.max()) / 2
-    after = int(np.argmax(course >= half))
+    return _first_at((course[0] + course.max()) / 2, course, steps)
+
+
+def _first_at(level: float, course: Values, steps: Sequence[int]) -> float:
+    """Return the step, between two evaluations, at which a course first reaches a level."""
+    after = int(np.argmax(course >= level))
     if after == 0:
         return float(steps[0])
-    share = (half - course[after - 1]) / (course[after] - course[after - 1])
+    share = (level - course[after - 1]) / (course[after] - course[after - 1])
     return float(steps[after - 1] + share * (steps[after] - steps[after - 1]))
+
+
+class Turn(NamedTuple):
+    """Where a smoothed curve turns.
+
+    Attributes:
+        step: the step of its highest value.
+        left: the share of its rise that is left at the end of the run: 1 where it never falls again, below 0 where it
+            ends below its start. None where it never rises above its start.
+        half_lost: the step at which it has first made half of its way from its highest value to its lowest one after
+            that. None where the run ends at its highest value.
+    """
+
+    step: int
+    left: float | None
+    half_lost: float | None
+
+
+def turn(values: Values, steps: Sequence[int]) -> Turn:
+    """Return where a curve turns, once it is averaged over the last three evaluations.
+
+    Args:
+        values: the curve.
+        steps: the step of each value.
+    """
+    course = smoothed(values)
+    top = int(np.argmax(course))
+    rise, down = course[top] - course[0], course[top:]
+    return Turn(
+        step=steps[top],
+        left=float((course[-1] - course[0]) / rise) if top else None,
+        half_lost=_first_at(-(down[0] + down.min()) / 2, -down, steps[top:]) if len(down) > 1 else None,
+    )
 
 
 def smoothed(values: Values, count: int = SMOOTHED) -> Values:

@@ -76,10 +76,11 @@ ALL = (
         "Does the curve show that a run goes wrong, at a learning rate at which it diverges, and before chrF shows it?",
         "translation_sft",
         "multi30k",
+        minutes=48,
     ),
     Run(
         "french-spoilt",
-        "Does alignment turn before translation does, when a run repeats 120 pairs for 30 epochs?",
+        "Does alignment turn before translation does, when a run repeats 40 pairs for 30 epochs?",
         "translation_sft",
         "multi30k",
     ),

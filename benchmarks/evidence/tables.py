@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.checkpoints import SCORES
 from benchmarks.evidence.curves import CONTROL, HELD_OUT_LOSS, LOSS, METHODS, STEP, RunCurves
-from benchmarks.evidence.follow import SMOOTHED, Following, following, smoothed
+from benchmarks.evidence.follow import SMOOTHED, Following, following, smoothed, turn
 from benchmarks.evidence.stops import outcome
 from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.vocabulary import score_name
@@ -17,7 +17,9 @@ from neuronxa_callback.vocabulary import score_name
 Values = NDArray[np.float64]
 
 PATIENCES = (5, 10)  # of about twenty evaluations
+FALLEN = 0.5  # of its rise is left of a curve that has fallen, at most
 NONE = "–"
+PREDICTORS = (*map(score_name, METHODS), CONTROL, LOSS, HELD_OUT_LOSS)
 
 
 def runs_table(runs: Sequence[RunCurves]) -> str:
@@ -43,15 +45,18 @@ def _run_row(run: RunCurves) -> list[str]:
 
 
 def _way(values: Values, digits: int) -> str:
-    """Return the first and the last value, and the highest between them if that is higher than both."""
+    """Return the first and the last value, and the highest between them if that is higher than both.
+
+    Evaluations without a value, which is nan, do not count.
+    """
+    values = values[~np.isnan(values)]
     first, last, best = (f"{value:.{digits}f}" for value in (values[0], values[-1], values.max()))
     return f"{first} to {last}" if best in (first, last) else f"{first} by {best} to {last}"
 
 
 def summary_table(runs: Sequence[RunCurves]) -> str:
     """Return how each predictor follows chrF: r, r without step 0, and r of changes without step 0, for each run."""
-    names = (*map(score_name, METHODS), CONTROL, LOSS, HELD_OUT_LOSS, STEP)
-    rows = [[name, *(_summary(run, name) for run in runs)] for name in names]
+    rows = [[name, *(_summary(run, name) for run in runs)] for name in (*PREDICTORS, STEP)]
     return markdown_table(("r with chrF", *(run.name for run in runs)), rows)
 
 
@@ -94,6 +99,31 @@ def _number(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
 
+def turning_table(runs: Sequence[RunCurves]) -> str:
+    """Return the step at which each smoothed curve is highest, and how much of its rise is left at the end.
+
+    Where less than half is left, the cell also has the step at which half of the way down is made.
+    """
+    metrics = [score_name(metric) for metric in runs[0].quality]
+    rows = [[name, *(_turn(run, name) for run in runs)] for name in (*metrics, *PREDICTORS)]
+    return markdown_table(("highest at step, left at the end", *(run.name for run in runs)), rows)
+
+
+def _turn(run: RunCurves, name: str) -> str:
+    curves = run.predictors | {score_name(metric): values for metric, values in run.quality.items()}
+    if name not in curves:
+        return NONE
+    found = turn(curves[name], run.steps)
+    if found.left is not None and found.left >= FALLEN:
+        return f"{found.step}, {_percent(found.left)}"
+    left = "never rises" if found.left is None else _percent(found.left) if found.left > 0 else "below its start"
+    return f"{found.step}, {left}, half lost at {found.half_lost:.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
 def sentences_table(runs: Sequence[RunCurves]) -> str:
     """Return Spearman's rho over the sentences of an evaluation, mean over directions and evaluations."""
     metrics = ("chrf", "bleu")
@@ -127,7 +157,7 @@ def _stop_row(run: RunCurves, metric: str, patience: int | None) -> list[str]:
         metric,
         "none" if patience is None else str(patience),
         NONE if never else str(found.stop),
-        f"{found.saved:.0%}".replace("%", " %"),
+        _percent(found.saved),
         str(found.chosen),
         f"{found.quality:.1f}",
         f"{found.lost:.1f}",
@@ -204,6 +234,7 @@ def all_tables(runs: Sequence[RunCurves]) -> dict[str, str]:
         "following chrF": following_table(runs, "chrf"),
         "following BLEU": following_table(runs, "bleu"),
         "over sentences": sentences_table(runs),
+        "turning": turning_table(runs),
         "stopping": stops_table(runs),
     }
     if with_checkpoints:
