@@ -21,6 +21,7 @@ from neuronxa_callback.vocabulary import Direction, score_name
 from tests.support import make_tokenizer, tiny_llama
 
 STEPS = list(range(0, 100, 5))
+RECORDED = ("french-sft", "gemma-french-sft", "german-diverging", "french-spoilt")
 
 
 def curve(seed: int, rise: float = 1.0) -> np.ndarray:
@@ -131,8 +132,8 @@ def a_run(name: str, seed: int) -> RunCurves:
 def test_the_tables_have_every_run_and_every_rival() -> None:
     first, second = a_run("first", 0), replace(a_run("second", 100), variants={})
     made = tables.all_tables([first, second])
-    names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "turning", "stopping", "variants"}
-    assert set(made) == names
+    names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "turning", "stopping"}
+    assert set(made) == names | {"variants in short", "variants"}
     turned = follow.turn(second.quality["bleu"], STEPS)
     cell = next(line for line in made["turning"].splitlines() if line.startswith("| BLEU |")).split("|")[3].strip()
     assert cell == f"{turned.step}, {turned.left:.0%}".replace("%", " %")
@@ -159,6 +160,32 @@ def test_an_evaluation_whose_language_cannot_be_told_does_not_count() -> None:
     garbage = np.array([np.nan, 0.25, np.nan, 1.0, 0.5, np.nan])
     run = replace(a_run("garbage", 0), off_target=garbage)
     assert "| 0.25 by 1.00 to 0.50 |" in tables.runs_table([run])
+
+
+@pytest.mark.unit
+def test_a_run_with_fewer_held_out_pairs_has_no_variant_of_more() -> None:
+    first, second = a_run("first", 0), a_run("second", 100)
+    variants = dict.fromkeys(("nasca, bare, 100", "nasca, bare, 1000"), first.variants["nasca, bare, 100"])
+    made = tables.all_tables([replace(first, variants=variants), second])
+    of_second = next(line for line in made["variants in short"].splitlines() if line.startswith("| second | nasca |"))
+    means = second.variants["nasca, bare, 100"].mean(axis=1)
+    r = stats.pearsonr(means[1:], second.quality["chrf"][1:]).statistic
+    cells = of_second.split("|")[3:5]
+    assert (cells[0].split(",")[1].strip(), cells[1].strip()) == (f"{r:.2f}", "–")
+    rows = [line.split("|") for line in made["variants"].splitlines() if line.startswith("| nasca, bare, 1000 |")]
+    assert rows
+    assert {row[4].strip() for row in rows} == {"–"}
+
+
+@pytest.mark.unit
+def test_a_chosen_layer_is_read_at_the_same_share_of_a_deeper_model() -> None:
+    first = a_run(tables.CHOOSER, 0)
+    twice = np.repeat(first.variants["nasca, bare, 100"], 2, axis=1)
+    made = tables.all_tables([replace(first, name="deeper", variants={"nasca, bare, 100": twice}), first])["variants"]
+    header, _, row = (line.split("|") for line in made.splitlines()[:3])
+    assert [cell.strip() for cell in header[3:5]] == [tables.CHOOSER, "deeper"]  # the run that chooses comes first
+    assert row[2].strip() == f"layer 3, chosen by {tables.CHOOSER}"
+    assert row[3] == row[4]  # layers 5 and 6 of twelve are its layer 3
 
 
 # ---------------------------------------------------------------------------------------------- text and records
@@ -226,7 +253,7 @@ def test_the_page_of_results_shows_the_tables_of_the_recorded_runs() -> None:
 @pytest.mark.unit
 def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
     page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
-    small, gemma = (curves.read(RESULTS / name) for name in ("french-sft", "gemma-french-sft"))
+    small, gemma = (curves.read(RESULTS / name) for name in RECORDED[:2])
 
     def of(run: RunCurves, name: str, number: str) -> str:
         found = follow.following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
@@ -246,6 +273,41 @@ def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
     lost = [stops.outcome(gemma.predictors[name], gemma.quality["chrf"], gemma.steps, 5) for name in (nasca, rank)]
     assert [found.stop for found in lost] == [105, 105]
     assert f"stopping there loses {lost[0].lost:.1f} and {lost[1].lost:.1f} of chrF." in page
+
+
+@pytest.mark.unit
+def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
+    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+    runs = [curves.read(RESULTS / name) for name in RECORDED]
+    diverging, spoilt = runs[2:]
+
+    def of(run: RunCurves, name: str, number: str) -> str:
+        found = follow.following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
+        return f"{getattr(found, number):.2f}"
+
+    def lost(run: RunCurves, name: str) -> str:
+        return f"{stops.outcome(run.predictors[name], run.quality['chrf'], run.steps, None).lost:.1f}"
+
+    held_out = -spoilt.predictors[HELD_OUT_LOSS]
+    lowest = int(np.argmin(held_out))
+    down = [
+        follow.turn(values, diverging.steps).half_lost
+        for values in (diverging.predictors["NASCA rank"], diverging.quality["chrf"])
+    ]
+    by_nasca, by_loss = [lost(run, "NASCA") for run in runs], [lost(run, LOSS) for run in runs]
+    for sentence in (
+        f"is lowest at step {spoilt.steps[lowest]} and then rises from {held_out[lowest]:.2f} to {held_out[-1]:.2f}.",
+        f"Its r with chrF is {of(spoilt, HELD_OUT_LOSS, 'r')}, and the checkpoint that it chooses loses "
+        f"{lost(spoilt, HELD_OUT_LOSS)} of chrF",
+        f"their r is {of(spoilt, 'NASCA', 'r_trained')} and {of(spoilt, 'NASCA rank', 'r_trained')}, and that of the "
+        f"training loss is {of(spoilt, LOSS, 'r_trained')}.",
+        f"half-way down at step {down[0]:.0f} and its chrF at step {down[1]:.0f}.",
+        f"its r is {of(diverging, LOSS, 'r')}, that of the rank score {of(diverging, 'NASCA rank', 'r')}.",
+        f"it loses {', '.join(by_nasca[:-1])} and {by_nasca[-1]} of chrF against the best one, and the other "
+        f"{', '.join(by_loss[:-1])} and {by_loss[-1]}.",
+    ):
+        assert sentence in page
+    assert lost(spoilt, "NASCA") == lost(spoilt, "NASCA rank") == "0.0"
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

@@ -183,18 +183,19 @@ def _loss_of(decoder: Decoder, rows: Sequence[tuple[list[int], int]]) -> tuple[f
 # ---------------------------------------------------------------------------------------------- a run
 
 
-def score(run_dir: Path, config: dict[str, Any]) -> None:
+def score(run_dir: Path, config: dict[str, Any], most: int) -> None:
     """Score the base model and every checkpoint of a run that has no line yet.
 
     Args:
         run_dir: the run.
         config: the settings of its configuration.
+        most: how many held-out pairs to read at most. Counts of pairs beyond what there is are left out.
     """
     done = read(run_dir)
     checkpoints = find_checkpoints(run_dir)
     loader = Loader(checkpoints, config["dtype"], config.get("load_in_4bit", False))
     tokenizer = AutoTokenizer.from_pretrained(config["model_name_or_path"])
-    corpus = open_corpus(config["held_out"], max(PAIRS))
+    corpus = open_corpus(config["held_out"], most)
     trained = corpus.pairs(config["source_lang"], config["target_lang"])
     direction = config.get("direction", "both")
     for checkpoint in checkpoints:
@@ -215,9 +216,10 @@ def score(run_dir: Path, config: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a run in runs/evidence/")
-    name = parser.parse_args().name
-    config = yaml.safe_load((ROOT / CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    score(RUNS / name, config)
+    parser.add_argument("--pairs", type=int, default=max(PAIRS), help="held-out pairs at most; 100 take half the time")
+    options = parser.parse_args()
+    config = yaml.safe_load((ROOT / CONFIGS / f"{options.name}.yaml").read_text(encoding="utf-8"))
+    score(RUNS / options.name, config, options.pairs)
 
 
 if __name__ == "__main__":

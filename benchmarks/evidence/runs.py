@@ -83,6 +83,7 @@ ALL = (
         "Does alignment turn before translation does, when a run repeats 40 pairs for 30 epochs?",
         "translation_sft",
         "multi30k",
+        minutes=43,
     ),
     Run(
         "french-cpt",

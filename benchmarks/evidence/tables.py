@@ -18,6 +18,7 @@ Values = NDArray[np.float64]
 
 PATIENCES = (5, 10)  # of about twenty evaluations
 FALLEN = 0.5  # of its rise is left of a curve that has fallen, at most
+CHOOSER = "french-spoilt"  # the run that orders the variants: the first one that was scored
 NONE = "–"
 PREDICTORS = (*map(score_name, METHODS), CONTROL, LOSS, HELD_OUT_LOSS)
 
@@ -173,8 +174,8 @@ def readings(layers: int) -> dict[str, Reading]:
     """Return the ways to make a curve of a score at each layer."""
     third = layers // 3
     return {
-        "mean of the layers": lambda values: values.mean(axis=1),
-        "mean of the layers, last three evaluations": lambda values: smoothed(values.mean(axis=1), SMOOTHED),
+        "mean of the layers": _mean,
+        "mean of the layers, last three evaluations": lambda values: smoothed(_mean(values), SMOOTHED),
         "middle third": lambda values: values[:, third : 2 * third].mean(axis=1),
         "last third": lambda values: values[:, 2 * third :].mean(axis=1),
     }
@@ -200,34 +201,57 @@ def variants_table(chooser: RunCurves, others: Sequence[RunCurves]) -> str:
     for variant, values in chooser.variants.items():
         layer = best_layer(chooser, variant)
         number = layer if _reads_embeddings(variant) else layer + 1  # embeddings count from 0, FFNs from 1
-        ways = readings(values.shape[1]) | {f"layer {number}, chosen by {chooser.name}": _at(layer)}
+        ways = readings(values.shape[1]) | {f"layer {number}, chosen by {chooser.name}": _at(layer, values.shape[1])}
         for name, reading in ways.items():
             found = [_of_variant(run, variant, reading) for run in (chooser, *others) if run.variants]
-            rows.append((found[0].r_given_step or -2.0, [variant, name, *(_pair(of) for of in found)]))
+            first = found[0].r_given_step if found[0] else None
+            rows.append((-2.0 if first is None else first, [variant, name, *(_pair(of) for of in found)]))
     rows.sort(key=lambda row: -row[0])
     header = ("variant", "layers", *(run.name for run in (chooser, *others) if run.variants))
     return markdown_table(header, [row for _, row in rows])
+
+
+def variants_in_short(runs: Sequence[RunCurves]) -> str:
+    """Return how the mean of the layers follows chrF, for each score and each way to read the sentences.
+
+    Each cell is r with the step held fixed, then r without step 0.
+    """
+    ways = list(dict.fromkeys(variant.partition(", ")[2] for run in runs for variant in run.variants))
+    rows = [
+        [run.name, score, *(_pair(_of_variant(run, f"{score}, {way}", _mean)) for way in ways)]
+        for score in SCORES
+        for run in runs
+    ]
+    return markdown_table(("run", "score", *ways), rows)
+
+
+def _mean(values: Values) -> Values:
+    return np.asarray(values.mean(axis=1))
 
 
 def _reads_embeddings(variant: str) -> bool:
     return SCORES[variant.partition(",")[0]][0] == "embedding"
 
 
-def _at(layer: int) -> Reading:
-    return lambda values: values[:, layer]
+def _at(layer: int, layers: int) -> Reading:
+    """Return the reading of one of so many layers. Another model is read at the same share of its depth."""
+    return lambda values: values[:, round(layer / (layers - 1) * (values.shape[1] - 1))]
 
 
-def _of_variant(run: RunCurves, variant: str, reading: Reading) -> Following:
+def _of_variant(run: RunCurves, variant: str, reading: Reading) -> Following | None:
+    """Return how a variant follows chrF; None if the run has too few held-out pairs for it."""
+    if variant not in run.variants:
+        return None
     return following(reading(run.variants[variant]), run.quality["chrf"], run.steps, run.copied)
 
 
-def _pair(found: Following) -> str:
-    return f"{_number(found.r_given_step)}, {_number(found.r_trained)}"
+def _pair(found: Following | None) -> str:
+    return NONE if found is None else f"{_number(found.r_given_step)}, {_number(found.r_trained)}"
 
 
 def all_tables(runs: Sequence[RunCurves]) -> dict[str, str]:
     """Return every table by its name on the page."""
-    with_checkpoints = [run for run in runs if run.variants]
+    with_checkpoints = sorted((run for run in runs if run.variants), key=lambda run: run.name != CHOOSER)
     found = {
         "summary": summary_table(runs),
         "runs": runs_table(runs),
@@ -238,5 +262,6 @@ def all_tables(runs: Sequence[RunCurves]) -> dict[str, str]:
         "stopping": stops_table(runs),
     }
     if with_checkpoints:
+        found["variants in short"] = variants_in_short(with_checkpoints)
         found["variants"] = variants_table(with_checkpoints[0], with_checkpoints[1:])
     return found
