@@ -310,6 +310,29 @@ def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
     assert lost(spoilt, "NASCA") == lost(spoilt, "NASCA rank") == "0.0"
 
 
+@pytest.mark.unit
+def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
+    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+    spoilt, diverging = curves.read(RESULTS / "french-spoilt"), curves.read(RESULTS / "german-diverging")
+
+    def closeness(run: RunCurves, variant: str) -> float:
+        values = run.variants[variant].mean(axis=1)
+        r = follow.following(values, run.quality["chrf"], run.steps, run.copied).r_given_step
+        assert r is not None
+        return r
+
+    for score in checkpoints.SCORES:
+        for run in (spoilt, diverging):
+            assert closeness(run, f"{score}, in the prompt, weighted, 100") > closeness(run, f"{score}, bare, 100")
+    bare, inside = "rank of states, bare, 100", "rank of states, in the prompt, weighted, 100"
+    spoilt_r, diverging_r = ([f"{closeness(run, name):.2f}" for name in (bare, inside)] for run in (spoilt, diverging))
+    assert f"goes from {' to '.join(spoilt_r)} and from {' to '.join(diverging_r)}." in page
+    best = evidence.rebuilt(evidence.PAGE.read_text(encoding="utf-8")).partition("<!-- variants -->")[2].splitlines()[4]
+    assert "| rank of embeddings, in the prompt, last, 100 | layer" in best
+    first, second = (cell.split(",")[0].strip() for cell in best.split("|")[3:5])
+    assert f"{first} becomes {second}." in page
+
+
 # ---------------------------------------------------------------------------------------------- checkpoints
 
 
