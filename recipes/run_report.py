@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
 
@@ -233,11 +234,7 @@ def _text_part(run: Run) -> list[str]:
 
 def _how_part(run: Run) -> list[str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    versions = [
-        ("Python", platform.python_version()),
-        *((name, version(name)) for name in PACKAGES),
-        ("device", device),
-    ]
+    versions = [("Python", platform.python_version()), *_installed(), ("device", device)]
     parts = ["## How it was made", f"```\n{shlex.join(run.command)}\n```"]
     held = ", ".join(f"{name} (`{fingerprint}`)" for name, fingerprint in run.fingerprints.items())
     if "--config" in run.command:
@@ -248,3 +245,10 @@ def _how_part(run: Run) -> list[str]:
         ]
     parts.append(f"The held-out pairs, each with the fingerprint of its sentences: {held}.")
     return [*parts, markdown_table(("package", "version"), versions)]
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    """Yield each package that is installed, and its version. A run without 4-bit weights needs no bitsandbytes."""
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)

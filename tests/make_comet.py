@@ -61,6 +61,7 @@ def save(model: pytorch_lightning.LightningModule, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    sys.modules["mpi4py"] = None  # type: ignore[assignment]  # Lightning starts MPI where it is installed, as in worker.py
     torch.manual_seed(0)
     encoder = folder / "xlmr"
     make_encoder(encoder)

@@ -219,3 +219,11 @@ def test_a_run_without_scores_has_no_card(tmp_path: Path) -> None:
     tmp_path.joinpath("run").mkdir()
     with pytest.raises(RunPageError, match=r"scores\.jsonl is missing"):
         run_report.write(tmp_path / "run", RUN)
+
+
+def test_a_package_that_is_not_installed_is_not_listed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without 4-bit weights on a machine without bitsandbytes once ended without its card."""
+    monkeypatch.setattr(run_report, "PACKAGES", ("torch", "no-such-package"))
+    text = str(ModelCard.load(run_report.write(run_dir, RUN)).text)
+    assert f"| torch | {version('torch')} |" in text
+    assert "no-such-package" not in text
