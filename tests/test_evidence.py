@@ -21,7 +21,7 @@ from neuronxa_callback.vocabulary import Direction, score_name
 from tests.support import make_tokenizer, tiny_llama
 
 STEPS = list(range(0, 100, 5))
-RECORDED = ("french-sft", "gemma-french-sft", "german-diverging", "french-spoilt")
+RECORDED = tuple(run.name for run in ALL if run.is_recorded)
 
 
 def curve(seed: int, rise: float = 1.0) -> np.ndarray:
@@ -128,6 +128,12 @@ def a_run(name: str, seed: int) -> RunCurves:
     )
 
 
+def cell_of(table: str, run: str, column: str) -> str:
+    """The cell of a run in a table that has a row a run."""
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    return next(row for row in rows if row[0] == run)[header.index(column)]
+
+
 @pytest.mark.unit
 def test_the_tables_have_every_run_and_every_rival() -> None:
     first, second = a_run("first", 0), replace(a_run("second", 100), variants={})
@@ -135,21 +141,19 @@ def test_the_tables_have_every_run_and_every_rival() -> None:
     names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "turning", "stopping"}
     assert set(made) == names | {"variants in short", "variants"}
     turned = follow.turn(second.quality["bleu"], STEPS)
-    cell = next(line for line in made["turning"].splitlines() if line.startswith("| BLEU |")).split("|")[3].strip()
-    assert cell == f"{turned.step}, {turned.left:.0%}".replace("%", " %")
+    assert cell_of(made["turning"], "second", "BLEU") == f"{turned.step}, {turned.left:.0%}".replace("%", " %")
     peak = np.concatenate([np.arange(5.0), 4 - np.arange(15.0)])
     fallen = replace(second, quality={"bleu": -np.arange(20.0), "chrf": peak})
     lost = [follow.turn(values, STEPS).half_lost for values in fallen.quality.values()]
-    cells = [line.split("|")[2].strip() for line in tables.turning_table([fallen]).splitlines()[2:4]]
+    cells = [cell_of(tables.turning_table([fallen]), "second", metric) for metric in ("BLEU", "chrF")]
     assert cells == [f"0, never rises, half lost at {lost[0]:.0f}", f"25, below its start, half lost at {lost[1]:.0f}"]
     for name in first.predictors:
         for run in (first, second):
             assert f"| {run.name} | {name} |" in made["following chrF"]
     r = stats.pearsonr(second.predictors[LOSS], second.quality["chrf"]).statistic
     assert f"| second | {LOSS} | {r:.2f} |" in made["following chrF"]
-    of_second = next(line for line in made["summary"].splitlines() if line.startswith(f"| {LOSS} |")).split("|")[3]
-    assert of_second.split(",")[0].strip() == f"{r:.2f}"
-    assert f"| {CONTROL} | – | – |" in made["summary"]
+    assert cell_of(made["summary"], "second", LOSS).split(",")[0] == f"{r:.2f}"
+    assert {cell_of(made["summary"], run, CONTROL) for run in ("first", "second")} == {"–"}
     assert tables.best_layer(first, "nasca, bare, 100") == 2
     # The variants' first row is the one that follows closest.
     assert "| nasca, bare, 100 | layer 3, chosen by first | 1.00, 1.00 |" in made["variants"].splitlines()[2]
@@ -175,6 +179,16 @@ def test_a_run_with_fewer_held_out_pairs_has_no_variant_of_more() -> None:
     rows = [line.split("|") for line in made["variants"].splitlines() if line.startswith("| nasca, bare, 1000 |")]
     assert rows
     assert {row[4].strip() for row in rows} == {"–"}
+
+
+@pytest.mark.unit
+def test_a_third_is_one_of_the_runs_own_layers() -> None:
+    for layers in (6, 9):
+        values = np.random.default_rng(layers).normal(size=(len(STEPS), layers))
+        third = layers // 3
+        for place, name in ((1, "middle third"), (2, "last third")):
+            expected = [sum(row[place * third : (place + 1) * third]) / third for row in values.tolist()]
+            assert tables.readings()[name](values) == pytest.approx(expected)
 
 
 @pytest.mark.unit
@@ -278,42 +292,62 @@ def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
 @pytest.mark.unit
 def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
     page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
-    runs = [curves.read(RESULTS / name) for name in RECORDED]
-    diverging, spoilt = runs[2:]
+    runs = {name: curves.read(RESULTS / name) for name in RECORDED}
+    diverging = runs["german-diverging"]
+    repeated = [runs["french-spoilt"], runs["french-repeated-wrong-tokens"]]
 
     def of(run: RunCurves, name: str, number: str) -> str:
         found = follow.following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
         return f"{getattr(found, number):.2f}"
 
-    def lost(run: RunCurves, name: str) -> str:
-        return f"{stops.outcome(run.predictors[name], run.quality['chrf'], run.steps, None).lost:.1f}"
+    def lost(run: RunCurves, name: str, patience: int | None = None) -> str:
+        return f"{stops.outcome(run.predictors[name], run.quality['chrf'], run.steps, patience).lost:.1f}"
 
-    held_out = -spoilt.predictors[HELD_OUT_LOSS]
-    lowest = int(np.argmin(held_out))
+    def both(name: str) -> str:
+        return " and ".join(of(run, name, "r_trained") for run in repeated)
+
+    held_out = [-run.predictors[HELD_OUT_LOSS] for run in repeated]
+    lowest = [int(np.argmin(losses)) for losses in held_out]
+    places = [run.steps[place] for run, place in zip(repeated, lowest, strict=True)]
+    rises = [f"from {losses[place]:.2f} to {losses[-1]:.2f}" for losses, place in zip(held_out, lowest, strict=True)]
     down = [
         follow.turn(values, diverging.steps).half_lost
         for values in (diverging.predictors["NASCA rank"], diverging.quality["chrf"])
     ]
-    by_nasca, by_loss = [lost(run, "NASCA") for run in runs], [lost(run, LOSS) for run in runs]
+    by_nasca, by_loss = ([lost(run, name) for run in runs.values()] for name in ("NASCA", LOSS))
+    stopped = {
+        name: [stops.outcome(run.predictors[name], run.quality["chrf"], run.steps, 5).stop for run in repeated]
+        for name in ("NASCA", HELD_OUT_LOSS)
+    }
     for sentence in (
-        f"is lowest at step {spoilt.steps[lowest]} and then rises from {held_out[lowest]:.2f} to {held_out[-1]:.2f}.",
-        f"Its r with chrF is {of(spoilt, HELD_OUT_LOSS, 'r')}, and the checkpoint that it chooses loses "
-        f"{lost(spoilt, HELD_OUT_LOSS)} of chrF",
-        f"their r is {of(spoilt, 'NASCA', 'r_trained')} and {of(spoilt, 'NASCA rank', 'r_trained')}, and that of the "
-        f"training loss is {of(spoilt, LOSS, 'r_trained')}.",
+        f"is lowest at step {places[0]} and at step {places[1]}, and then rises {rises[0]} and {rises[1]}.",
+        f"Without step 0 its r with chrF is {both(HELD_OUT_LOSS)}. The checkpoint that it chooses loses "
+        f"{' and '.join(lost(run, HELD_OUT_LOSS) for run in repeated)} of chrF against the best one, and the one that "
+        f"NASCA chooses loses {' and '.join(lost(run, 'NASCA') for run in repeated)}.",
+        f"But r without step 0 is {both('NASCA')} for NASCA, {both('NASCA rank')} for the rank score, and {both(LOSS)} "
+        "for the training loss.",
         f"half-way down at step {down[0]:.0f} and its chrF at step {down[1]:.0f}.",
         f"its r is {of(diverging, LOSS, 'r')}, that of the rank score {of(diverging, 'NASCA rank', 'r')}.",
         f"it loses {', '.join(by_nasca[:-1])} and {by_nasca[-1]} of chrF against the best one, and the other "
         f"{', '.join(by_loss[:-1])} and {by_loss[-1]}.",
+        f"stops the runs at steps {' and '.join(map(str, stopped[HELD_OUT_LOSS]))} with a patience of 5, and its "
+        f"checkpoints lose {' and '.join(lost(run, HELD_OUT_LOSS, 5) for run in repeated)} of chrF.",
+        f"NASCA stops them at steps {' and '.join(map(str, stopped['NASCA']))} and loses "
+        f"{' and '.join(lost(run, 'NASCA', 5) for run in repeated)}.",
+        f"the checkpoint that NASCA chooses is within {max(by_nasca)} of the best one in all runs.",
     ):
         assert sentence in page
-    assert lost(spoilt, "NASCA") == lost(spoilt, "NASCA rank") == "0.0"
+    assert all(float(nasca) <= float(loss) for nasca, loss in zip(by_nasca, by_loss, strict=True))
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
     page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
-    spoilt, diverging = curves.read(RESULTS / "french-spoilt"), curves.read(RESULTS / "german-diverging")
+    spoilt, *others = (
+        curves.read(RESULTS / name)
+        for name in ("french-spoilt", "german-diverging", "french-repeated-wrong-tokens", "icelandic-wrong-tokens")
+    )
+    *french, icelandic = (spoilt, *others)
 
     def closeness(run: RunCurves, variant: str) -> float:
         values = run.variants[variant].mean(axis=1)
@@ -321,16 +355,24 @@ def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
         assert r is not None
         return r
 
+    def bare_and_inside(run: RunCurves, score: str) -> tuple[float, float]:
+        return closeness(run, f"{score}, bare, 100"), closeness(run, f"{score}, in the prompt, weighted, 100")
+
     for score in checkpoints.SCORES:
-        for run in (spoilt, diverging):
-            assert closeness(run, f"{score}, in the prompt, weighted, 100") > closeness(run, f"{score}, bare, 100")
-    bare, inside = "rank of states, bare, 100", "rank of states, in the prompt, weighted, 100"
-    spoilt_r, diverging_r = ([f"{closeness(run, name):.2f}" for name in (bare, inside)] for run in (spoilt, diverging))
-    assert f"goes from {' to '.join(spoilt_r)} and from {' to '.join(diverging_r)}." in page
+        for run in french:
+            bare, inside = bare_and_inside(run, score)
+            assert inside > bare
+        bare, inside = bare_and_inside(icelandic, score)
+        assert (inside > bare) == (score == "navca")
+    *ways, last = (
+        "from {:.2f} to {:.2f}".format(*bare_and_inside(run, "rank of states")) for run in (*french, icelandic)
+    )
+    assert f"The rank score of states goes {', '.join(ways[:-1])}, and {ways[-1]}." in page
+    assert f"In the Icelandic run it goes {last}, and only NAVCA follows closer." in page
     best = evidence.rebuilt(evidence.PAGE.read_text(encoding="utf-8")).partition("<!-- variants -->")[2].splitlines()[4]
     assert "| rank of embeddings, in the prompt, last, 100 | layer" in best
-    first, second = (cell.split(",")[0].strip() for cell in best.split("|")[3:5])
-    assert f"{first} becomes {second}." in page
+    first, *rest = (cell.split(",")[0].strip() for cell in best.split("|")[3:7])
+    assert f"its r is {first} there, and {', '.join(rest[:-1])} and {rest[-1]} in the others." in page
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

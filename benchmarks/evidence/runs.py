@@ -86,6 +86,14 @@ ALL = (
         minutes=43,
     ),
     Run(
+        "french-repeated-wrong-tokens",
+        "The same with 1,000 pairs for 30 epochs. The record is of Gemma 3 270M with a tokenizer that is not Gemma's.",
+        "translation_sft",
+        "multi30k",
+        minutes=8,
+        machine="half of an H200",
+    ),
+    Run(
         "french-cpt",
         "Does alignment rise in continued pretraining on French?",
         "translation_cpt",
@@ -103,6 +111,14 @@ ALL = (
         "Does it rise for Icelandic, with a model that knows some? It needs `make model-gemma`.",
         "translation_sft",
         "icelandic",
+    ),
+    Run(
+        "icelandic-wrong-tokens",
+        "The same, longer. The record is of Gemma 3 270M with a tokenizer that is not Gemma's.",
+        "translation_sft",
+        "icelandic",
+        minutes=7,
+        machine="half of an H200",
     ),
 )
 

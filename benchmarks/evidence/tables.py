@@ -57,8 +57,9 @@ def _way(values: Values, digits: int) -> str:
 
 def summary_table(runs: Sequence[RunCurves]) -> str:
     """Return how each predictor follows chrF: r, r without step 0, and r of changes without step 0, for each run."""
-    rows = [[name, *(_summary(run, name) for run in runs)] for name in (*PREDICTORS, STEP)]
-    return markdown_table(("r with chrF", *(run.name for run in runs)), rows)
+    names = (*PREDICTORS, STEP)
+    rows = [[run.name, *(_summary(run, name) for name in names)] for run in runs]
+    return markdown_table(("r with chrF", *names), rows)
 
 
 def _summary(run: RunCurves, name: str) -> str:
@@ -105,9 +106,9 @@ def turning_table(runs: Sequence[RunCurves]) -> str:
 
     Where less than half is left, the cell also has the step at which half of the way down is made.
     """
-    metrics = [score_name(metric) for metric in runs[0].quality]
-    rows = [[name, *(_turn(run, name) for run in runs)] for name in (*metrics, *PREDICTORS)]
-    return markdown_table(("highest at step, left at the end", *(run.name for run in runs)), rows)
+    names = (*(score_name(metric) for metric in runs[0].quality), *PREDICTORS)
+    rows = [[run.name, *(_turn(run, name) for name in names)] for run in runs]
+    return markdown_table(("highest at step, left at the end", *names), rows)
 
 
 def _turn(run: RunCurves, name: str) -> str:
@@ -170,14 +171,13 @@ def _stop_row(run: RunCurves, metric: str, patience: int | None) -> list[str]:
 Reading = Callable[[Values], Values]  # (evaluations, layers) -> a curve
 
 
-def readings(layers: int) -> dict[str, Reading]:
-    """Return the ways to make a curve of a score at each layer."""
-    third = layers // 3
+def readings() -> dict[str, Reading]:
+    """Return the ways to make a curve of a score at each layer. A third is one of the run's own layers."""
     return {
         "mean of the layers": _mean,
         "mean of the layers, last three evaluations": lambda values: smoothed(_mean(values), SMOOTHED),
-        "middle third": lambda values: values[:, third : 2 * third].mean(axis=1),
-        "last third": lambda values: values[:, 2 * third :].mean(axis=1),
+        "middle third": lambda values: _mean(np.array_split(values, 3, axis=1)[1]),
+        "last third": lambda values: _mean(np.array_split(values, 3, axis=1)[2]),
     }
 
 
@@ -201,7 +201,7 @@ def variants_table(chooser: RunCurves, others: Sequence[RunCurves]) -> str:
     for variant, values in chooser.variants.items():
         layer = best_layer(chooser, variant)
         number = layer if _reads_embeddings(variant) else layer + 1  # embeddings count from 0, FFNs from 1
-        ways = readings(values.shape[1]) | {f"layer {number}, chosen by {chooser.name}": _at(layer, values.shape[1])}
+        ways = readings() | {f"layer {number}, chosen by {chooser.name}": _at(layer, values.shape[1])}
         for name, reading in ways.items():
             found = [_of_variant(run, variant, reading) for run in (chooser, *others) if run.variants]
             first = found[0].r_given_step if found[0] else None
