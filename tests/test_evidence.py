@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.support import make_tokenizer, tiny_llama
 
 STEPS = list(range(0, 100, 5))
 RECORDED = tuple(run.name for run in ALL if run.is_recorded)
+GOING_WELL = ("french-sft", "gemma-french-sft", "french-cpt-sft", "icelandic-wrong-tokens")
 
 
 def curve(seed: int, rise: float = 1.0) -> np.ndarray:
@@ -264,47 +266,83 @@ def test_the_page_of_results_shows_the_tables_of_the_recorded_runs() -> None:
         assert run.is_recorded == (run.minutes is not None)
 
 
+def read_page() -> str:
+    return " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+
+
+def number_of(run: RunCurves, predictor: str, number: str) -> str:
+    """A number of how a predictor follows chrF in a run, as the page writes it."""
+    found = follow.following(run.predictors[predictor], run.quality["chrf"], run.steps, run.copied)
+    return f"{getattr(found, number):.2f}"
+
+
+def lost_by(run: RunCurves, predictor: str, patience: int | None = None) -> str:
+    """The chrF that the checkpoint chosen by a predictor loses, as the page writes it."""
+    return f"{stops.outcome(run.predictors[predictor], run.quality['chrf'], run.steps, patience).lost:.1f}"
+
+
+def listed(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}"
+
+
 @pytest.mark.unit
 def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
-    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
-    small, gemma = (curves.read(RESULTS / name) for name in RECORDED[:2])
+    page = read_page()
+    runs = [curves.read(RESULTS / name) for name in GOING_WELL]
 
-    def of(run: RunCurves, name: str, number: str) -> str:
-        found = follow.following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
-        return f"{getattr(found, number):.2f}"
+    def numbers(predictor: str, number: str) -> str:
+        return listed(number_of(run, predictor, number) for run in runs)
 
     nasca, rank = "NASCA", "NASCA rank"
     for sentence in (
-        f"r with chrF is {of(small, nasca, 'r')} and {of(gemma, nasca, 'r')} for NASCA, "
-        f"and {of(small, rank, 'r')} and {of(gemma, rank, 'r')} for the rank score.",
-        f"has {of(small, LOSS, 'r_trained')} in the run of SmolLM2, where NASCA has {of(small, nasca, 'r_trained')}.",
-        f"has {of(gemma, STEP, 'r_trained')} in the run of Gemma, where NASCA has {of(gemma, nasca, 'r_trained')}.",
-        f"not trained on, has {of(small, CONTROL, 'r_trained')} and {of(gemma, CONTROL, 'r_trained')}, though",
-        f"is {of(small, nasca, 'r_diff_trained')} and {of(gemma, nasca, 'r_diff_trained')} for NASCA, and "
-        f"{of(small, rank, 'r_diff_trained')} and {of(gemma, rank, 'r_diff_trained')} for the rank score.",
+        f"such runs, {listed(GOING_WELL)}, r with chrF is {numbers(nasca, 'r')} for NASCA, "
+        f"and {numbers(rank, 'r')} for the rank score.",
+        f"Without step 0 r is {numbers(nasca, 'r_trained')} for NASCA and {numbers(rank, 'r_trained')} for the rank",
+        f"For the training loss, which costs nothing, it is {numbers(LOSS, 'r_trained')}.",
+        f"For the step number, which knows nothing, it is {numbers(STEP, 'r_trained')}.",
+        f"For the rank score of a language that is not trained on, it is {numbers(CONTROL, 'r_trained')}, though",
+        f"is {numbers(nasca, 'r_diff_trained')} for NASCA, and {numbers(rank, 'r_diff_trained')} for the rank score.",
     ):
         assert sentence in page
+    gemma = curves.read(RESULTS / "gemma-french-sft")
     lost = [stops.outcome(gemma.predictors[name], gemma.quality["chrf"], gemma.steps, 5) for name in (nasca, rank)]
     assert [found.stop for found in lost] == [105, 105]
     assert f"stopping there loses {lost[0].lost:.1f} and {lost[1].lost:.1f} of chrF." in page
 
 
 @pytest.mark.unit
+def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None:
+    page = read_page()
+    pretrained, tuned, without = (
+        curves.read(RESULTS / name) for name in ("french-cpt", "french-cpt-sft", "french-sft")
+    )
+    french, german = pretrained.predictors["NASCA rank"], pretrained.predictors[CONTROL]
+    best = [
+        f"{values['NASCA rank'].max():.3f} and {quality['chrf'].max():.1f}"
+        for values, quality in ((run.predictors, run.quality) for run in (tuned, without))
+    ]
+    for sentence in (
+        f"The rank score of French goes from {french[0]:.3f} to {french[-1]:.3f}, and that of German, "
+        f"which is not in the text, from {german[0]:.3f} to {german[-1]:.3f}.",
+        f"So chrF falls to {pretrained.quality['chrf'][-1]:.1f}, and its r with NASCA is "
+        f"{number_of(pretrained, 'NASCA', 'r')}.",
+        f"brings the rank score to {best[0].replace('and', 'and chrF to')}. "
+        f"The run without continued pretraining reached {best[1]},",
+    ):
+        assert sentence in page
+
+
+@pytest.mark.unit
 def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
-    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+    page = read_page()
     runs = {name: curves.read(RESULTS / name) for name in RECORDED}
     diverging = runs["german-diverging"]
     repeated = [runs["french-spoilt"], runs["french-repeated-wrong-tokens"]]
+    tuned = [run for name, run in runs.items() if name != "french-cpt"]
 
-    def of(run: RunCurves, name: str, number: str) -> str:
-        found = follow.following(run.predictors[name], run.quality["chrf"], run.steps, run.copied)
-        return f"{getattr(found, number):.2f}"
-
-    def lost(run: RunCurves, name: str, patience: int | None = None) -> str:
-        return f"{stops.outcome(run.predictors[name], run.quality['chrf'], run.steps, patience).lost:.1f}"
-
-    def both(name: str) -> str:
-        return " and ".join(of(run, name, "r_trained") for run in repeated)
+    def both(predictor: str) -> str:
+        return listed(number_of(run, predictor, "r_trained") for run in repeated)
 
     held_out = [-run.predictors[HELD_OUT_LOSS] for run in repeated]
     lowest = [int(np.argmin(losses)) for losses in held_out]
@@ -314,7 +352,7 @@ def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
         follow.turn(values, diverging.steps).half_lost
         for values in (diverging.predictors["NASCA rank"], diverging.quality["chrf"])
     ]
-    by_nasca, by_loss = ([lost(run, name) for run in runs.values()] for name in ("NASCA", LOSS))
+    by_nasca, by_loss = ([lost_by(run, name) for run in tuned] for name in ("NASCA", LOSS))
     stopped = {
         name: [stops.outcome(run.predictors[name], run.quality["chrf"], run.steps, 5).stop for run in repeated]
         for name in ("NASCA", HELD_OUT_LOSS)
@@ -322,19 +360,19 @@ def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
     for sentence in (
         f"is lowest at step {places[0]} and at step {places[1]}, and then rises {rises[0]} and {rises[1]}.",
         f"Without step 0 its r with chrF is {both(HELD_OUT_LOSS)}. The checkpoint that it chooses loses "
-        f"{' and '.join(lost(run, HELD_OUT_LOSS) for run in repeated)} of chrF against the best one, and the one that "
-        f"NASCA chooses loses {' and '.join(lost(run, 'NASCA') for run in repeated)}.",
+        f"{listed(lost_by(run, HELD_OUT_LOSS) for run in repeated)} of chrF against the best one, and the one that "
+        f"NASCA chooses loses {listed(lost_by(run, 'NASCA') for run in repeated)}.",
         f"But r without step 0 is {both('NASCA')} for NASCA, {both('NASCA rank')} for the rank score, and {both(LOSS)} "
         "for the training loss.",
         f"half-way down at step {down[0]:.0f} and its chrF at step {down[1]:.0f}.",
-        f"its r is {of(diverging, LOSS, 'r')}, that of the rank score {of(diverging, 'NASCA rank', 'r')}.",
-        f"it loses {', '.join(by_nasca[:-1])} and {by_nasca[-1]} of chrF against the best one, and the other "
-        f"{', '.join(by_loss[:-1])} and {by_loss[-1]}.",
-        f"stops the runs at steps {' and '.join(map(str, stopped[HELD_OUT_LOSS]))} with a patience of 5, and its "
-        f"checkpoints lose {' and '.join(lost(run, HELD_OUT_LOSS, 5) for run in repeated)} of chrF.",
-        f"NASCA stops them at steps {' and '.join(map(str, stopped['NASCA']))} and loses "
-        f"{' and '.join(lost(run, 'NASCA', 5) for run in repeated)}.",
-        f"the checkpoint that NASCA chooses is within {max(by_nasca)} of the best one in all runs.",
+        f"its r is {number_of(diverging, LOSS, 'r')}, "
+        f"that of the rank score {number_of(diverging, 'NASCA rank', 'r')}.",
+        f"it loses {listed(by_nasca)} of chrF against the best one, and the other {listed(by_loss)}.",
+        f"stops the runs at steps {listed(map(str, stopped[HELD_OUT_LOSS]))} with a patience of 5, and its checkpoints "
+        f"lose {listed(lost_by(run, HELD_OUT_LOSS, 5) for run in repeated)} of chrF.",
+        f"NASCA stops them at steps {listed(map(str, stopped['NASCA']))} and loses "
+        f"{listed(lost_by(run, 'NASCA', 5) for run in repeated)}.",
+        f"the checkpoint that NASCA chooses is within {max(by_nasca)} of the best one in every fine-tuning.",
     ):
         assert sentence in page
     assert all(float(nasca) <= float(loss) for nasca, loss in zip(by_nasca, by_loss, strict=True))
@@ -342,7 +380,7 @@ def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
 
 @pytest.mark.unit
 def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
-    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+    page = read_page()
     spoilt, *others = (
         curves.read(RESULTS / name)
         for name in ("french-spoilt", "german-diverging", "french-repeated-wrong-tokens", "icelandic-wrong-tokens")

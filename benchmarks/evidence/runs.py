@@ -98,12 +98,14 @@ ALL = (
         "Does alignment rise in continued pretraining on French?",
         "translation_cpt",
         "multi30k",
+        minutes=37,
     ),
     Run(
         "french-cpt-sft",
         "Does it go on in the fine-tuning that follows, as in Fig. 3 b?",
         "translation_sft",
         "multi30k",
+        minutes=43,
         after="french-cpt",
     ),
     Run(
