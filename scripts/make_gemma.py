@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
-import transformers
 from make_model import download, make
 from transformers import AutoTokenizer, Gemma3ForCausalLM
 
@@ -101,30 +99,28 @@ def fetch_accepted(folder: Path) -> Path:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Remove a model whose tokenizer is not Gemma's. transformers 5.17 makes one without <bos> that cuts words apart.
+    """Refuse a tokenizer that is not Gemma's. transformers 5.17 makes one without <bos> that cuts words apart.
 
     Args:
-        folder: the model that was made.
+        folder: the model.
 
     Raises:
-        SystemExit: the tokenizer reads a sentence in other tokens than Gemma does.
+        SystemExit: the tokenizer reads a sentence in other tokens than Gemma's does.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(SENTENCE)["input_ids"])
     if tokens != TOKENS:
-        shutil.rmtree(folder)
         raise SystemExit(
-            f"transformers {transformers.__version__} makes another tokenizer than Gemma's: it reads {SENTENCE!r} as "
-            f"{' '.join(tokens)!r}. Nothing was kept. Use the version in constraints.txt, as `make model-gemma` does."
+            f"the model's tokenizer is not Gemma's: it reads {SENTENCE!r} as {' '.join(tokens)!r}. transformers 5.17 "
+            "makes such a one. Remove the model if it is there, and make it with `make model-gemma`, which has the "
+            "version in constraints.txt."
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("destination", type=Path)
-    destination = parser.parse_args().destination
-    make(destination, fetch_accepted, Gemma3ForCausalLM)
-    check_tokenizer(destination)
+    make(parser.parse_args().destination, fetch_accepted, Gemma3ForCausalLM, check_tokenizer)
 
 
 if __name__ == "__main__":

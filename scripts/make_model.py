@@ -68,15 +68,23 @@ def _set_in_json(path: Path, **fields: object) -> None:
     path.write_text(json.dumps(content | fields, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def make(destination: Path, fetch: Callable[[Path], Path], kind: type[PreTrainedModel]) -> None:
+def make(
+    destination: Path,
+    fetch: Callable[[Path], Path],
+    kind: type[PreTrainedModel],
+    check: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Make the model's folder unless it is there.
 
     Args:
         destination: the folder.
         fetch: puts the GGUF file into a folder and returns its path.
         kind: the class of the model.
+        check: raises if a model's folder is not what it should be. A new model is then not kept, and one that is there
+            is left alone.
     """
     if (destination / "model.safetensors").exists():
+        check(destination)
         print(f"{destination} is there already")
         return
     # A neighbouring folder receives everything and is renamed last, so an interrupted run leaves no incomplete model.
@@ -84,6 +92,7 @@ def make(destination: Path, fetch: Callable[[Path], Path], kind: type[PreTrained
     with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
         made = Path(scratch) / "model"
         convert(fetch(Path(scratch)), made, kind)
+        check(made)
         shutil.rmtree(destination, ignore_errors=True)
         made.rename(destination)
     print(f"wrote {destination}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from scipy import stats
 
 from benchmarks.evidence import __main__ as evidence
@@ -23,7 +25,8 @@ from tests.support import make_tokenizer, tiny_llama
 
 STEPS = list(range(0, 100, 5))
 RECORDED = tuple(run.name for run in ALL if run.is_recorded)
-GOING_WELL = ("french-sft", "gemma-french-sft", "french-cpt-sft", "icelandic-wrong-tokens")
+READ_ONCE = ("french-sft", "gemma-french-sft", "french-cpt-sft", "icelandic-wrong-tokens")
+REPEATED = ("french-spoilt", "french-repeated-wrong-tokens")
 
 
 def curve(seed: int, rise: float = 1.0) -> np.ndarray:
@@ -63,7 +66,8 @@ def test_half_way_is_where_a_smoothed_curve_has_made_half_of_its_rise() -> None:
     values = np.concatenate([np.zeros(10), np.ones(10)])
     # The mean of three is 0, 1/3, 2/3, 1 at steps 45, 50, 55, 60.
     assert follow.half_way(values, STEPS) == pytest.approx(52.5)
-    assert follow.half_way(-values, STEPS) == 0
+    assert follow.half_way(-values, STEPS) is None
+    assert follow.following(values, -values, STEPS, curve(3)).lead is None
     later = np.concatenate([np.zeros(14), np.ones(6)])
     assert follow.following(values, later, STEPS, curve(3)).lead == pytest.approx(20)
 
@@ -184,12 +188,11 @@ def test_a_run_with_fewer_held_out_pairs_has_no_variant_of_more() -> None:
 
 
 @pytest.mark.unit
-def test_a_third_is_one_of_the_runs_own_layers() -> None:
-    for layers in (6, 9):
+def test_thirds_are_of_the_layers_that_the_run_has() -> None:
+    for layers, first, second in ((18, 6, 12), (19, 7, 13), (30, 10, 20), (31, 11, 21)):
         values = np.random.default_rng(layers).normal(size=(len(STEPS), layers))
-        third = layers // 3
-        for place, name in ((1, "middle third"), (2, "last third")):
-            expected = [sum(row[place * third : (place + 1) * third]) / third for row in values.tolist()]
+        for name, of in (("middle third", slice(first, second)), ("last third", slice(second, None))):
+            expected = [sum(row[of]) / len(row[of]) for row in values.tolist()]
             assert tables.readings()[name](values) == pytest.approx(expected)
 
 
@@ -270,147 +273,172 @@ def read_page() -> str:
     return " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
 
 
-def number_of(run: RunCurves, predictor: str, number: str) -> str:
-    """A number of how a predictor follows chrF in a run, as the page writes it."""
+@cache
+def recorded(name: str) -> RunCurves:
+    return curves.read(RESULTS / name)
+
+
+def follows(name: str, predictor: str, number: str) -> float:
+    """A number of how a predictor follows chrF in a recorded run."""
+    run = recorded(name)
     found = follow.following(run.predictors[predictor], run.quality["chrf"], run.steps, run.copied)
-    return f"{getattr(found, number):.2f}"
+    return float(getattr(found, number))
 
 
-def lost_by(run: RunCurves, predictor: str, patience: int | None = None) -> str:
-    """The chrF that the checkpoint chosen by a predictor loses, as the page writes it."""
-    return f"{stops.outcome(run.predictors[predictor], run.quality['chrf'], run.steps, patience).lost:.1f}"
+def stopped(name: str, predictor: str, patience: int | None) -> stops.Outcome:
+    run = recorded(name)
+    return stops.outcome(run.predictors[predictor], run.quality["chrf"], run.steps, patience)
 
 
-def listed(words: Iterable[str]) -> str:
-    *most, last = words
+def lost(name: str, predictor: str, patience: int | None = None) -> str:
+    return f"{stopped(name, predictor, patience).lost:.1f}"
+
+
+def listed(words: Iterable[object]) -> str:
+    *most, last = map(str, words)
     return f"{', '.join(most)} and {last}"
+
+
+def spread(numbers: Iterable[float]) -> str:
+    numbers = sorted(numbers)
+    return f"{numbers[0]:.2f} to {numbers[-1]:.2f}"
 
 
 @pytest.mark.unit
 def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
     page = read_page()
-    runs = [curves.read(RESULTS / name) for name in GOING_WELL]
 
     def numbers(predictor: str, number: str) -> str:
-        return listed(number_of(run, predictor, number) for run in runs)
+        return spread(follows(name, predictor, number) for name in READ_ONCE)
 
-    nasca, rank = "NASCA", "NASCA rank"
     for sentence in (
-        f"such runs, {listed(GOING_WELL)}, r with chrF is {numbers(nasca, 'r')} for NASCA, "
-        f"and {numbers(rank, 'r')} for the rank score.",
-        f"Without step 0 r is {numbers(nasca, 'r_trained')} for NASCA and {numbers(rank, 'r_trained')} for the rank",
-        f"For the training loss, which costs nothing, it is {numbers(LOSS, 'r_trained')}.",
-        f"For the step number, which knows nothing, it is {numbers(STEP, 'r_trained')}.",
-        f"For the rank score of a language that is not trained on, it is {numbers(CONTROL, 'r_trained')}, though",
-        f"is {numbers(nasca, 'r_diff_trained')} for NASCA, and {numbers(rank, 'r_diff_trained')} for the rank score.",
+        f"such runs, {listed(READ_ONCE)}, r with chrF is {numbers('NASCA', 'r')} for NASCA, and "
+        f"{numbers('NASCA rank', 'r')} for the rank score.",
+        f"Without step 0 r is {numbers('NASCA', 'r_trained')} for NASCA and {numbers('NASCA rank', 'r_trained')} for "
+        f"the rank score. It is {numbers(LOSS, 'r_trained')} for the training loss, which costs nothing, "
+        f"{numbers(STEP, 'r_trained')} for the step number, which knows nothing, and "
+        f"{numbers(CONTROL, 'r_trained')} for the rank score of a language that is not trained on.",
+        f"is {numbers('NASCA', 'r_diff_trained')} for NASCA, and {numbers('NASCA rank', 'r_diff_trained')} for the",
     ):
         assert sentence in page
-    gemma = curves.read(RESULTS / "gemma-french-sft")
-    lost = [stops.outcome(gemma.predictors[name], gemma.quality["chrf"], gemma.steps, 5) for name in (nasca, rank)]
-    assert [found.stop for found in lost] == [105, 105]
-    assert f"stopping there loses {lost[0].lost:.1f} and {lost[1].lost:.1f} of chrF." in page
+
+
+@pytest.mark.unit
+def test_the_paragraph_on_repeated_text_says_what_the_runs_say() -> None:
+    page = read_page()
+    held_out = [-recorded(name).predictors[HELD_OUT_LOSS] for name in REPEATED]
+    places = [int(np.argmin(losses)) for losses in held_out]
+    steps = [recorded(name).steps[place] for name, place in zip(REPEATED, places, strict=True)]
+    rises = [f"from {losses[place]:.2f} to {losses[-1]:.2f}" for losses, place in zip(held_out, places, strict=True)]
+    diverging = recorded("german-diverging")
+    falls = diverging.predictors | diverging.quality
+    down = {
+        name: f"{follow.turn(falls[name], diverging.steps).half_lost:.0f}"
+        for name in ("NASCA rank", HELD_OUT_LOSS, "chrf", LOSS)
+    }
+    tuned = [name for name in RECORDED if name != "french-cpt"]
+    by_nasca, by_loss = ([float(lost(name, predictor)) for name in tuned] for predictor in ("NASCA", LOSS))
+
+    def both(predictor: str) -> str:
+        return listed(f"{follows(name, predictor, 'r_trained'):.2f}" for name in REPEATED)
+
+    for sentence in (
+        f"is lowest at step {steps[0]} and at step {steps[1]}, and then rises {listed(rises)}.",
+        f"Without step 0 its r with chrF is {both(HELD_OUT_LOSS)}. The checkpoint that it chooses loses "
+        f"{listed(lost(name, HELD_OUT_LOSS) for name in REPEATED)} of chrF against the best one, and the one that "
+        f"NASCA chooses loses {listed(lost(name, 'NASCA') for name in REPEATED)}.",
+        f"But r without step 0 is {both('NASCA')} for NASCA, {both('NASCA rank')} for the rank score, and {both(LOSS)} "
+        "for the training loss.",
+        f"is made at step {down['NASCA rank']} by the rank score, at {down[HELD_OUT_LOSS]} by the held-out loss, at "
+        f"{down['chrf']} by chrF and at {down[LOSS]} by the training loss.",
+        f"Over the whole run r is {follows('german-diverging', 'NASCA rank', 'r'):.2f} for the rank score and "
+        f"{follows('german-diverging', LOSS, 'r'):.2f} for the training loss.",
+        f"It loses at most {max(by_nasca)} of chrF against the best one, and the other at most {max(by_loss)}.",
+        f"is within {max(by_nasca)} of the best one in every fine-tuning. In continued pretraining it loses "
+        f"{lost('french-cpt', 'NASCA')},",
+    ):
+        assert sentence in page
+    assert all(nasca <= loss for nasca, loss in zip(by_nasca, by_loss, strict=True))
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None:
     page = read_page()
-    pretrained, tuned, without = (
-        curves.read(RESULTS / name) for name in ("french-cpt", "french-cpt-sft", "french-sft")
-    )
-    french, german = pretrained.predictors["NASCA rank"], pretrained.predictors[CONTROL]
-    best = [
-        f"{values['NASCA rank'].max():.3f} and {quality['chrf'].max():.1f}"
-        for values, quality in ((run.predictors, run.quality) for run in (tuned, without))
-    ]
+    before, tuned = recorded("french-cpt"), recorded("french-cpt-sft").predictors["NASCA rank"]
+    french, german = before.predictors["NASCA rank"], before.predictors[CONTROL]
+
+    def on_test(name: str) -> dict[str, float]:
+        results = ModelCard.load(RESULTS / name / "README.md").data.eval_results
+        return {result.metric_type: result.metric_value for result in results if result.dataset_split == "test"}
+
+    ends = [on_test("french-cpt-sft"), on_test("french-sft")]
     for sentence in (
         f"The rank score of French goes from {french[0]:.3f} to {french[-1]:.3f}, and that of German, "
         f"which is not in the text, from {german[0]:.3f} to {german[-1]:.3f}.",
-        f"So chrF falls to {pretrained.quality['chrf'][-1]:.1f}, and its r with NASCA is "
-        f"{number_of(pretrained, 'NASCA', 'r')}.",
-        f"brings the rank score to {best[0].replace('and', 'and chrF to')}. "
-        f"The run without continued pretraining reached {best[1]},",
+        f"chrF from English falls to {before.quality['chrf'][-1]:.1f}, and its r with NASCA is "
+        f"{follows('french-cpt', 'NASCA', 'r'):.2f}.",
+        f"goes on to raise the rank score, from {tuned[0]:.3f} to {tuned[-1]:.3f}.",
+        f"the rank score is {ends[0]['nasca_rank']:.3f} with it and {ends[1]['nasca_rank']:.3f} without it, and chrF "
+        f"both ways is {ends[0]['chrf']:.1f} and {ends[1]['chrf']:.1f}.",
+        f"The test at the end translates both ways and has a chrF of {on_test('french-cpt')['chrf']:.1f}.",
     ):
         assert sentence in page
 
 
 @pytest.mark.unit
-def test_the_second_paragraph_of_results_says_what_the_runs_say() -> None:
+def test_the_paragraph_on_stopping_says_what_the_runs_say() -> None:
     page = read_page()
-    runs = {name: curves.read(RESULTS / name) for name in RECORDED}
-    diverging = runs["german-diverging"]
-    repeated = [runs["french-spoilt"], runs["french-repeated-wrong-tokens"]]
-    tuned = [run for name, run in runs.items() if name != "french-cpt"]
-
-    def both(predictor: str) -> str:
-        return listed(number_of(run, predictor, "r_trained") for run in repeated)
-
-    held_out = [-run.predictors[HELD_OUT_LOSS] for run in repeated]
-    lowest = [int(np.argmin(losses)) for losses in held_out]
-    places = [run.steps[place] for run, place in zip(repeated, lowest, strict=True)]
-    rises = [f"from {losses[place]:.2f} to {losses[-1]:.2f}" for losses, place in zip(held_out, lowest, strict=True)]
-    down = [
-        follow.turn(values, diverging.steps).half_lost
-        for values in (diverging.predictors["NASCA rank"], diverging.quality["chrf"])
-    ]
-    by_nasca, by_loss = ([lost_by(run, name) for run in tuned] for name in ("NASCA", LOSS))
-    stopped = {
-        name: [stops.outcome(run.predictors[name], run.quality["chrf"], run.steps, 5).stop for run in repeated]
-        for name in ("NASCA", HELD_OUT_LOSS)
-    }
+    gemma = [stopped("gemma-french-sft", predictor, 5) for predictor in ("NASCA", "NASCA rank")]
+    assert {found.stop for found in gemma} == {105}
     for sentence in (
-        f"is lowest at step {places[0]} and at step {places[1]}, and then rises {rises[0]} and {rises[1]}.",
-        f"Without step 0 its r with chrF is {both(HELD_OUT_LOSS)}. The checkpoint that it chooses loses "
-        f"{listed(lost_by(run, HELD_OUT_LOSS) for run in repeated)} of chrF against the best one, and the one that "
-        f"NASCA chooses loses {listed(lost_by(run, 'NASCA') for run in repeated)}.",
-        f"But r without step 0 is {both('NASCA')} for NASCA, {both('NASCA rank')} for the rank score, and {both(LOSS)} "
-        "for the training loss.",
-        f"half-way down at step {down[0]:.0f} and its chrF at step {down[1]:.0f}.",
-        f"its r is {number_of(diverging, LOSS, 'r')}, "
-        f"that of the rank score {number_of(diverging, 'NASCA rank', 'r')}.",
-        f"it loses {listed(by_nasca)} of chrF against the best one, and the other {listed(by_loss)}.",
-        f"stops the runs at steps {listed(map(str, stopped[HELD_OUT_LOSS]))} with a patience of 5, and its checkpoints "
-        f"lose {listed(lost_by(run, HELD_OUT_LOSS, 5) for run in repeated)} of chrF.",
-        f"NASCA stops them at steps {listed(map(str, stopped['NASCA']))} and loses "
-        f"{listed(lost_by(run, 'NASCA', 5) for run in repeated)}.",
-        f"the checkpoint that NASCA chooses is within {max(by_nasca)} of the best one in every fine-tuning.",
+        f"stopping there loses {listed(f'{found.lost:.1f}' for found in gemma)} of chrF.",
+        f"stops the runs at steps {listed(stopped(name, HELD_OUT_LOSS, 5).stop for name in REPEATED)} with a patience "
+        f"of 5, and its checkpoints lose {listed(lost(name, HELD_OUT_LOSS, 5) for name in REPEATED)} of chrF.",
+        f"NASCA stops them at steps {listed(stopped(name, 'NASCA', 5).stop for name in REPEATED)} and loses "
+        f"{listed(lost(name, 'NASCA', 5) for name in REPEATED)}.",
     ):
         assert sentence in page
-    assert all(float(nasca) <= float(loss) for nasca, loss in zip(by_nasca, by_loss, strict=True))
+
+
+@pytest.mark.unit
+def test_the_paragraph_on_sentences_says_what_the_runs_say() -> None:
+    rhos = recorded("icelandic-wrong-tokens").over_sentences
+    assert f"rho with chrF is {spread(rhos[method, 'chrf'] for method in curves.METHODS)}." in read_page()
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
     page = read_page()
-    spoilt, *others = (
-        curves.read(RESULTS / name)
-        for name in ("french-spoilt", "german-diverging", "french-repeated-wrong-tokens", "icelandic-wrong-tokens")
-    )
-    *french, icelandic = (spoilt, *others)
+    scored = sorted((name for name in RECORDED if recorded(name).variants), key=lambda name: name != tables.CHOOSER)
 
-    def closeness(run: RunCurves, variant: str) -> float:
+    def closeness(name: str, variant: str, number: str) -> float:
+        run = recorded(name)
         values = run.variants[variant].mean(axis=1)
-        r = follow.following(values, run.quality["chrf"], run.steps, run.copied).r_given_step
-        assert r is not None
-        return r
+        return float(getattr(follow.following(values, run.quality["chrf"], run.steps, run.copied), number))
 
-    def bare_and_inside(run: RunCurves, score: str) -> tuple[float, float]:
-        return closeness(run, f"{score}, bare, 100"), closeness(run, f"{score}, in the prompt, weighted, 100")
+    def wins(names: Sequence[str], number: str) -> int:
+        cases = [(name, score) for name in names for score in checkpoints.SCORES]
+        inside = [closeness(name, f"{score}, in the prompt, weighted, 100", number) for name, score in cases]
+        bare = [closeness(name, f"{score}, bare, 100", number) for name, score in cases]
+        return int(np.sum(np.array(inside) > bare))
 
-    for score in checkpoints.SCORES:
-        for run in french:
-            bare, inside = bare_and_inside(run, score)
-            assert inside > bare
-        bare, inside = bare_and_inside(icelandic, score)
-        assert (inside > bare) == (score == "navca")
-    *ways, last = (
-        "from {:.2f} to {:.2f}".format(*bare_and_inside(run, "rank of states")) for run in (*french, icelandic)
+    nasca, *ranks = (
+        [closeness(tables.CHOOSER, f"{score}, bare, {count}", "r_given_step") for count in checkpoints.PAIRS]
+        for score in ("nasca", "rank of states", "rank of values", "rank of embeddings")
     )
-    assert f"The rank score of states goes {', '.join(ways[:-1])}, and {ways[-1]}." in page
-    assert f"In the Icelandic run it goes {last}, and only NAVCA follows closer." in page
     best = evidence.rebuilt(evidence.PAGE.read_text(encoding="utf-8")).partition("<!-- variants -->")[2].splitlines()[4]
     assert "| rank of embeddings, in the prompt, last, 100 | layer" in best
-    first, *rest = (cell.split(",")[0].strip() for cell in best.split("|")[3:7])
-    assert f"its r is {first} there, and {', '.join(rest[:-1])} and {rest[-1]} in the others." in page
+    chosen, *others = (cell.split(",")[0].strip() for cell in best.split("|")[3 : 3 + len(scored)])
+    cases = len(others) * len(checkpoints.SCORES)
+    assert wins(scored[:1], "r_given_step") == len(checkpoints.SCORES)
+    for sentence in (
+        f"its r is {chosen} there, and {listed(others)} in the others.",
+        f"in {wins(scored[1:], 'r_given_step')} of {cases} cases in the",
+        f"Without step 0 it is so in {wins(scored[1:], 'r_trained')} of these {cases}.",
+        f"from {nasca[0]:.2f} with 100 pairs to {nasca[1]:.2f} with 300 and {nasca[2]:.2f} with 1,000,",
+    ):
+        assert sentence in page
+    assert max(np.ptp(values) for values in ranks) < 0.045  # "at most 0.04"
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

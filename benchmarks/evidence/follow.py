@@ -34,6 +34,7 @@ class Following:
             is greatest. Negative: they come after.
         r_lag: that r.
         lead: by how many steps the predictor is half-way through its rise before the metric is. Negative: after it.
+            None where one of the two has not risen.
     """
 
     r: float | None
@@ -44,13 +45,14 @@ class Following:
     r_given_copied: float | None
     lag: int
     r_lag: float | None
-    lead: float
+    lead: float | None
 
 
 def following(predictor: Values, quality: Values, steps: Sequence[int], copied: Values) -> Following:
     """Return how a predictor follows a quality metric. All curves have a value for each evaluation."""
     whole, trained = over_run(predictor, quality), over_run(predictor[1:], quality[1:])
     by_lag = {lag: _r_at(lag, np.diff(predictor), np.diff(quality)) for lag in LAGS}
+    half, of_quality = half_way(predictor, steps), half_way(quality, steps)
     lag = max(LAGS, key=lambda lag: (by_lag[lag] if by_lag[lag] is not None else -1.0, -abs(lag)))
     return Following(
         r=whole.r if whole else None,
@@ -61,7 +63,7 @@ def following(predictor: Values, quality: Values, steps: Sequence[int], copied: 
         r_given_copied=_given(predictor, quality, copied),
         lag=lag,
         r_lag=by_lag[lag],
-        lead=half_way(quality, steps) - half_way(predictor, steps),
+        lead=None if half is None or of_quality is None else of_quality - half,
     )
 
 
@@ -78,15 +80,17 @@ def _r_at(lag: int, changes: Values, of_quality: Values) -> float | None:
     return found.r if found else None
 
 
-def half_way(values: Values, steps: Sequence[int]) -> float:
+def half_way(values: Values, steps: Sequence[int]) -> float | None:
     """Return the step at which a smoothed curve has first made half of its way from its start to its highest value.
+
+    None where it ends no higher than it begins, because there is no rise to be half-way through.
 
     Args:
         values: the curve.
         steps: the step of each value.
     """
     course = smoothed(values)
-    return _first_at((course[0] + course.max()) / 2, course, steps)
+    return _first_at((course[0] + course.max()) / 2, course, steps) if course[-1] > course[0] else None
 
 
 def _first_at(level: float, course: Values, steps: Sequence[int]) -> float:

@@ -94,7 +94,7 @@ def following_table(runs: Sequence[RunCurves], metric: str) -> str:
 def _cells(found: Following) -> list[str]:
     lag = f"{found.lag:+d} (r {_number(found.r_lag)})"
     fixed = (found.r, found.r_trained, found.r_given_step, found.r_given_copied, found.r_diff, found.r_diff_trained)
-    return [*map(_number, fixed), lag, f"{found.lead:+.0f} steps"]
+    return [*map(_number, fixed), lag, NONE if found.lead is None else f"{round(found.lead):+d} steps"]
 
 
 def _number(value: float | None) -> str:
@@ -172,7 +172,7 @@ Reading = Callable[[Values], Values]  # (evaluations, layers) -> a curve
 
 
 def readings() -> dict[str, Reading]:
-    """Return the ways to make a curve of a score at each layer. A third is one of the run's own layers."""
+    """Return the ways to make a curve of a score at each layer. Thirds are taken of the layers that the run has."""
     return {
         "mean of the layers": _mean,
         "mean of the layers, last three evaluations": lambda values: smoothed(_mean(values), SMOOTHED),
