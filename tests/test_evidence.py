@@ -25,7 +25,7 @@ from tests.support import make_tokenizer, tiny_llama
 
 STEPS = list(range(0, 100, 5))
 RECORDED = tuple(run.name for run in ALL if run.is_recorded)
-READ_ONCE = ("french-sft", "gemma-french-sft", "french-cpt-sft", "icelandic-wrong-tokens")
+FOLLOWING = ("french-sft", "gemma-french-sft", "french-cpt-sft", "icelandic-wrong-tokens")
 REPEATED = ("french-spoilt", "french-repeated-wrong-tokens")
 
 
@@ -309,11 +309,17 @@ def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
     page = read_page()
 
     def numbers(predictor: str, number: str) -> str:
-        return spread(follows(name, predictor, number) for name in READ_ONCE)
+        return spread(follows(name, predictor, number) for name in FOLLOWING)
+
+    def of_icelandic(number: str) -> str:
+        return listed(f"{follows('icelandic-gemma', name, number):.2f}" for name in ("NASCA", "NASCA rank"))
 
     for sentence in (
-        f"such runs, {listed(READ_ONCE)}, r with chrF is {numbers('NASCA', 'r')} for NASCA, and "
+        f"In {listed(FOLLOWING)} r with chrF is {numbers('NASCA', 'r')} for NASCA, and "
         f"{numbers('NASCA rank', 'r')} for the rank score.",
+        f"In the fifth, icelandic-gemma, r is {of_icelandic('r')}.",
+        f"Without step 0 its r is {of_icelandic('r_trained')}, and with copying held fixed "
+        f"{of_icelandic('r_given_copied')}.",
         f"Without step 0 r is {numbers('NASCA', 'r_trained')} for NASCA and {numbers('NASCA rank', 'r_trained')} for "
         f"the rank score. It is {numbers(LOSS, 'r_trained')} for the training loss, which costs nothing, "
         f"{numbers(STEP, 'r_trained')} for the step number, which knows nothing, and "

@@ -113,6 +113,7 @@ ALL = (
         "Does it rise for Icelandic, with a model that knows some? It needs `make model-gemma`.",
         "translation_sft",
         "icelandic",
+        minutes=64,
     ),
     Run(
         "icelandic-wrong-tokens",
