@@ -193,7 +193,7 @@ def test_thirds_are_of_the_layers_that_the_run_has() -> None:
         values = np.random.default_rng(layers).normal(size=(len(STEPS), layers))
         for name, of in (("middle third", slice(first, second)), ("last third", slice(second, None))):
             expected = [sum(row[of]) / len(row[of]) for row in values.tolist()]
-            assert tables.readings()[name](values) == pytest.approx(expected)
+            assert tables.READINGS[name](values) == pytest.approx(expected)
 
 
 @pytest.mark.unit
@@ -269,8 +269,11 @@ def test_the_page_of_results_shows_the_tables_of_the_recorded_runs() -> None:
         assert run.is_recorded == (run.minutes is not None)
 
 
-def read_page() -> str:
-    return " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+def check_page(*sentences: str) -> None:
+    """Check that the page of results has these sentences."""
+    page = " ".join(evidence.PAGE.read_text(encoding="utf-8").split())
+    for sentence in sentences:
+        assert sentence in page
 
 
 @cache
@@ -278,11 +281,11 @@ def recorded(name: str) -> RunCurves:
     return curves.read(RESULTS / name)
 
 
-def follows(name: str, predictor: str, number: str) -> float:
-    """A number of how a predictor follows chrF in a recorded run."""
+def follows(name: str, predictor: str | np.ndarray, number: str) -> float:
+    """A number of how a predictor, or another curve, follows chrF in a recorded run."""
     run = recorded(name)
-    found = follow.following(run.predictors[predictor], run.quality["chrf"], run.steps, run.copied)
-    return float(getattr(found, number))
+    values = run.predictors[predictor] if isinstance(predictor, str) else predictor
+    return float(getattr(follow.following(values, run.quality["chrf"], run.steps, run.copied), number))
 
 
 def stopped(name: str, predictor: str, patience: int | None) -> stops.Outcome:
@@ -306,15 +309,13 @@ def spread(numbers: Iterable[float]) -> str:
 
 @pytest.mark.unit
 def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
-    page = read_page()
-
     def numbers(predictor: str, number: str) -> str:
         return spread(follows(name, predictor, number) for name in FOLLOWING)
 
     def of_icelandic(number: str) -> str:
         return listed(f"{follows('icelandic-gemma', name, number):.2f}" for name in ("NASCA", "NASCA rank"))
 
-    for sentence in (
+    check_page(
         f"In {listed(FOLLOWING)} r with chrF is {numbers('NASCA', 'r')} for NASCA, and "
         f"{numbers('NASCA rank', 'r')} for the rank score.",
         f"In the fifth, icelandic-gemma, r is {of_icelandic('r')}.",
@@ -325,13 +326,11 @@ def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
         f"{numbers(STEP, 'r_trained')} for the step number, which knows nothing, and "
         f"{numbers(CONTROL, 'r_trained')} for the rank score of a language that is not trained on.",
         f"is {numbers('NASCA', 'r_diff_trained')} for NASCA, and {numbers('NASCA rank', 'r_diff_trained')} for the",
-    ):
-        assert sentence in page
+    )
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_repeated_text_says_what_the_runs_say() -> None:
-    page = read_page()
     held_out = [-recorded(name).predictors[HELD_OUT_LOSS] for name in REPEATED]
     places = [int(np.argmin(losses)) for losses in held_out]
     steps = [recorded(name).steps[place] for name, place in zip(REPEATED, places, strict=True)]
@@ -348,7 +347,7 @@ def test_the_paragraph_on_repeated_text_says_what_the_runs_say() -> None:
     def both(predictor: str) -> str:
         return listed(f"{follows(name, predictor, 'r_trained'):.2f}" for name in REPEATED)
 
-    for sentence in (
+    check_page(
         f"is lowest at step {steps[0]} and at step {steps[1]}, and then rises {listed(rises)}.",
         f"Without step 0 its r with chrF is {both(HELD_OUT_LOSS)}. The checkpoint that it chooses loses "
         f"{listed(lost(name, HELD_OUT_LOSS) for name in REPEATED)} of chrF against the best one, and the one that "
@@ -362,14 +361,12 @@ def test_the_paragraph_on_repeated_text_says_what_the_runs_say() -> None:
         f"It loses at most {max(by_nasca)} of chrF against the best one, and the other at most {max(by_loss)}.",
         f"is within {max(by_nasca)} of the best one in every fine-tuning. In continued pretraining it loses "
         f"{lost('french-cpt', 'NASCA')},",
-    ):
-        assert sentence in page
+    )
     assert all(nasca <= loss for nasca, loss in zip(by_nasca, by_loss, strict=True))
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None:
-    page = read_page()
     before, tuned = recorded("french-cpt"), recorded("french-cpt-sft").predictors["NASCA rank"]
     french, german = before.predictors["NASCA rank"], before.predictors[CONTROL]
 
@@ -378,7 +375,7 @@ def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None
         return {result.metric_type: result.metric_value for result in results if result.dataset_split == "test"}
 
     ends = [on_test("french-cpt-sft"), on_test("french-sft")]
-    for sentence in (
+    check_page(
         f"The rank score of French goes from {french[0]:.3f} to {french[-1]:.3f}, and that of German, "
         f"which is not in the text, from {german[0]:.3f} to {german[-1]:.3f}.",
         f"chrF from English falls to {before.quality['chrf'][-1]:.1f}, and its r with NASCA is "
@@ -387,40 +384,34 @@ def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None
         f"the rank score is {ends[0]['nasca_rank']:.3f} with it and {ends[1]['nasca_rank']:.3f} without it, and chrF "
         f"both ways is {ends[0]['chrf']:.1f} and {ends[1]['chrf']:.1f}.",
         f"The test at the end translates both ways and has a chrF of {on_test('french-cpt')['chrf']:.1f}.",
-    ):
-        assert sentence in page
+    )
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_stopping_says_what_the_runs_say() -> None:
-    page = read_page()
     gemma = [stopped("gemma-french-sft", predictor, 5) for predictor in ("NASCA", "NASCA rank")]
     assert {found.stop for found in gemma} == {105}
-    for sentence in (
+    check_page(
         f"stopping there loses {listed(f'{found.lost:.1f}' for found in gemma)} of chrF.",
         f"stops the runs at steps {listed(stopped(name, HELD_OUT_LOSS, 5).stop for name in REPEATED)} with a patience "
         f"of 5, and its checkpoints lose {listed(lost(name, HELD_OUT_LOSS, 5) for name in REPEATED)} of chrF.",
         f"NASCA stops them at steps {listed(stopped(name, 'NASCA', 5).stop for name in REPEATED)} and loses "
         f"{listed(lost(name, 'NASCA', 5) for name in REPEATED)}.",
-    ):
-        assert sentence in page
+    )
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_sentences_says_what_the_runs_say() -> None:
     rhos = recorded("icelandic-wrong-tokens").over_sentences
-    assert f"rho with chrF is {spread(rhos[method, 'chrf'] for method in curves.METHODS)}." in read_page()
+    check_page(f"rho with chrF is {spread(rhos[method, 'chrf'] for method in curves.METHODS)}.")
 
 
 @pytest.mark.unit
 def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
-    page = read_page()
     scored = sorted((name for name in RECORDED if recorded(name).variants), key=lambda name: name != tables.CHOOSER)
 
     def closeness(name: str, variant: str, number: str) -> float:
-        run = recorded(name)
-        values = run.variants[variant].mean(axis=1)
-        return float(getattr(follow.following(values, run.quality["chrf"], run.steps, run.copied), number))
+        return follows(name, recorded(name).variants[variant].mean(axis=1), number)
 
     def wins(names: Sequence[str], number: str) -> int:
         cases = [(name, score) for name in names for score in checkpoints.SCORES]
@@ -437,13 +428,12 @@ def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
     chosen, *others = (cell.split(",")[0].strip() for cell in best.split("|")[3 : 3 + len(scored)])
     cases = len(others) * len(checkpoints.SCORES)
     assert wins(scored[:1], "r_given_step") == len(checkpoints.SCORES)
-    for sentence in (
+    check_page(
         f"its r is {chosen} there, and {listed(others)} in the others.",
         f"in {wins(scored[1:], 'r_given_step')} of {cases} cases in the",
         f"Without step 0 it is so in {wins(scored[1:], 'r_trained')} of these {cases}.",
         f"from {nasca[0]:.2f} with 100 pairs to {nasca[1]:.2f} with 300 and {nasca[2]:.2f} with 1,000,",
-    ):
-        assert sentence in page
+    )
     assert max(np.ptp(values) for values in ranks) < 0.045  # "at most 0.04"
 
 

@@ -171,14 +171,17 @@ def _stop_row(run: RunCurves, metric: str, patience: int | None) -> list[str]:
 Reading = Callable[[Values], Values]  # (evaluations, layers) -> a curve
 
 
-def readings() -> dict[str, Reading]:
-    """Return the ways to make a curve of a score at each layer. Thirds are taken of the layers that the run has."""
-    return {
-        "mean of the layers": _mean,
-        "mean of the layers, last three evaluations": lambda values: smoothed(_mean(values), SMOOTHED),
-        "middle third": lambda values: _mean(np.array_split(values, 3, axis=1)[1]),
-        "last third": lambda values: _mean(np.array_split(values, 3, axis=1)[2]),
-    }
+def _mean(values: Values) -> Values:
+    return np.asarray(values.mean(axis=1))
+
+
+# The ways to make a curve of a score at each layer. Thirds are taken of the layers that the run has.
+READINGS: dict[str, Reading] = {
+    "mean of the layers": _mean,
+    "mean of the layers, last three evaluations": lambda values: smoothed(_mean(values), SMOOTHED),
+    "middle third": lambda values: _mean(np.array_split(values, 3, axis=1)[1]),
+    "last third": lambda values: _mean(np.array_split(values, 3, axis=1)[2]),
+}
 
 
 def best_layer(run: RunCurves, variant: str) -> int:
@@ -201,7 +204,7 @@ def variants_table(chooser: RunCurves, others: Sequence[RunCurves]) -> str:
     for variant, values in chooser.variants.items():
         layer = best_layer(chooser, variant)
         number = layer if _reads_embeddings(variant) else layer + 1  # embeddings count from 0, FFNs from 1
-        ways = readings() | {f"layer {number}, chosen by {chooser.name}": _at(layer, values.shape[1])}
+        ways = READINGS | {f"layer {number}, chosen by {chooser.name}": _at(layer, values.shape[1])}
         for name, reading in ways.items():
             found = [_of_variant(run, variant, reading) for run in (chooser, *others) if run.variants]
             first = found[0].r_given_step if found[0] else None
@@ -223,10 +226,6 @@ def variants_in_short(runs: Sequence[RunCurves]) -> str:
         for run in runs
     ]
     return markdown_table(("run", "score", *ways), rows)
-
-
-def _mean(values: Values) -> Values:
-    return np.asarray(values.mean(axis=1))
 
 
 def _reads_embeddings(variant: str) -> bool:
