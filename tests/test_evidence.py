@@ -145,7 +145,7 @@ def test_the_tables_have_every_run_and_every_rival() -> None:
     first, second = a_run("first", 0), replace(a_run("second", 100), variants={})
     made = tables.all_tables([first, second])
     names = {"summary", "runs", "following chrF", "following BLEU", "over sentences", "turning", "stopping"}
-    assert set(made) == names | {"variants in short", "variants"}
+    assert set(made) == names | {"variants in short", "variants", "agreement"}
     turned = follow.turn(second.quality["bleu"], STEPS)
     assert cell_of(made["turning"], "second", "BLEU") == f"{turned.step}, {turned.left:.0%}".replace("%", " %")
     peak = np.concatenate([np.arange(5.0), 4 - np.arange(15.0)])
@@ -185,6 +185,17 @@ def test_a_run_with_fewer_held_out_pairs_has_no_variant_of_more() -> None:
     rows = [line.split("|") for line in made["variants"].splitlines() if line.startswith("| nasca, bare, 1000 |")]
     assert rows
     assert {row[4].strip() for row in rows} == {"–"}
+
+
+@pytest.mark.unit
+def test_agreement_is_the_largest_difference_of_a_checkpoint_from_its_evaluation() -> None:
+    run = a_run("run", 0)
+    nasca = run.predictors["NASCA"]
+    off = np.zeros(len(STEPS))
+    off[[3, 9]] = 0.02, -0.05
+    again = np.stack([nasca + off - 1, nasca + off + 1], axis=1)  # two layers, whose mean is off
+    made = tables.agreement_table([replace(run, variants={"nasca, bare, 100": again})])
+    assert (cell_of(made, "run", "NASCA"), cell_of(made, "run", "MEXA")) == ("0.0500", "–")
 
 
 @pytest.mark.unit
@@ -312,6 +323,12 @@ def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
     def numbers(predictor: str, number: str) -> str:
         return spread(follows(name, predictor, number) for name in FOLLOWING)
 
+    with_loss = [name for name in FOLLOWING if HELD_OUT_LOSS in recorded(name).predictors]
+    assert len(with_loss) == 3
+
+    def of_held_out(number: str) -> str:
+        return spread(follows(name, HELD_OUT_LOSS, number) for name in with_loss)
+
     def of_icelandic(number: str) -> str:
         return listed(f"{follows('icelandic-gemma', name, number):.2f}" for name in ("NASCA", "NASCA rank"))
 
@@ -320,12 +337,16 @@ def test_the_first_paragraph_of_results_says_what_the_runs_say() -> None:
         f"{numbers('NASCA rank', 'r')} for the rank score.",
         f"In the fifth, icelandic-gemma, r is {of_icelandic('r')}.",
         f"Without step 0 its r is {of_icelandic('r_trained')}, and with copying held fixed "
-        f"{of_icelandic('r_given_copied')}.",
+        f"{of_icelandic('r_given_copied')}. The loss on the held-out targets has "
+        f"{follows('icelandic-gemma', HELD_OUT_LOSS, 'r_trained'):.2f} and "
+        f"{follows('icelandic-gemma', HELD_OUT_LOSS, 'r_given_copied'):.2f}.",
         f"Without step 0 r is {numbers('NASCA', 'r_trained')} for NASCA and {numbers('NASCA rank', 'r_trained')} for "
-        f"the rank score. It is {numbers(LOSS, 'r_trained')} for the training loss, which costs nothing, "
+        f"the rank score. It is {of_held_out('r_trained')} for the held-out loss, which three of the four have, "
+        f"{numbers(LOSS, 'r_trained')} for the training loss, which costs nothing, "
         f"{numbers(STEP, 'r_trained')} for the step number, which knows nothing, and "
         f"{numbers(CONTROL, 'r_trained')} for the rank score of a language that is not trained on.",
-        f"is {numbers('NASCA', 'r_diff_trained')} for NASCA, and {numbers('NASCA rank', 'r_diff_trained')} for the",
+        f"is {numbers('NASCA', 'r_diff_trained')} for NASCA, {numbers('NASCA rank', 'r_diff_trained')} for the rank "
+        f"score, and {of_held_out('r_diff_trained')} for the held-out loss.",
     )
 
 
@@ -369,6 +390,7 @@ def test_the_paragraph_on_repeated_text_says_what_the_runs_say() -> None:
 def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None:
     before, tuned = recorded("french-cpt"), recorded("french-cpt-sft").predictors["NASCA rank"]
     french, german = before.predictors["NASCA rank"], before.predictors[CONTROL]
+    held_out = -before.predictors[HELD_OUT_LOSS]
 
     def on_test(name: str) -> dict[str, float]:
         results = ModelCard.load(RESULTS / name / "README.md").data.eval_results
@@ -379,7 +401,8 @@ def test_the_paragraph_on_continued_pretraining_says_what_the_runs_say() -> None
         f"The rank score of French goes from {french[0]:.3f} to {french[-1]:.3f}, and that of German, "
         f"which is not in the text, from {german[0]:.3f} to {german[-1]:.3f}.",
         f"chrF from English falls to {before.quality['chrf'][-1]:.1f}, and its r with NASCA is "
-        f"{follows('french-cpt', 'NASCA', 'r'):.2f}.",
+        f"{follows('french-cpt', 'NASCA', 'r'):.2f}. The loss on the held-out targets, behind the prompt, falls from "
+        f"{held_out[0]:.2f} to {held_out[-1]:.2f} all the same.",
         f"goes on to raise the rank score, from {tuned[0]:.3f} to {tuned[-1]:.3f}.",
         f"the rank score is {ends[0]['nasca_rank']:.3f} with it and {ends[1]['nasca_rank']:.3f} without it, and chrF "
         f"both ways is {ends[0]['chrf']:.1f} and {ends[1]['chrf']:.1f}.",
@@ -407,31 +430,72 @@ def test_the_paragraph_on_sentences_says_what_the_runs_say() -> None:
 
 
 @pytest.mark.unit
-def test_the_paragraph_on_variants_says_what_the_runs_say() -> None:
-    scored = sorted((name for name in RECORDED if recorded(name).variants), key=lambda name: name != tables.CHOOSER)
+def test_the_paragraph_on_lost_checkpoints_says_what_the_runs_say() -> None:
+    table = (
+        evidence.PAGE.read_text(encoding="utf-8").partition("<!-- agreement -->")[2].partition("<!-- end")[0].strip()
+    )
+    scored = [name for name in RECORDED if recorded(name).variants]
+    largest = {name: max(float(cell_of(table, name, score_name(of))) for of in curves.METHODS) for name in scored}
+    differing = [name for name in scored if largest[name] > 0]
+    assert differing == [name for name in ("french-cpt", "french-cpt-sft", "icelandic-gemma") if name in differing]
+    check_page(f"The others differ by at most {max(largest.values()):.4f}.")
 
-    def closeness(name: str, variant: str, number: str) -> float:
-        return follows(name, recorded(name).variants[variant].mean(axis=1), number)
+
+def of_reading(name: str, variant: str, number: str) -> float:
+    """A number of how the mean of a variant over the layers follows chrF in a recorded run."""
+    return follows(name, recorded(name).variants[variant].mean(axis=1), number)
+
+
+@pytest.mark.unit
+def test_the_paragraph_on_the_last_token_says_what_the_runs_say() -> None:
+    chooser = recorded(tables.CHOOSER)
+    scored = [name for name in RECORDED if recorded(name).variants]
+    others = [name for name in scored if name != tables.CHOOSER]
+    chosen = max(chooser.variants, key=lambda variant: of_reading(tables.CHOOSER, variant, "r_given_step"))
+    assert chosen == "rank of embeddings, in the prompt, last, 100"
+    losses = {loss: [follows(name, loss, "r_given_step") for name in scored] for loss in (LOSS, HELD_OUT_LOSS)}
+    for variant in recorded(others[0]).variants:
+        lowest = min(of_reading(name, variant, "r_given_step") for name in scored)
+        assert (lowest > 0) == variant.endswith("in the prompt, last, 100")
+    closer = sum(follows(name, LOSS, "r_given_step") > of_reading(name, chosen, "r_given_step") for name in scored)
+    in_cpt = of_reading("french-cpt", chosen, "r_given_copied")
+    curve = recorded("french-sft").variants[chosen].mean(axis=1)
+    best = stops.outcome(curve, recorded("french-sft").quality["chrf"], recorded("french-sft").steps, None)
+    header, _, row = tables.variants_table(chooser, [recorded(name) for name in others]).splitlines()[:3]
+    assert row.startswith(f"| {chosen} | layer")
+    cells = (line.split("|")[3:-1] for line in (header, row))
+    layer = {name.strip(): cell.split(",")[0].strip() for name, cell in zip(*cells, strict=True)}
+    check_page(
+        f"With the step held fixed its r is {of_reading(tables.CHOOSER, chosen, 'r_given_step'):.2f}. In the "
+        f"{len(others)} other runs r is {spread(of_reading(name, chosen, 'r_given_step') for name in others)}, and "
+        f"without step 0 {spread(of_reading(name, chosen, 'r_trained') for name in others)}.",
+        f"The training loss has {spread(losses[LOSS])}, and the held-out loss {spread(losses[HELD_OUT_LOSS])}.",
+        f"The training loss follows closer in {closer} of the {len(scored)} runs.",
+        f"r of the changes is {spread(of_reading(name, chosen, 'r_diff_trained') for name in scored)} without step 0.",
+        f"with copying held fixed is {in_cpt:.2f} in continued pretraining.",
+        f"in french-sft loses {best.lost:.1f} of chrF.",
+        f"r of {layer.pop(tables.CHOOSER)} with the step held fixed, and {listed(layer.values())} in the others.",
+    )
+
+
+@pytest.mark.unit
+def test_the_paragraph_on_pooled_prompts_says_what_the_runs_say() -> None:
+    ordinary = [name for name in (*FOLLOWING, "icelandic-gemma") if recorded(name).variants]
 
     def wins(names: Sequence[str], number: str) -> int:
         cases = [(name, score) for name in names for score in checkpoints.SCORES]
-        inside = [closeness(name, f"{score}, in the prompt, weighted, 100", number) for name, score in cases]
-        bare = [closeness(name, f"{score}, bare, 100", number) for name, score in cases]
+        inside = [of_reading(name, f"{score}, in the prompt, weighted, 100", number) for name, score in cases]
+        bare = [of_reading(name, f"{score}, bare, 100", number) for name, score in cases]
         return int(np.sum(np.array(inside) > bare))
 
     nasca, *ranks = (
-        [closeness(tables.CHOOSER, f"{score}, bare, {count}", "r_given_step") for count in checkpoints.PAIRS]
+        [of_reading(tables.CHOOSER, f"{score}, bare, {count}", "r_given_step") for count in checkpoints.PAIRS]
         for score in ("nasca", "rank of states", "rank of values", "rank of embeddings")
     )
-    best = evidence.rebuilt(evidence.PAGE.read_text(encoding="utf-8")).partition("<!-- variants -->")[2].splitlines()[4]
-    assert "| rank of embeddings, in the prompt, last, 100 | layer" in best
-    chosen, *others = (cell.split(",")[0].strip() for cell in best.split("|")[3 : 3 + len(scored)])
-    cases = len(others) * len(checkpoints.SCORES)
-    assert wins(scored[:1], "r_given_step") == len(checkpoints.SCORES)
+    assert wins((*REPEATED, "german-diverging"), "r_given_step") == 3 * len(checkpoints.SCORES)
     check_page(
-        f"its r is {chosen} there, and {listed(others)} in the others.",
-        f"in {wins(scored[1:], 'r_given_step')} of {cases} cases in the",
-        f"Without step 0 it is so in {wins(scored[1:], 'r_trained')} of these {cases}.",
+        f"it is so in {wins(ordinary, 'r_given_step')} of {len(ordinary) * len(checkpoints.SCORES)} cases, and without "
+        f"step 0 in {wins(ordinary, 'r_trained')}.",
         f"from {nasca[0]:.2f} with 100 pairs to {nasca[1]:.2f} with 300 and {nasca[2]:.2f} with 1,000,",
     )
     assert max(np.ptp(values) for values in ranks) < 0.045  # "at most 0.04"

@@ -1,8 +1,11 @@
-"""Keep a finished run in docs/results/: `python -m benchmarks.evidence.record NAME`.
+"""Keep a finished run in docs/results/: `python -m benchmarks.evidence.record NAME [--checkpoints]`.
 
 Its folder gets the model card, the figures, scores.jsonl, checkpoints.jsonl and the training loss. The weights are left
 out. Text that may not be committed is left out of scores.jsonl, which then holds "" for each translation. Figures are
 kept in 128 colours, which takes a third of the bytes.
+
+--checkpoints keeps checkpoints.jsonl alone, beside what is recorded already. It is for checkpoints that were lost and
+made again by the same training without its evaluations.
 """
 
 from __future__ import annotations
@@ -34,12 +37,17 @@ def record(run: Run) -> None:
         make_smaller(figure)
     shutil.copy(run.output_dir / "README.md", run.result)
     if (run.output_dir / checkpoints.FILE).is_file():
-        shutil.copy(run.output_dir / checkpoints.FILE, run.result)
+        record_checkpoints(run)
     losses = json.dumps(training_loss(run.output_dir))
     (run.result / TRAINING_LOSS).write_text(losses + "\n", encoding="utf-8")
     lines = History(run.output_dir).path.read_text(encoding="utf-8").splitlines()
     kept = [without_text(line) if run.data == NOT_COMMITTED else line for line in lines]
     History(run.result).path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def record_checkpoints(run: Run) -> None:
+    """Copy what `checkpoints` wrote about a run into docs/results/."""
+    shutil.copy(run.output_dir / checkpoints.FILE, run.result)
 
 
 def make_smaller(figure: Path) -> None:
@@ -68,7 +76,9 @@ def without_text(line: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a run in runs/evidence/")
-    record(named(parser.parse_args().name))
+    parser.add_argument("--checkpoints", action="store_true", help="keep checkpoints.jsonl alone")
+    options = parser.parse_args()
+    (record_checkpoints if options.checkpoints else record)(named(options.name))
 
 
 if __name__ == "__main__":
