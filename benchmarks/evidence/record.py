@@ -36,18 +36,31 @@ def record(run: Run) -> None:
     for figure in (run.result / "neuronxa" / "report").glob("*.png"):
         make_smaller(figure)
     shutil.copy(run.output_dir / "README.md", run.result)
-    if (run.output_dir / checkpoints.FILE).is_file():
-        record_checkpoints(run)
     losses = json.dumps(training_loss(run.output_dir))
     (run.result / TRAINING_LOSS).write_text(losses + "\n", encoding="utf-8")
     lines = History(run.output_dir).path.read_text(encoding="utf-8").splitlines()
     kept = [without_text(line) if run.data == NOT_COMMITTED else line for line in lines]
     History(run.result).path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    if (run.output_dir / checkpoints.FILE).is_file():
+        record_checkpoints(run)
 
 
 def record_checkpoints(run: Run) -> None:
-    """Copy what `checkpoints` wrote about a run into docs/results/."""
-    shutil.copy(run.output_dir / checkpoints.FILE, run.result)
+    """Copy what `checkpoints` wrote about a run into the folder of its record.
+
+    Raises:
+        SystemExit: the run is not recorded, or its checkpoints are of other steps than its evaluations.
+    """
+    if not run.is_recorded:
+        raise SystemExit(f"{run.name} is not recorded; leave --checkpoints out.")
+    steps = [evaluation.step for evaluation in History(run.result).read()]
+    scored = sorted(checkpoints.read(run.output_dir))
+    if scored != steps:
+        raise SystemExit(
+            f"{run.output_dir / checkpoints.FILE} has the steps {scored}, and the record has {steps}; score every "
+            "checkpoint."
+        )
+    shutil.copy(run.output_dir / checkpoints.FILE, run.result / checkpoints.FILE)
 
 
 def make_smaller(figure: Path) -> None:
