@@ -235,7 +235,7 @@ def test_a_recorded_line_has_no_text() -> None:
 def test_checkpoints_are_kept_beside_a_record_of_the_same_steps_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = next(run for run in ALL if run.name == "french-sft")
+    run = runs.named("french-sft")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
     run.output_dir.mkdir(parents=True)
@@ -460,13 +460,13 @@ def test_the_paragraph_on_sentences_says_what_the_runs_say() -> None:
 @pytest.mark.unit
 def test_the_paragraph_on_lost_checkpoints_says_what_the_runs_say() -> None:
     def difference(run: RunCurves) -> float:
-        again = {score_name(of): run.variants[f"{name}, bare, 100"] for of, name in tables.OF_CHECKPOINTS.items()}
+        again = {score_name(of): run.variants[f"{name}, bare, 100"] for of, name in checkpoints.NAME_OF.items()}
         return max(float(np.abs(values.mean(axis=1) - run.predictors[name]).max()) for name, values in again.items())
 
     largest = {name: difference(recorded(name)) for name in SCORED}
     # The checkpoints' scores are kept with five digits, and a pair may change its rank with the order of a sum.
     assert {name for name in largest if largest[name] > 2e-5} == {"french-cpt", "french-cpt-sft", "icelandic-gemma"}
-    assert tuple(tables.OF_CHECKPOINTS) == curves.METHODS
+    assert tuple(checkpoints.NAME_OF) == curves.METHODS
     check_page(f"made again differ by at most {max(largest.values()):.4f}.")
 
 
@@ -560,17 +560,12 @@ def test_the_variants_are_the_scores_of_the_package() -> None:
     model, tokenizer = tiny_llama().eval(), make_tokenizer()
     pairs = ParallelPairs.load("eng_Latn-fra_Latn", n=20)
     found = checkpoints.variants(Decoder.find(model, tokenizer), pairs, (10, 20, 1000))
-    methods = {
-        "nasca": "nasca",
-        "rank of states": "nasca_rank",
-        "navca": "navca",
-        "mexa": "mexa",
-    }
     for count in (10, 20):
         some = ParallelPairs.load("eng_Latn-fra_Latn", n=count)
         report = NeuronXAEvaluator(some, ("nasca", "nasca_rank", "navca", "mexa"))(model, tokenizer)
-        for name, method in methods.items():
-            per_layer = report.per_layer[method]  # type: ignore[index]
+        assert checkpoints.NAME_OF.keys() == report.per_layer.keys()
+        for method, name in checkpoints.NAME_OF.items():
+            per_layer = report.per_layer[method]
             assert found[f"{name}, bare, {count}"] == pytest.approx(per_layer.tolist(), abs=1e-5)
     assert not [name for name in found if name.endswith("1000")]
     last = NeuronXAEvaluator(checkpoints.prompted(ParallelPairs.load("eng_Latn-fra_Latn", n=10)), token_pooling="last")

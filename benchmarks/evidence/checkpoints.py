@@ -50,6 +50,8 @@ SCORES: dict[str, tuple[Representation, Method]] = {
     "mexa": ("embedding", "nasca"),
     "rank of embeddings": ("embedding", "nasca_rank"),
 }
+# What a method of the package is called among them.
+NAME_OF: dict[Method, str] = {"nasca": "nasca", "nasca_rank": "rank of states", "navca": "navca", "mexa": "mexa"}
 PROMPTED: tuple[TokenPooling, ...] = ("weighted", "last")
 
 

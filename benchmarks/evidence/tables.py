@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence.checkpoints import SCORES, WATCHED
+from benchmarks.evidence.checkpoints import NAME_OF, SCORES, WATCHED
 from benchmarks.evidence.curves import CONTROL, HELD_OUT_LOSS, LOSS, METHODS, STEP, RunCurves
 from benchmarks.evidence.follow import SMOOTHED, Following, following, smoothed, turn
 from benchmarks.evidence.stops import outcome
@@ -21,13 +21,6 @@ FALLEN = 0.5  # of its rise is left of a curve that has fallen, at most
 CHOOSER = "french-spoilt"  # the run that orders the variants: the first one that was scored
 NONE = "–"
 PREDICTORS = (*map(score_name, METHODS), CONTROL, LOSS, HELD_OUT_LOSS)
-# What a method of the run is called among the scores of a checkpoint.
-OF_CHECKPOINTS: dict[Method, str] = {
-    "nasca": "nasca",
-    "nasca_rank": "rank of states",
-    "navca": "navca",
-    "mexa": "mexa",
-}
 
 
 def runs_table(runs: Sequence[RunCurves]) -> str:
@@ -175,13 +168,13 @@ def _stop_row(run: RunCurves, metric: str, patience: int | None) -> list[str]:
 
 def agreement_table(runs: Sequence[RunCurves]) -> str:
     """Return how far each method's score of the scored checkpoints is from that of the run, where they differ most."""
-    header = ("largest difference", *map(score_name, OF_CHECKPOINTS))
-    rows = [[run.name, *(_difference(run, method) for method in OF_CHECKPOINTS)] for run in runs]
+    header = ("largest difference", *map(score_name, NAME_OF))
+    rows = [[run.name, *(_difference(run, method) for method in NAME_OF)] for run in runs]
     return markdown_table(header, rows)
 
 
 def _difference(run: RunCurves, method: Method) -> str:
-    name = f"{OF_CHECKPOINTS[method]}, bare, {WATCHED}"
+    name = f"{NAME_OF[method]}, bare, {WATCHED}"
     if name not in run.variants:
         return NONE
     return f"{np.abs(_mean(run.variants[name]) - run.predictors[score_name(method)]).max():.4f}"
