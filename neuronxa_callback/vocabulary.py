@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args
 
 Eq4Representation = Literal["nas", "nav", "embedding"]  # those of NASCA, NAVCA and MEXA
+NeuronRepresentation = Literal["nas", "nav", "signed"]
 Representation = Literal[Eq4Representation, "signed"]
 TokenPooling = Literal["weighted", "average", "last"]
 LayerPooling = Literal["mean", "max"]

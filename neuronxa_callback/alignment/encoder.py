@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
+from neuronxa_callback.model.hooks import joined_streams, watch, watch_inputs, watch_output
 from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.model.neurons import FFN, NeuronRepresentation
-from neuronxa_callback.vocabulary import Representation, TokenPooling, check_choice
+from neuronxa_callback.model.neurons import FFN
+from neuronxa_callback.vocabulary import NeuronRepresentation, Representation, TokenPooling, check_choice
 
 # Both were found by measurement. Small batches stay in a CPU's caches. An accelerator is faster with few large batches.
 CPU_TOKEN_BUDGET = 512
@@ -92,7 +92,7 @@ def encode_all(
         check_choice("representation", representation, Representation)
     check_choice("token_pooling", token_pooling, TokenPooling)
     passes = _passes(decoder, sentences, representations)
-    chosen = {read: check_layers(layers, read, len(decoder.layers)) for read in representations}
+    chosen = {read: check_layers(layers, read, decoder) for read in representations}
     encoded = {read: _room_for(read, numbers, decoder, len(sentences)) for read, numbers in chosen.items()}
     with decoder.evaluation_mode():
         for reads, token_ids in passes:
@@ -118,22 +118,29 @@ def _passes(
     return [*([(others, token_ids)] if others else []), (["signed"], bare)]
 
 
-def check_layers(layers: Sequence[int] | None, representation: Representation, depth: int) -> list[int]:
-    """Return the numbers of the chosen layers in order; for None, those of all layers.
+def check_layers(layers: Sequence[int] | None, representation: Representation, decoder: Decoder) -> list[int]:
+    """Return the numbers of the chosen layers in order; for None, those of all layers that have the representation.
 
     Raises:
+        UnreadableFFNError: the model's FFNs cannot be read.
         ValueError: `layers` is empty, repeats a number, or names a layer that the model does not have.
     """
-    first = 0 if representation == "embedding" else 1
-    there = range(first, depth + 1)
+    there = list(range(len(decoder.layers) + 1)) if representation == "embedding" else decoder.ffn_layers
     if layers is None:
-        return list(there)
+        return there
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(there):
         raise ValueError(
-            f"layers={list(layers)} must be different numbers from {first} to {depth} for {representation}: FFNs count "
+            f"layers={list(layers)} must be different numbers from {_ranges(there)} for {representation}: FFNs count "
             "from 1, and hidden states from 0, which is the embedding layer."
         )
     return sorted(layers)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return rising numbers in words: "1 to 30", or each one where some are left out."""
+    if len(numbers) == numbers[-1] - numbers[0] + 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _room_for(representation: Representation, layers: Sequence[int], decoder: Decoder, sentences: int) -> Tensor:
@@ -182,7 +189,7 @@ class _Reader:
         self,
         ffns: Sequence[Sequence[FFN]],
         chosen: Mapping[Representation, Sequence[int]],
-        encoded: Mapping[Representation, Tensor],
+        encoded: dict[Representation, Tensor],
         weights: Mapping[Representation, Tensor],
         places: Tensor,
     ) -> None:
@@ -217,7 +224,14 @@ class _Reader:
             yield
 
     def keep_hidden(self, layer: int, values: Tensor) -> None:
-        """Pool and keep the hidden states (batch, tokens, hidden) of a layer."""
+        """Pool and keep the hidden states of a layer, of all its residual streams.
+
+        The last hidden state is one stream. It is filled up with zeros, which change no score.
+        """
+        values = joined_streams(values, *self.weights["embedding"].shape)
+        width, room = values.shape[-1], self.encoded["embedding"]
+        if width > room.shape[-1]:
+            self.encoded["embedding"] = nn.functional.pad(room, (0, width - room.shape[-1]))
         self._keep("embedding", layer, 0, values)
 
     def keep_ffn(self, read: NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
@@ -254,14 +268,16 @@ def _encode_batch(
     token_ids: Sequence[Sequence[int]],
     rows: Sequence[int],
     token_pooling: TokenPooling,
-    encoded: Mapping[Representation, Tensor],
+    encoded: dict[Representation, Tensor],
 ) -> None:
     """Run one batch and fill its rows of `encoded`, tensors (layers, sentences, features) on the model's device."""
     batch = [token_ids[row] for row in rows]
     lengths = torch.tensor([len(ids) for ids in batch], device=decoder.device)
     # The source sums signed values. Their mean has the same cosines, and its size does not grow with the sentence.
     weights = {read: token_weights(lengths, "average" if read == "signed" else token_pooling) for read in chosen}
-    reader = _Reader(decoder.ffns, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
+    # A model whose FFNs cannot be read has hidden states all the same.
+    ffns = decoder.ffns if set(chosen) - {"embedding"} else []
+    reader = _Reader(ffns, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
     deepest = max(1, *(max(layers) for layers in chosen.values()))
     with reader.watching(decoder.layers, deepest), decoder.first_layers(deepest):
         last_hidden = decoder.run(batch)

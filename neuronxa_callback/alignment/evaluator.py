@@ -14,6 +14,7 @@ from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.report import AlignmentReport, report_of_all, report_of_pair
 from neuronxa_callback.alignment.scores import Measurement, measure_all, random_orders, representations_of
 from neuronxa_callback.alignment.settings import AlignmentSettings
+from neuronxa_callback.model.check import check
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.signature import Signature
@@ -102,18 +103,19 @@ class NeuronXAEvaluator:
     def check(self, decoder: Decoder, pairs: Sequence[ParallelPairs] | None = None) -> None:
         """Check before training that this model can be measured on these pairs, or on all pairs for None.
 
-        The check runs the decoder once, on the shortest held-out sentence.
+        The check runs the decoder a few times on the shortest held-out sentence; see `model.check`.
 
         Raises:
             UnreadableFFNError: an FFN cannot be read. The message names the module and says what to do.
             ValueError: the model does not have a chosen layer, or a held-out sentence is longer than the model's
                 context or has no token.
         """
-        depth = len(decoder.ffns)
-        for read in set(self.representations.values()):
-            encoder.check_layers(self.layers, read, depth)
+        reads = set(self.representations.values())
+        for read in reads:
+            encoder.check_layers(self.layers, read, decoder)
         texts = {text for pair in pairs or self.pairs for text in (pair.source, pair.target)}
-        decoder.check(min((ids for text in texts for ids in decoder.tokenize(text)), key=len))
+        shortest = min((ids for text in texts for ids in decoder.tokenize(text)), key=len)
+        check(decoder, shortest, neurons=reads != {"embedding"})
 
     def fitting(self, decoder: Decoder) -> tuple[list[ParallelPairs], list[str]]:
         """Return the language pairs that fit the model's context, and a message about each one that does not.
@@ -193,9 +195,7 @@ class NeuronXAEvaluator:
         The device and the token budget are left out, because they only change the rounding (docs/method.md).
         """
         return Signature.of(
-            self.choices(pair),
-            special=decoder.special_tokens,
-            neurons=decoder.rule,
+            self.choices(pair) | {"special": decoder.special_tokens} | decoder.neuron_choices,
             dtype=decoder.dtype,
             version=version("neuronxa-callback"),
         )

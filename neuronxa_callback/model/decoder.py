@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuronxa_callback.model.layers import find_stack
+from neuronxa_callback.model.layers import UnreadableFFNError, find_stack
 from neuronxa_callback.model.neurons import FFN, ffns_of
 from neuronxa_callback.model.state import evaluation_mode
 
@@ -36,7 +36,8 @@ class Decoder:
         layers: the layers in order, without those that only an image brings into use (Llama 3.2 Vision).
         device: the device for the model's input.
         context_length: the model's longest input in tokens; None if its configuration does not say.
-        hidden_size: number of features of a hidden state.
+        hidden_size: number of features of a residual stream.
+        bidirectional: whether a token sees the tokens behind it, so that padding must be masked.
         dtype: the arithmetic's data type, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
             ... It names autocast if autocast was on when the decoder was found.
     """
@@ -50,6 +51,7 @@ class Decoder:
     device: torch.device
     context_length: int | None
     hidden_size: int
+    bidirectional: bool
     dtype: str
 
     @classmethod
@@ -71,6 +73,7 @@ class Decoder:
             device=device,
             context_length=getattr(found.config, "max_position_embeddings", None),
             hidden_size=found.config.hidden_size,
+            bidirectional=_is_bidirectional(found.config),
             dtype=_compute_dtype(found.base, device),
         )
 
@@ -81,12 +84,31 @@ class Decoder:
         Raises:
             UnreadableFFNError: a layer or FFN cannot be read; the message names it and says what to do.
         """
-        return ffns_of(self.model, self.layers)
+        return ffns_of(self.model, self.layers, self.hidden_size)
+
+    @property
+    def ffn_layers(self) -> list[int]:
+        """The numbers of the layers that have an FFN, from 1. In most models these are all."""
+        return [number for number, ffns in enumerate(self.ffns, start=1) if ffns]
 
     @property
     def rule(self) -> str:
         """The condition under which neurons are active, for the signature: "sigma(gate)>0", ..."""
         return "+".join(sorted({ffn.rule for layer in self.ffns for ffn in layer}))
+
+    @cached_property
+    def neuron_choices(self) -> dict[str, str]:
+        """What a signature says of the neurons: when they are active, and which layers have any if not all have.
+
+        It says nothing if the model has no FFN that can be read, so that methods of hidden states are all that is left.
+        """
+        try:
+            choices = {"neurons": self.rule}
+        except UnreadableFFNError:
+            return {}
+        if len(self.ffn_layers) < len(self.layers):
+            choices["ffns"] = f"{','.join(map(str, self.ffn_layers))}of{len(self.layers)}"
+        return choices
 
     @cached_property
     def special_tokens(self) -> str:
@@ -132,15 +154,21 @@ class Decoder:
     def run(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Run the decoder layers once over right-padded sentences, without LM head and KV cache.
 
-        No attention mask is needed, because in a causal decoder no token sees the padding to its right.
+        A causal decoder gets no attention mask, because no token sees the padding to its right.
 
         Returns:
             last hidden states (batch, tokens, hidden), including those of the padding.
         """
         longest = max(len(ids) for ids in token_ids)
         padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=self.device)
-        output = self.stack(input_ids=padded, use_cache=False)
+        output = self.stack(input_ids=padded, use_cache=False, **self._mask(token_ids, longest))
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _mask(self, token_ids: Sequence[Sequence[int]], longest: int) -> dict[str, Tensor]:
+        if not self.bidirectional:
+            return {}
+        real = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
+        return {"attention_mask": torch.tensor(real, device=self.device)}
 
     @contextmanager
     def first_layers(self, count: int) -> Iterator[None]:
@@ -159,21 +187,17 @@ class Decoder:
         """Switch to evaluation mode without gradients until the block ends; see `state.evaluation_mode`."""
         return evaluation_mode(self.model, self.device)
 
-    def check(self, token_ids: Sequence[int]) -> None:
-        """Check in one pass over a sentence that every FFN computes Eq. 1 from the modules that were found.
 
-        Without this check, a fused projection with swapped halves, or a replaced forward that no longer calls its
-        projections, would give numbers that look right.
+def _is_bidirectional(config: Any) -> bool:
+    """Return whether a text decoder's configuration lets tokens see those behind them.
 
-        Raises:
-            UnreadableFFNError: an FFN fails; the message names the first one that does and says what to do.
-        """
-        ffns = [ffn for layer in self.ffns for ffn in layer]
-        with self.evaluation_mode(), ExitStack() as checks:
-            # An ExitStack closes in reverse order, so that the first FFN is checked first and its fault is raised.
-            for ffn in reversed(ffns):
-                checks.enter_context(ffn.checked())
-            self.run([token_ids])
+    transformers has two switches for that: `is_causal=False` of any decoder, and `use_bidirectional_attention` of
+    Gemma 3 (true) and Gemma 4 ("all"; "vision" is about the tokens of images).
+    """
+    return getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None) in (
+        True,
+        "all",
+    )
 
 
 def _compute_dtype(base: nn.Module, device: torch.device) -> str:

@@ -8,10 +8,8 @@ from typing import Any
 from torch import nn
 
 REMEDY = (
-    "NeuronXA reads gated FFNs with gate_proj, up_proj and down_proj or a fused gate_up_proj (Llama, Qwen, Mistral, "
-    "Gemma, Phi-3), plain FFNs (GPT-2, GPT-NeoX, OPT, BLOOM, Falcon, Phi-2) and, with transformers 5, mixtures of "
-    "experts; docs/architectures.md lists them. If this FFN was replaced or wrapped, keep modules with these names in "
-    "it and call them."
+    "NeuronXA reads the FFNs of most decoders; docs/architectures.md lists them with the names of their projections. If "
+    "this FFN was replaced or wrapped, keep modules with these names in it and call them."
 )
 
 
@@ -45,14 +43,16 @@ def find_stack(model: nn.Module) -> Stack:
         UnreadableFFNError: the model is not a decoder whose layers can be read; the message says what to do.
     """
     base = _base_model(model)
-    module = _stack_of(base)
+    _check_decoder(base)
     config = base.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
-    for name, child in module.named_children():
-        if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers:
-            layers = tuple(layer for layer in child if not hasattr(layer, "cross_attn"))
-            return Stack(base, module, config, name, layers)
+    stacks = _stacks_of(base)
+    for module in stacks:
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers:
+                return Stack(base, module, config, name, tuple(layer for layer in child if not _is_for_images(layer)))
     raise UnreadableFFNError(
-        f"{type(module).__name__} has no list of {config.num_hidden_layers} decoder layers. {REMEDY}"
+        f"{type(stacks[0]).__name__} has no list of {config.num_hidden_layers} decoder layers of its own, as encoders "
+        f"such as BERT have none. {REMEDY}"
     )
 
 
@@ -73,7 +73,12 @@ def _base_model(model: nn.Module) -> nn.Module:
     return model.get_base_model()  # type: ignore[operator, no-any-return]
 
 
-def _stack_of(base: nn.Module) -> nn.Module:
+def _is_for_images(layer: nn.Module) -> bool:
+    """Return whether a layer attends to an image alone. ProphetNet's layers also have self-attention."""
+    return hasattr(layer, "cross_attn") and not hasattr(layer, "self_attn")
+
+
+def _check_decoder(base: nn.Module) -> None:
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
         raise UnreadableFFNError(
             f"{type(base).__name__} is an encoder-decoder; NeuronXA is defined for decoder-only models. "
@@ -84,13 +89,17 @@ def _stack_of(base: nn.Module) -> nn.Module:
             f"{type(base).__name__} is not a transformers model: it has no get_decoder(). "
             "Pass the model that AutoModelForCausalLM.from_pretrained returned, or a PEFT model around it."
         )
-    stack: nn.Module = base.get_decoder()  # type: ignore[operator]
-    # transformers 4.57 returns the whole model if its decoder is not named "model" (GPT-2, ...).
-    if stack is base:
-        stack = base.base_model  # type: ignore[assignment]
-    # Llama 3.2 Vision's text model, loaded without its vision tower, does not name its decoder by its prefix.
-    if stack is base:
-        stack = getattr(base, "model", stack)
-    # A multimodal model may hold a whole language model (Llama 3.2 Vision); its decoder is inside that one.
-    inner = getattr(stack, "get_decoder", lambda: stack)()
-    return inner if isinstance(inner, nn.Module) else stack
+
+
+def _stacks_of(base: Any) -> list[nn.Module]:
+    """Return the modules that may hold the list of decoder layers, the most likely one first.
+
+    * `get_decoder()` is right in most models. A multimodal model may hold a whole language model (Llama 3.2 Vision);
+      its decoder is inside that one.
+    * transformers 4.57 returns the whole model if its decoder is not named "model" (GPT-2); `base_model` is right then.
+    * `model` is right in Llama 3.2 Vision's text model, loaded without its vision tower, and in ModernBERT's decoder,
+      which gives its LM head the name "decoder".
+    """
+    decoder = base.get_decoder()
+    found = [getattr(decoder, "get_decoder", lambda: decoder)(), decoder, base.base_model, getattr(base, "model", None)]
+    return [stack for stack in dict.fromkeys(found) if isinstance(stack, nn.Module) and stack is not base]

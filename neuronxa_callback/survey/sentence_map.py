@@ -88,7 +88,7 @@ def measure_maps(
     task = progress.add_task(choice.name, total=len(pairs))
     with choice.loaded() as (model, tokenizer):
         decoder = Decoder.find(model, tokenizer)
-        chosen = max(1, len(decoder.ffns) // 2) if layer is None else layer
+        chosen = _middle_layer(decoder, representations) if layer is None else layer
         evaluator = NeuronXAEvaluator(list(pairs), methods, token_pooling, token_budget, layers=(chosen,))
         kept, left_out = evaluator.fitting(decoder)
         notes += left_out
@@ -107,6 +107,14 @@ def measure_maps(
             return found
 
         return [drawn for found in evaluator.each(decoder, kept, of_pair) for drawn in found]
+
+
+def _middle_layer(decoder: Decoder, representations: Sequence[Representation]) -> int:
+    """Return the number of the middle layer, or of the nearest one with an FFN if neurons are read (hybrid stacks)."""
+    middle = max(1, len(decoder.layers) // 2)
+    if set(representations) == {"embedding"}:
+        return middle
+    return min(decoder.ffn_layers, key=lambda layer: abs(layer - middle))
 
 
 def project(source: Tensor, target: Tensor) -> tuple[NDArray[np.float64], float]:

@@ -1,0 +1,143 @@
+"""Examine one model type: is it read, and is what is read right?"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.architectures import configs, oracle
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
+from neuronxa_callback.alignment.encoder import encode_all
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.layers import UnreadableFFNError
+
+SENTENCES = (
+    "the weather is fine today and we walk to the sea",
+    "nobody knew where the old man had come from",
+    "yes of course we will",
+)
+OTHERS = (
+    "veðrið er gott í dag og við göngum niður að sjó",
+    "enginn vissi hvaðan gamli maðurinn hafði komið",
+    "já auðvitað gerum við það",
+)
+PAIRS = ParallelPairs(SENTENCES, OTHERS, "eng_Latn", "isl_Latn")
+CLOSE = 1e-3  # share of a hidden state's largest feature by which batches of other shapes may round
+
+Outcome = Literal["read", "read in part", "hidden states alone", "refused", "not built"]
+
+
+class Examined(BaseModel):
+    """What was found for one model type.
+
+    Attributes:
+        kind: the model type in transformers' naming; a variant has its name behind a #.
+        model: the model's class.
+        outcome: "read": the neurons of all layers; "read in part": some layers have none; "hidden states alone": its
+            neurons cannot be read, and MEXA, CKA, SVCCA and ANC can; "not built": the tiny model does not run by
+            itself.
+        reason: why it is not read, or why it was not built.
+        neurons: when a neuron is active, as the signature says it.
+        ffn_layers: the layers that have an FFN and the number of layers, as the signature says it; "" if all have.
+        states_exact: whether all states equal those of a plain forward pass, one sentence at a time; None if not read.
+        hidden_exact: whether all hidden states equal the model's own `output_hidden_states`; None if it gives none.
+    """
+
+    kind: str
+    model: str = ""
+    outcome: Outcome = "not built"
+    reason: str = ""
+    neurons: str = ""
+    ffn_layers: str = ""
+    states_exact: bool | None = None
+    hidden_exact: bool | None = None
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows the words of the sentences."""
+    words = sorted({word for sentence in SENTENCES + OTHERS for word in sentence.split()})
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+
+
+def examine(kind: str) -> Examined:
+    """Build a tiny model of a type, check it, read it and compare it with a plain forward pass."""
+    tokenizer = make_tokenizer()
+    try:
+        model = configs.tiny_model(kind)
+        with torch.no_grad():
+            model(input_ids=torch.tensor([tokenizer(SENTENCES[0])["input_ids"]]))
+    except Exception as error:  # whatever transformers raises on a tiny model of a type
+        return Examined(kind=kind, reason=_sentence(error))
+    found = Examined(kind=kind, model=type(model).__name__)
+    refusal = _refusal(model, tokenizer, ("nasca", "navca", "mexa"))
+    if refusal is None:
+        return _compared(found, Decoder.find(model, tokenizer), neurons=True)
+    if _refusal(model, tokenizer, ("mexa",)) is None:
+        alone = found.model_copy(update={"outcome": "hidden states alone", "reason": refusal})
+        return _compared(alone, Decoder.find(model, tokenizer), neurons=False)
+    return found.model_copy(update={"outcome": "refused", "reason": refusal})
+
+
+def _refusal(model: Any, tokenizer: Any, methods: Any) -> str | None:
+    """Return the sentence that a user gets before a training starts, or None if the model is measured."""
+    evaluator = NeuronXAEvaluator(PAIRS, methods)
+    try:
+        evaluator.check(Decoder.find(model, tokenizer))
+    except UnreadableFFNError as error:
+        return str(error)
+    evaluator(model, tokenizer)
+    return None
+
+
+def _compared(found: Examined, decoder: Decoder, neurons: bool) -> Examined:
+    """Return what was found, with the comparison to a plain forward pass."""
+    reads: Any = ("nas", "embedding") if neurons else ("embedding",)
+    weighted = encode_all(decoder, SENTENCES, reads)
+    update: dict[str, Any] = {}
+    ids = decoder.tokenize(SENTENCES)
+    ffns = decoder.ffns if neurons else [()] * len(decoder.layers)
+    heard = [oracle.listen(decoder.model, decoder.layers, ffns, sentence) for sentence in ids]
+    if neurons:
+        average = encode_all(decoder, SENTENCES, ("nas",), "average")["nas"]
+        agree = []
+        for row, number in enumerate(decoder.ffn_layers):
+            first = 0
+            for part, ffn in enumerate(decoder.ffns[number - 1]):
+                where = slice(first, first := first + ffn.neurons)
+                agree += [
+                    oracle.states_agree(
+                        ffn, its.of.get((number - 1, part), []), weighted["nas"][row, s, where],
+                        average[row, s, where], len(ids[s]),
+                    )
+                    for s, its in enumerate(heard)
+                ]  # fmt: skip
+        choices = decoder.neuron_choices
+        update["outcome"] = "read in part" if "ffns" in choices else "read"
+        update |= {"neurons": choices["neurons"], "ffn_layers": choices.get("ffns", ""), "states_exact": all(agree)}
+    if all(its.hidden_states for its in heard):
+        update["hidden_exact"] = all(
+            _hidden_agrees(its.hidden_states, weighted["embedding"][:, s]) for s, its in enumerate(heard)
+        )
+    return found.model_copy(update=update)
+
+
+def _hidden_agrees(states: Any, pooled: torch.Tensor) -> bool:
+    if len(states) != len(pooled):
+        return False
+    for state, read in zip(states, pooled, strict=True):
+        weights = torch.arange(1, len(state) + 1) / sum(range(1, len(state) + 1))
+        expected = weights @ state.float()
+        if (read[: len(expected)] - expected).abs().max() > CLOSE * expected.abs().max():
+            return False
+    return True
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

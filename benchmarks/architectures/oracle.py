@@ -1,0 +1,147 @@
+"""What the activation functions of a model really give, one unpadded sentence at a time, in its own forward pass.
+
+This knows nothing of how the package finds neurons but the names of the modules that it found. It listens to every
+activation function that the model calls, as a module or as a function of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+import transformers.activations
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from neuronxa_callback.model.dense import DenseFFN
+from neuronxa_callback.model.neurons import FFN
+
+FUNCTIONS = frozenset({F.silu, F.gelu, F.relu, torch.relu, F.relu6, F.mish, F.softplus, torch.tanh, torch.sigmoid})
+_OF_TORCH = (nn.SiLU, nn.GELU, nn.ReLU, nn.ReLU6, nn.Mish, nn.Tanh, nn.Sigmoid)
+_OF_TRANSFORMERS = tuple(
+    kind for kind in vars(transformers.activations).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
+)
+
+
+@dataclass
+class Heard:
+    """The activations of one sentence.
+
+    Attributes:
+        of: layer and FFN -> the outputs (rows, width) of the activation functions that ran inside the FFN, in order.
+        hidden_states: the model's own `output_hidden_states`, as (tokens, features) each; None if it gives none.
+    """
+
+    of: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    hidden_states: list[Tensor] | None = None
+
+
+class _Functions(TorchFunctionMode):
+    """Listens to the activation functions that are called outside of activation modules."""
+
+    def __init__(self, listener: _Listener) -> None:
+        super().__init__()
+        self.listener = listener
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in FUNCTIONS and not self.listener.inside_activation:
+            self.listener.hear(result)
+        return result
+
+
+class _Listener:
+    """Knows which FFN runs, and keeps what activation functions give meanwhile."""
+
+    def __init__(self) -> None:
+        self.heard = Heard()
+        self.running: list[tuple[int, int]] = []
+        self.layer = -1
+        self.inside_activation = 0
+
+    def hear(self, output: Tensor) -> None:
+        if self.running:
+            rows = output.detach().reshape(-1, output.shape[-1])
+            self.heard.of.setdefault(self.running[-1], []).append(rows)
+
+
+@contextmanager
+def _listening(model: Any, layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]]) -> Iterator[_Listener]:
+    listener = _Listener()
+    numbers = {layer: number for number, layer in enumerate(layers)}
+    parts = {ffn.module: part for its in ffns for part, ffn in enumerate(its)}  # layers may share an FFN
+    with ExitStack() as hooks:
+        for module in model.modules():
+            # OPT's layers are their own FFNs: a layer starts before its FFN.
+            if module in numbers:
+                hooks.callback(module.register_forward_pre_hook(partial(_start_layer, listener, numbers)).remove)
+            if module in parts:
+                hooks.callback(module.register_forward_pre_hook(partial(_start_ffn, listener, parts)).remove)
+                hooks.callback(module.register_forward_hook(partial(_end_ffn, listener)).remove)
+            if isinstance(module, _OF_TORCH + _OF_TRANSFORMERS) or "gelu" in type(module).__name__.lower():
+                hooks.callback(module.register_forward_pre_hook(partial(_enter, listener)).remove)
+                hooks.callback(module.register_forward_hook(partial(_leave, listener)).remove)
+        hooks.enter_context(_Functions(listener))
+        yield listener
+
+
+def _start_layer(listener: _Listener, numbers: dict[nn.Module, int], layer: nn.Module, args: Any) -> None:
+    listener.layer = numbers[layer]
+
+
+def _start_ffn(listener: _Listener, parts: dict[nn.Module, int], ffn: nn.Module, args: Any) -> None:
+    listener.running.append((listener.layer, parts[ffn]))
+
+
+def _end_ffn(listener: _Listener, ffn: nn.Module, args: Any, output: Any) -> None:
+    listener.running.pop()
+
+
+def _enter(listener: _Listener, activation: nn.Module, args: Any) -> None:
+    listener.inside_activation += 1
+
+
+def _leave(listener: _Listener, activation: nn.Module, args: Any, output: Tensor) -> None:
+    listener.inside_activation -= 1
+    if not listener.inside_activation:
+        listener.hear(output)
+
+
+@torch.no_grad()
+def listen(model: Any, layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], ids: Sequence[int]) -> Heard:
+    """Run the whole model on one sentence and return what its activation functions gave."""
+    with _listening(model, layers, ffns) as listener:
+        output = model(input_ids=torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False)
+    hidden = getattr(output, "hidden_states", None)
+    listener.heard.hidden_states = None if hidden is None else [_of_tokens(state, len(ids)) for state in hidden]
+    return listener.heard
+
+
+def _of_tokens(hidden: Tensor, tokens: int) -> Tensor:
+    """Return hidden states as (tokens, features). Several residual streams stand one after the other."""
+    if hidden.dim() == 4 and hidden.shape[0] != 1:  # Gemma 3n: (streams, 1, tokens, hidden)
+        hidden = hidden.movedim(0, 2)
+    return hidden.reshape(tokens, -1)
+
+
+def states_agree(ffn: FFN, heard: Sequence[Tensor], weighted: Tensor, average: Tensor, tokens: int) -> bool:
+    """Return whether what was read of an FFN is what its activation functions gave for one sentence.
+
+    Args:
+        ffn: the FFN.
+        heard: the activations (rows, width) inside it.
+        weighted: what was read (neurons,): the weighted share of tokens that fire each neuron.
+        average: the same, unweighted. Routed experts are compared by it, because an activation does not say its token.
+        tokens: the sentence's length.
+    """
+    if isinstance(ffn, DenseFFN):
+        weights = torch.arange(1, tokens + 1) / sum(range(1, tokens + 1))
+        fired = [(rows > 0).float() for rows in heard if rows.shape == (tokens, ffn.neurons)]
+        return any(torch.allclose(weights @ rows, weighted, atol=1e-5) for rows in fired)
+    active = sum(((rows > 0).sum(0) for rows in heard if rows.shape[1] == ffn.width), start=torch.zeros(ffn.width))
+    return torch.allclose(active, average.unflatten(0, (ffn.count, ffn.width)).sum(0) * tokens, atol=1e-2)

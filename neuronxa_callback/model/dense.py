@@ -1,0 +1,215 @@
+"""FFNs that every token passes through: where their neurons are read, and the check that they compute Eq. 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neuronxa_callback.model import taps
+from neuronxa_callback.model.activation import NAMES as ACTIVATION_NAMES
+from neuronxa_callback.model.activation import Activation, activation_of, preserves_sign
+from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError
+from neuronxa_callback.model.tolerance import differ
+from neuronxa_callback.vocabulary import NeuronRepresentation
+
+Layout = Literal["gated", "fused", "plain"]
+
+
+class Projections(NamedTuple):
+    """The names of an FFN's projections.
+
+    Attributes:
+        gate: the projection before sigma. In a fused FFN its output also holds the input projection, the gate first.
+        down: the last projection.
+        up: the input projection of a gated FFN.
+        activation: sigma in transformers' naming, for FFNs that do not name it.
+    """
+
+    gate: str
+    down: str
+    up: str | None = None
+    activation: str | None = None
+
+
+GATED = (
+    Projections("gate_proj", "down_proj", "up_proj"),  # Llama and most others
+    Projections("w1", "w2", "w3", activation="silu"),  # LFM2
+)
+FUSED = (
+    Projections("gate_up_proj", "down_proj"),  # Phi-3, GLM
+    Projections("Wi", "Wo"),  # ModernBERT's decoder
+    Projections("input_linear", "output_linear"),  # Granite 4.0
+)
+PLAIN = (
+    Projections("c_fc", "c_proj"),  # GPT-2
+    Projections("dense_h_to_4h", "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
+    Projections("fc1", "fc2"),  # OPT, Phi; Moshi's is fused
+    Projections("fc_in", "fc_out"),  # GPT-J
+    Projections("up_proj", "down_proj"),  # Nemotron, Apertus
+    Projections("0", "2"),  # CTRL, a Sequential
+)
+# The norm between the product of Eq. 1 and the last projection, where there is one (BitNet).
+INNER_NORM = "ffn_sub_norm"
+
+
+@dataclass(frozen=True)
+class DenseFFN:
+    """An FFN that every token passes through, and the modules at which its neurons are read.
+
+    Attributes:
+        name: the FFN's module name inside the model, for messages.
+        module: the module that holds the projections. In OPT it is the decoder layer.
+        layout: "gated" (gate and up are two modules), "fused" (one output holds both, the gate first) or "plain" (no
+            gate).
+        gates: modules whose outputs, added up, hold the input of sigma: W_G x + b_G, or W_I x + b_I in a plain FFN.
+            There is one, or a projection and its adapter (Zamba 2).
+        up: module whose output is W_I x + b_I; None if `gates` compute it.
+        inner: module whose input is FFN^I(x). It is the last projection, or a norm before it.
+        neurons: the number of neurons, which is the FFN's width.
+        activation: sigma.
+        sign_preserving: whether sigma(z) > 0 exactly where z > 0. If so, states are read without computing sigma.
+        layer: the decoder layer during which the FFN is read; None if only one layer uses it.
+    """
+
+    name: str
+    module: nn.Module
+    layout: Layout
+    gates: tuple[nn.Module, ...]
+    up: nn.Module | None
+    inner: nn.Module
+    neurons: int
+    activation: Activation
+    sign_preserving: bool
+    layer: nn.Module | None = None
+
+    @property
+    def rule(self) -> str:
+        """The condition under which a neuron is active."""
+        return "sigma(up)>0" if self.layout == "plain" else "sigma(gate)>0"
+
+    def gate_of(self, output: Tensor) -> Tensor:
+        """Return the input of sigma, (..., neurons), from the output of `gates`."""
+        return output[..., : output.shape[-1] // 2] if self.layout == "fused" else output
+
+    def states_of(self, output: Tensor) -> Tensor:
+        """Return the NAS from the output of `gates`: boolean (..., neurons), true where sigma of the gate is > 0."""
+        gate = self.gate_of(output)
+        return gate > 0 if self.sign_preserving else self.activation(gate) > 0
+
+    def watch(
+        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
+    ) -> AbstractContextManager[None]:
+        """While open, hand over boolean states, or absolute or signed values in the model's dtype, at every pass.
+
+        `receive` gets a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
+        """
+        if representation == "nas":
+            return taps.outputs(self.gates, lambda output: receive(self.states_of(output)), self.layer)
+        return taps.inputs(
+            self.inner, lambda value: receive(value.abs() if representation == "nav" else value), self.layer
+        )
+
+    def silenced(self) -> AbstractContextManager[None]:
+        """While open, set every neuron to 0 in forward passes."""
+        return _silenced(self.inner)
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Watch one forward pass, and raise UnreadableFFNError at its end if the FFN does not compute Eq. 1."""
+        gate: list[Tensor] = []
+        up: list[Tensor] = []
+        inner: list[Tensor] = []
+        with ExitStack() as stack:
+            stack.enter_context(taps.outputs(self.gates, gate.append, self.layer))
+            if self.up is not None:
+                stack.enter_context(taps.outputs([self.up], up.append, self.layer))
+            stack.enter_context(taps.inputs(self.inner, inner.append, self.layer))
+            yield
+        if (len(gate), len(up), len(inner)) != (1, 0 if self.up is None else 1, 1):
+            raise UnreadableFFNError(
+                f"{self.name} called its gate projection {len(gate)} times and its down projection {len(inner)} times "
+                f"in one forward pass; it must call each exactly once. {REMEDY}"
+            )
+        expected = self.activation(self.gate_of(gate[0]))
+        if self.layout != "plain":
+            expected = expected * (up[0] if up else gate[0][..., gate[0].shape[-1] // 2 :])
+        if inner[0].shape != expected.shape or differ(inner[0], expected):
+            raise UnreadableFFNError(
+                f"{self.name} does not multiply the activated gate with the input projection as Eq. 1 of the paper "
+                f"does, so its neurons' states cannot be read from its gate. {REMEDY}"
+            )
+
+
+@contextmanager
+def _silenced(module: nn.Module) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(lambda _, args: (torch.zeros_like(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def read_dense(ffn: nn.Module, name: str, place: int, hidden_size: int | None = None) -> DenseFFN | None:
+    """Return the FFN whose projections a module holds, or None if it is something else.
+
+    Args:
+        ffn: the module.
+        name: its name inside the model, for messages.
+        place: the place of its decoder layer in the stack, from 0.
+        hidden_size: features of the residual stream. The last projection of an FFN leads there; None asks for nothing.
+    """
+    found = _projections_of(ffn)
+    if found is None:
+        return None
+    layout, names = found
+    gate, down = getattr(ffn, names.gate), getattr(ffn, names.down)
+    if hasattr(down, "num_experts"):  # JetMoE's experts have Granite's names
+        return None
+    if hidden_size is not None and _width(down, "out_features", "nf") not in (hidden_size, None):
+        return None
+    neurons = _width(down, "in_features", "nx")
+    if neurons is None:
+        raise UnreadableFFNError(f"the width of {name} is unknown: its last projection has no in_features.")
+    if layout == "plain" and _width(gate, "out_features", "nf") == 2 * neurons:
+        layout = "fused"
+    activation = activation_of(ffn, names.activation)
+    if activation is None:
+        raise UnreadableFFNError(
+            f"{name} ({type(ffn).__name__}) has no activation function named {', '.join(ACTIVATION_NAMES[:-2])} or "
+            f"{ACTIVATION_NAMES[-2]}. {REMEDY}"
+        )
+    return DenseFFN(
+        name=name,
+        module=ffn,
+        layout=layout,
+        gates=(gate, *_adapters(ffn, place)),
+        up=getattr(ffn, names.up) if names.up else None,
+        inner=getattr(ffn, INNER_NORM, down),
+        neurons=neurons,
+        activation=activation,
+        sign_preserving=preserves_sign(activation),
+    )
+
+
+def _projections_of(ffn: nn.Module) -> tuple[Layout, Projections] | None:
+    for layout, known in (("gated", GATED), ("fused", FUSED), ("plain", PLAIN)):
+        for names in known:
+            if all(isinstance(getattr(ffn, name, None), nn.Module) for name in names[:3] if name):
+                return layout, names  # type: ignore[return-value]
+    return None
+
+
+def _width(projection: Any, *attributes: str) -> int | None:
+    """Return a projection's width by the first attribute that it has; GPT-2's Conv1D has other names than Linear."""
+    return next((int(getattr(projection, name)) for name in attributes if hasattr(projection, name)), None)
+
+
+def _adapters(ffn: Any, place: int) -> tuple[nn.Module, ...]:
+    """Return what a layer adds to the gate of an FFN that several layers share (Zamba 2)."""
+    adapters = getattr(ffn, "gate_up_proj_adapter_list", None)
+    return () if adapters is None else (adapters[ffn.layer_dic[place]],)
