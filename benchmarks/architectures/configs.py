@@ -162,6 +162,9 @@ def tiny_model(kind: str) -> Any:
     for weight in model.parameters():
         if weight.dim() > 1 and not weight.any() or not weight.isfinite().all():
             nn.init.normal_(weight, std=SPREAD)  # transformers leaves some weights zero, and some empty
+    for name, buffer in model.named_buffers():
+        if name.endswith("tid2eid"):  # the experts of each token id, all 0 until a checkpoint is loaded
+            buffer.copy_(torch.stack([torch.randperm(SIZES["num_experts"])[: buffer.shape[1]] for _ in buffer]))
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the plain loop, which the oracle can listen to
     return model

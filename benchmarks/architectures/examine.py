@@ -28,7 +28,8 @@ OTHERS = (
 PAIRS = ParallelPairs(SENTENCES, OTHERS, "eng_Latn", "isl_Latn")
 CLOSE = 1e-3  # share of a hidden state's largest feature by which batches of other shapes may round
 
-Outcome = Literal["read", "read in part", "hidden states alone", "refused", "not built"]
+Outcome = Literal["read", "read in part", "hidden states alone", "refused", "crashed", "not built"]
+Hidden = Literal["equal", "equal but the last", "different", "not given"]
 
 
 class Examined(BaseModel):
@@ -44,7 +45,8 @@ class Examined(BaseModel):
         neurons: when a neuron is active, as the signature says it.
         ffn_layers: the layers that have an FFN and the number of layers, as the signature says it; "" if all have.
         states_exact: whether all states equal those of a plain forward pass, one sentence at a time; None if not read.
-        hidden_exact: whether all hidden states equal the model's own `output_hidden_states`; None if it gives none.
+        hidden: how the hidden states compare with the model's own `output_hidden_states`. Gemma 3n gives its last one
+            before the final norm, where the package reads it behind the norm, as in other models.
     """
 
     kind: str
@@ -54,7 +56,7 @@ class Examined(BaseModel):
     neurons: str = ""
     ffn_layers: str = ""
     states_exact: bool | None = None
-    hidden_exact: bool | None = None
+    hidden: Hidden = "not given"
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -122,21 +124,25 @@ def _compared(found: Examined, decoder: Decoder, neurons: bool) -> Examined:
         update["outcome"] = "read in part" if "ffns" in choices else "read"
         update |= {"neurons": choices["neurons"], "ffn_layers": choices.get("ffns", ""), "states_exact": all(agree)}
     if all(its.hidden_states for its in heard):
-        update["hidden_exact"] = all(
-            _hidden_agrees(its.hidden_states, weighted["embedding"][:, s]) for s, its in enumerate(heard)
-        )
+        update["hidden"] = _hidden([_agrees(its.hidden_states, weighted["embedding"][:, s]) for s, its in enumerate(heard)])
     return found.model_copy(update=update)
 
 
-def _hidden_agrees(states: Any, pooled: torch.Tensor) -> bool:
-    if len(states) != len(pooled):
-        return False
+def _agrees(states: Any, pooled: torch.Tensor) -> list[bool]:
+    """Return for each hidden state of a sentence whether what was read (layers, features) is its weighted mean."""
+    agree = []
     for state, read in zip(states, pooled, strict=True):
         weights = torch.arange(1, len(state) + 1) / sum(range(1, len(state) + 1))
         expected = weights @ state.float()
-        if (read[: len(expected)] - expected).abs().max() > CLOSE * expected.abs().max():
-            return False
-    return True
+        agree.append(bool((read[: len(expected)] - expected).abs().max() <= CLOSE * expected.abs().max()))
+    return agree
+
+
+def _hidden(agree: list[list[bool]]) -> Hidden:
+    by_layer = [all(layer) for layer in zip(*agree, strict=True)]
+    if all(by_layer):
+        return "equal"
+    return "equal but the last" if all(by_layer[:-1]) else "different"
 
 
 def _sentence(error: Exception) -> str:

@@ -204,8 +204,20 @@ def _compute_dtype(base: nn.Module, device: torch.device) -> str:
     parts = [str(base.dtype).removeprefix("torch.")]
     quantization = getattr(base.config, "quantization_config", None)
     if quantization is not None:
-        name = quantization.quantization_method() if hasattr(quantization, "quantization_method") else "quantised"
-        parts.append(str(name))
+        parts.append(_quantization(quantization))
     if torch.is_autocast_enabled(device.type):
         parts.append(f"autocast-{torch.get_autocast_dtype(device.type)}".replace("torch.", ""))
     return "/".join(parts)
+
+
+def _quantization(config: Any) -> str:
+    """Return a quantisation's name and its bits: "nf4", "quanto-int4", "torchao-Int8WeightOnlyConfig", "gptq-4bit"."""
+    if hasattr(config, "quantization_method"):  # bitsandbytes: nf4, fp4, llm_int8
+        return str(config.quantization_method())
+    settings = config if isinstance(config, dict) else vars(config)
+    method = settings.get("quant_method", "quantised")
+    name = str(getattr(method, "value", method)).replace("_", "-")
+    inner = settings.get("quant_config") or {}  # HQQ's
+    bits = settings.get("bits") or settings.get("nbits") or inner.get("weight_quant_params", {}).get("nbits")
+    kind = settings.get("weights") or settings.get("quant_type") or (f"{bits}bit" if bits else None)
+    return name if kind is None else f"{name}-{kind if isinstance(kind, str) else type(kind).__name__}"
