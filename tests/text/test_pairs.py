@@ -86,7 +86,7 @@ class TestBadInput:
         ("code", "hint"),
         [
             ("isl_Ltn", "; the nearest are isl_Latn"),
-            ("is", "; the nearest are isl_Latn"),
+            ("zh", "; the nearest are zho_Hans, zho_Hant"),
             ("qqq", r" language code such as isl_Latn\."),
         ],
     )
@@ -97,9 +97,9 @@ class TestBadInput:
         refused("both sides of the pairs are eng_Latn", "eng_Latn-eng_Latn")
 
     def test_unknown_columns(self) -> None:
-        rows = [{"en": "a", "is": "b"}]
-        refused(r"columns en, is; name two of them by FLORES-200 codes .*or pass columns", rows, *CODES)
-        refused(r"columns en, is; name two", rows, *CODES, columns=("en", "xx"))
+        rows = [{"english": "a", "icelandic": "b"}]
+        refused(r"columns english, icelandic; name two of them by FLORES-200 codes .*or pass columns", rows, *CODES)
+        refused(r"columns english, icelandic; name two", rows, *CODES, columns=("english", "xx"))
 
     def test_unknown_languages(self) -> None:
         refused("languages of the list are not known", [{"source": "a", "target": "b"}] * 2)

@@ -136,7 +136,7 @@ class TestBadInput:
         refused("DatasetDict gives str where a row is needed; pass one split", splits)
 
     def test_an_unknown_kind_of_file(self, tmp_path: Path) -> None:
-        refused(r"pairs\.xml is neither a pair of FLORES-200 codes", tmp_path / "pairs.xml")
+        refused(r"pairs\.docx is neither a pair of FLORES-200 codes", tmp_path / "pairs.docx")
 
     @pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
     def test_a_blank_line(self, suffix: str, tmp_path: Path) -> None:
