@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ _SAFE = {
 }
 
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"
-TextOf = Callable[[Any], str | None]
 
 
 def parse(path: Path, content: bytes) -> Any:
@@ -34,7 +33,7 @@ def parse(path: Path, content: bytes) -> Any:
     try:
         root = etree.fromstring(content, etree.XMLParser(**_SAFE))
     except etree.XMLSyntaxError as error:
-        reason = re.sub(r", line \d+, column \d+.*", "", str(error.msg)) or "no element found"
+        reason = re.sub(r", line \d+, column \d+.*", "", str(error.msg)).rstrip(".") or "no element found"
         raise PairsError(f"{path}, line {error.lineno or 1}, is not well-formed XML ({reason}); correct it.") from None
     entity = next(root.iter(etree.Entity), None)
     if entity is not None:
@@ -69,9 +68,7 @@ def text_without(element: Any, dropped: frozenset[str]) -> str:
     """Return the text of an element and of those in it, but not the text inside elements of the dropped names."""
     parts = [element.text or ""]
     for inner in element:
-        if name_of(inner) == "cp":  # XLIFF's way to write a character that XML cannot hold
-            parts.append(chr(int(inner.get("hex", "FFFD"), 16)))
-        elif name_of(inner) not in dropped:
+        if name_of(inner) not in dropped:
             parts.append(text_without(inner, dropped))
         parts.append(inner.tail or "")
     return "".join(parts)
