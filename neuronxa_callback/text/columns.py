@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from neuronxa_callback.text.languages import PairsError, code_of, is_language, language_columns, may_be
-from neuronxa_callback.text.readers import Row, flat
+from neuronxa_callback.text.readers import Row, flat, languages_of_lp
 
 Columns = tuple[str, str]
+
+SIDES = ("source", "target")  # the usual names of two columns that are not named by their languages
 
 
 def choose_columns(
@@ -34,7 +36,10 @@ def choose_columns(
     if columns is None or not {*columns} <= {*names}:
         raise PairsError(f"{origin} has the columns {', '.join(map(str, names))}; {_remedy(names)}.")
     _check(columns, source_lang, target_lang, origin)
-    return columns
+    pair = languages_of_lp(row) if columns == SIDES else None
+    if pair:
+        _check_lp(pair, (source_lang, target_lang), f"{origin} says {row['lp']}")
+    return pair or columns
 
 
 def languages_of(columns: Columns, source_lang: str | None, target_lang: str | None) -> tuple[str | None, str | None]:
@@ -66,19 +71,23 @@ def _column_of(names: Sequence[Any], code: str | None, origin: str) -> str | Non
     found = [name for name in names if may_be(name, code)]
     if len(found) > 1:
         raise PairsError(
-            f"{origin} has the columns {' and '.join(found)}, which are all {code}; choose with columns=(source, target)."
+            f"{origin} has the columns {' and '.join(found)}, which are all {code}; "
+            "choose with columns=(source, target)."
         )
     return found[0] if found else None
 
 
 def _by_name(names: Sequence[Any]) -> Columns | None:
-    return ("source", "target") if {"source", "target"} <= {*names} else None
+    return SIDES if {*SIDES} <= {*names} else None
 
 
 def _remedy(names: Sequence[Any]) -> str:
     two_scripts = [name for name in names if code_of(name) is None and may_be(name, "zho_Hans")]
     if two_scripts:
-        return f"{two_scripts[0]} is written in two scripts, so pass source_lang and target_lang, one as zho_Hans or zho_Hant"
+        return (
+            f"{two_scripts[0]} is written in two scripts, so pass source_lang and target_lang, one as zho_Hans or "
+            "zho_Hant"
+        )
     return (
         "name two of them by FLORES-200 codes (in the first line of a TSV or CSV file), or pass "
         "columns=(source, target)"
@@ -90,8 +99,17 @@ def _check(columns: Columns, source_lang: str | None, target_lang: str | None, o
     if columns[0] == columns[1]:
         raise PairsError(f"columns={columns} of {origin} is one column twice; a pair needs two.")
     for column, code in zip(columns, (source_lang, target_lang), strict=True):
-        if code is None or column == code:
-            continue
-        known = code_of(column)
-        if is_language(column) or (known and known[:3] != code[:3]):
+        if is_language(column) and code is not None and code != column:
             raise PairsError(f"the column {column} of {origin} would be called {code}; give it its own code.")
+    if source_lang and target_lang and may_be(columns[0], target_lang) and may_be(columns[1], source_lang):
+        raise PairsError(
+            f"the column {columns[0]} of {origin} would be called {source_lang}, and {columns[1]} {target_lang}; give "
+            "the columns and the languages in one order."
+        )
+
+
+def _check_lp(pair: Columns, given: tuple[str | None, str | None], said: str) -> None:
+    for side, tag, code in zip(SIDES, pair, given, strict=True):
+        known = code_of(tag)
+        if code and known and code[:3] != known[:3]:
+            raise PairsError(f"the column lp of {said}, so {side} cannot be {code}; give its languages or none.")

@@ -20,7 +20,17 @@ _TAG = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z]{4})?(-[A-Za-z]{2}|_[A-Z]{2}|[-_]\
 _USUAL = {
     **{"ara": "arb", "aym": "ayr", "aze": "azj", "din": "dik", "fas": "pes", "ful": "fuv", "kau": "knc", "kur": "kmr"},
     **{"lav": "lvs", "mlg": "plt", "mon": "khk", "msa": "zsm", "nep": "npi", "nor": "nob", "ori": "ory", "orm": "gaz"},
-    **{"pus": "pbt", "que": "quy", "sqi": "als", "swa": "swh", "uzb": "uzn", "yid": "ydd", "fil": "tgl", "cmn": "zho", "mol": "ron"},
+    **{
+        "pus": "pbt",
+        "que": "quy",
+        "sqi": "als",
+        "swa": "swh",
+        "uzb": "uzn",
+        "yid": "ydd",
+        "fil": "tgl",
+        "cmn": "zho",
+        "mol": "ron",
+    },
 }
 _SCRIPTS = {"Kore": "Hang"}  # Korean's usual script in CLDR is Hangul with Han; FLORES-200 calls it Hangul
 _TWO_SCRIPTS = frozenset({"zho"})  # languages written in two scripts so often that the code alone does not tell which
@@ -129,7 +139,7 @@ def code_of(tag: Any) -> str | None:
 
 @cache
 def _code_of(tag: str, any_language: bool) -> str | None:
-    if not _TAG.fullmatch(tag) or not langcodes.tag_is_valid(tag):
+    if not _TAG.fullmatch(tag) or not langcodes.tag_is_valid(tag) or _is_two_languages(tag):
         return None
     language = _alpha3(tag)
     if language is None or (len(tag) == 3 and not any_language and language not in _languages()):
@@ -140,6 +150,12 @@ def _code_of(tag: str, any_language: bool) -> str | None:
     script = str(asked.maximize().script)
     code = f"{language}_{_SCRIPTS.get(script, script)}"
     return code if is_language(code) else None
+
+
+def _is_two_languages(tag: str) -> bool:
+    """Return whether a tag is rather two languages ("en-is") than a language and a region ("en-IS", "en-us")."""
+    first, _, second = tag.partition("-")
+    return len(second) == 2 and second.islower() and second != first and langcodes.tag_is_valid(second)
 
 
 def _alpha3(tag: str) -> str | None:
@@ -175,7 +191,11 @@ def language_columns(names: Iterable[Any]) -> dict[str, str]:
         return codes
     tags = {name: code for name in names if (code := code_of(name))}
     numbers = {name for name in tags if name.lower() in ("id", "no")}
-    return tags if len(tags) < 3 and not {"source", "target"} <= {*names} else {n: tags[n] for n in tags if n not in numbers}
+    return (
+        tags
+        if len(tags) < 3 and not {"source", "target"} <= {*names}
+        else {n: tags[n] for n in tags if n not in numbers}
+    )
 
 
 def tag_in_name(path: str | Path) -> str | None:

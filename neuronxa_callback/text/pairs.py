@@ -122,7 +122,8 @@ class ParallelPairs:
         if isinstance(spec, ParallelPairs) or is_language_pair(spec):
             if source_lang or target_lang or columns or reference:
                 raise PairsError(
-                    f"{spec!s:.60} names its languages itself; leave out source_lang, target_lang, columns and reference."
+                    f"{spec!s:.60} names its languages itself; leave out source_lang, target_lang, columns and "
+                    "reference."
                 )
             return spec if isinstance(spec, ParallelPairs) else cls._embedded(spec, n)
         source_lang, target_lang = code_of(source_lang) or source_lang, code_of(target_lang) or target_lang

@@ -34,7 +34,7 @@ class TestQuotedTsv:
     @pytest.mark.parametrize("index", [False, True])
     def test_what_pandas_writes_comes_back(self, quoting: int, index: bool, tmp_path: Path) -> None:
         for name, separator in (("p.tsv", "\t"), ("p.csv", ",")):
-            FRAME.to_csv(tmp_path / name, sep=separator, index=index, quoting=quoting)  # type: ignore[call-overload]
+            FRAME.to_csv(tmp_path / name, sep=separator, index=index, quoting=quoting)
             assert ParallelPairs.load(tmp_path / name) == expected_of(FRAME)
 
     @pytest.mark.parametrize("dialect", ["excel-tab", "unix"])
@@ -45,7 +45,9 @@ class TestQuotedTsv:
         assert list(zip(pairs.source, pairs.target, strict=True)) == list(SPECIAL)
 
     def test_excel_quotes_cells_with_commas_too(self, tmp_path: Path) -> None:
-        text = 'eng_Latn\tisl_Latn\r\n"Yes, here."\tJá.\r\n"He said ""no"", twice."\t"Nei, sagði hann."\r\nNo.\tNei.\r\n'
+        text = (
+            'eng_Latn\tisl_Latn\r\n"Yes, here."\tJá.\r\n"He said ""no"", twice."\t"Nei, sagði hann."\r\nNo.\tNei.\r\n'
+        )
         pairs = ParallelPairs.load(write(tmp_path / "e.tsv", text))
         assert pairs.source == ("Yes, here.", 'He said "no", twice.', "No.")
         assert pairs.target == ("Já.", "Nei, sagði hann.", "Nei.")

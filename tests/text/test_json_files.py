@@ -46,7 +46,10 @@ def test_a_fault_in_an_array_has_its_line(kind: str, tmp_path: Path) -> None:
     refused(rf"m\.{kind}, line 6, holds None where the eng_Latn sentence should be", missing)
     refused(rf"c\.{kind}, line 4, is not JSON \(Expecting", write(tmp_path / f"c.{kind}", text.replace('.",', '."')))
     refused(rf"n\.{kind}, line 1, is not JSON \(no ','", write(tmp_path / f"n.{kind}", "[{} {}]"))
-    refused(rf"s\.{kind}, line 3, is not a JSON object; write one object per pair", write(tmp_path / f"s.{kind}", '[\n{},\n"x"]'))
+    refused(
+        rf"s\.{kind}, line 3, is not a JSON object; write one object per pair",
+        write(tmp_path / f"s.{kind}", '[\n{},\n"x"]'),
+    )
     refused(rf"e\.{kind}, line 1, is not JSON", write(tmp_path / f"e.{kind}", "["))
     refused(rf"d\.{kind}, line 1, is not JSON \(nested too deeply\)", write(tmp_path / f"d.{kind}", "[" * 100_000))
 

@@ -77,7 +77,9 @@ class TestTmx:
         ],
     )
     def test_inline_tags(self, segment: str, text: str, tmp_path: Path) -> None:
-        path = write(tmp_path / "m.tmx", tmx_text(unit(("en", segment), ("is", "Sjór.")), unit(("en", "A."), ("is", "B."))))
+        path = write(
+            tmp_path / "m.tmx", tmx_text(unit(("en", segment), ("is", "Sjór.")), unit(("en", "A."), ("is", "B.")))
+        )
         assert ParallelPairs.load(path).source[0] == text
 
     def test_several_languages(self, tmp_path: Path) -> None:
@@ -126,13 +128,11 @@ class TestXliff:
         units = (
             '<trans-unit id="1"><source>The <g id="1">blue</g> <x id="2"/>sea<ph id="3">&lt;br/&gt;</ph>.</source>'
             '<seg-source>No.</seg-source><target><mrk mtype="seg" mid="0">Blár sjór</mrk><bpt id="4">{</bpt>.</target>'
-            '<alt-trans><source>Other.</source><target>Annað.</target></alt-trans></trans-unit>'
+            "<alt-trans><source>Other.</source><target>Annað.</target></alt-trans></trans-unit>"
             '<trans-unit id="2"><source>Two.</source><target>Tveir.</target></trans-unit>'
         )
         path = write(tmp_path / "x.xlf", xliff_1(units))
-        assert ParallelPairs.load(path) == ParallelPairs(
-            ("The blue sea.", "Two."), ("Blár sjór.", "Tveir."), *CODES
-        )
+        assert ParallelPairs.load(path) == ParallelPairs(("The blue sea.", "Two."), ("Blár sjór.", "Tveir."), *CODES)
 
     def test_inline_elements_and_segments_of_version_2(self, tmp_path: Path) -> None:
         text = (
@@ -143,9 +143,7 @@ class TestXliff:
             '<segment id="s2"><source>Two.</source><target>Tveir.</target></segment></unit></file></xliff>'
         )
         path = write(tmp_path / "x.xliff", text)
-        assert ParallelPairs.load(path) == ParallelPairs(
-            ("The blue sea.", "Two."), ("Blár sjór.", "Tveir."), *CODES
-        )
+        assert ParallelPairs.load(path) == ParallelPairs(("The blue sea.", "Two."), ("Blár sjór.", "Tveir."), *CODES)
 
     def test_a_unit_without_a_translation(self, tmp_path: Path) -> None:
         units = '\n<trans-unit id="u7"><source>One.</source></trans-unit>'
@@ -189,13 +187,18 @@ class TestXml:
         secret = write(tmp_path / "secret", "token")
         before = f'<!DOCTYPE tmx [<!ENTITY s SYSTEM "file://{secret}">]>\n'
         text = tmx_text(unit(("en", "A &s;"), ("is", "B")), before=before)
-        refused(r"m\.tmx, line 5, uses the entity &s;, which is not read; write the character", write(tmp_path / "m.tmx", text))
+        refused(
+            r"m\.tmx, line 5, uses the entity &s;, which is not read; write the character",
+            write(tmp_path / "m.tmx", text),
+        )
 
     def test_a_billion_laughs(self, tmp_path: Path) -> None:
         entities = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
         before = f'<!DOCTYPE tmx [<!ENTITY l0 "lol">{entities}]>\n'
         text = tmx_text(unit(("en", "A &l11;"), ("is", "B")), before=before)
-        refused(r"m\.tmx, line 1, is not well-formed XML \(Maximum entity amplification", write(tmp_path / "m.tmx", text))
+        refused(
+            r"m\.tmx, line 1, is not well-formed XML \(Maximum entity amplification", write(tmp_path / "m.tmx", text)
+        )
 
     def test_a_document_type_elsewhere_is_not_fetched(self, tmp_path: Path) -> None:
         write(tmp_path / "tmx14.dtd", '<!ENTITY nbsp "x">')

@@ -3,7 +3,7 @@
 from neuronxa_callback.text.readers.content import FILES
 from neuronxa_callback.text.readers.delimited import cells_as_long_as
 from neuronxa_callback.text.readers.files import is_readable, languages_in, open_rows, open_two_files
-from neuronxa_callback.text.readers.rows import Row, Rows, flat
+from neuronxa_callback.text.readers.rows import Row, Rows, flat, languages_of_lp
 
 __all__ = [
     "FILES",
@@ -13,6 +13,7 @@ __all__ = [
     "flat",
     "is_readable",
     "languages_in",
+    "languages_of_lp",
     "open_rows",
     "open_two_files",
 ]

@@ -49,8 +49,8 @@ def _two_sides(path: Path, names: list[str]) -> tuple[str, str]:
     sides = [(stem, found) for stem, found in by_stem.items() if len(found) == 2]
     if len(sides) != 1:
         raise PairsError(
-            f"{path} holds {', '.join(names[:5]) or 'nothing'}; give an archive with two files that are named alike but "
-            "for their languages, such as X.en and X.is, or unpack it."
+            f"{path} holds {', '.join(names[:5]) or 'nothing'}; give an archive with two files that are named alike "
+            "but for their languages, such as X.en and X.is, or unpack it."
         )
     stem, (first, second) = sides[0]
     in_order = not stem.endswith(f"{_tag(second)}-{_tag(first)}")

@@ -16,7 +16,6 @@ from neuronxa_callback.text.readers.rows import Located, Rows, flat, rows_of, us
 from neuronxa_callback.text.readers.sacrebleu_sets import is_test_set, set_rows
 from neuronxa_callback.text.readers.tables import dataset_rows, parquet_rows
 
-
 _XML = (".tmx", ".xlf", ".xliff", ".xml")
 
 

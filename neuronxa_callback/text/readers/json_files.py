@@ -38,8 +38,8 @@ def _refuse_one_object(path: Path, text: str) -> None:
     except (json.JSONDecodeError, RecursionError):
         return
     raise PairsError(
-        f"{path} is one JSON object with the keys {', '.join(list(whole)[:5])}; write an array of objects or one object "
-        "per line, each with a pair."
+        f"{path} is one JSON object with the keys {', '.join(list(whole)[:5])}; write an array of objects or one "
+        "object per line, each with a pair."
     )
 
 
@@ -77,5 +77,7 @@ def _not_json(path: Path, number: int, error: Exception) -> PairsError:
 
 def _checked(path: Path, number: int, row: Any) -> Row:
     if not isinstance(row, dict):
-        raise PairsError(f"{path}, line {number}, is not a JSON object; write one object per pair, in an array or lines.")
+        raise PairsError(
+            f"{path}, line {number}, is not a JSON object; write one object per pair, in an array or lines."
+        )
     return row

@@ -78,10 +78,15 @@ def flat(row: Row) -> Row:
         if isinstance(value, Mapping) and _is_translation(column, value)
         for name, cell in value.items()
     }
-    pair = _PAIR.fullmatch(str(row.get("lp", "")))
-    if pair and "source" in row and "target" in row:
-        parts |= {pair[1]: row["source"], pair[2]: row["target"]}
+    if pair := languages_of_lp(row):
+        parts |= {pair[0]: row["source"], pair[1]: row["target"]}
     return {**row, **parts} if parts else row
+
+
+def languages_of_lp(row: Row) -> tuple[str, str] | None:
+    """Return the languages of "source" and "target" in WMT24++, whose column "lp" holds "en-is_IS", or None."""
+    pair = _PAIR.fullmatch(str(row.get("lp", "")))
+    return (pair[1], pair[2]) if pair and "source" in row and "target" in row else None
 
 
 def _is_translation(column: str, value: Mapping[str, Any]) -> bool:

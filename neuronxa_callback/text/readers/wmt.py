@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,11 +115,15 @@ def _document_rows(path: Path, document: Any, chosen: str) -> Located:
     if source is None:
         raise PairsError(f"{path}, line {document.sourceline}, has a document without <src>; add it or remove it.")
     translators = {ref.get("translator", ""): ref for ref in children(document, "ref")}
-    texts = {name: dict(_segments(ref)) for name, ref in translators.items()}
-    for number, sentence in _segments(source):
+    texts = {
+        name: {_number(segment): _sentence(segment) for segment in descendants(ref, "seg")}
+        for name, ref in translators.items()
+    }
+    for segment in descendants(source, "seg"):
+        number, sentence = _number(segment), _sentence(segment)
         if not any(text.get(number) for text in texts.values()):
             continue
-        place = f"{path}, segment {number} of document {document.get('id')},"
+        place = f"{path}, line {segment.sourceline} (segment {number} of document {document.get('id')}),"
         target = texts.get(chosen, {}).get(number)
         if target is None:
             has = next(name for name, text in texts.items() if text.get(number))
@@ -132,8 +135,12 @@ def _document_rows(path: Path, document: Any, chosen: str) -> Located:
         yield place, dict(zip(languages, (sentence, target), strict=True))
 
 
-def _segments(side: Any) -> Iterator[tuple[str, str]]:
-    return ((seg.get("id", ""), " ".join("".join(seg.itertext()).split())) for seg in descendants(side, "seg"))
+def _number(segment: Any) -> str:
+    return str(segment.get("id", ""))
+
+
+def _sentence(segment: Any) -> str:
+    return " ".join("".join(segment.itertext()).split())
 
 
 def _chosen(path: Path, names: list[str], reference: str | None) -> str:
