@@ -16,10 +16,9 @@ from neuronxa_callback.text.languages import (
     check_language,
     code_in_name,
     flores_code_in_name,
-    has_region,
     head_languages,
     is_language,
-    tag_in_name,
+    is_variant,
     tatoeba_head_languages,
     tatoeba_languages,
 )
@@ -133,15 +132,14 @@ def _by_language(folder: Path) -> dict[str, Path]:
 
 
 def _one_a_language(folder: Path, paths: list[Path], code_of_name: Callable[[Path], str | None]) -> dict[str, Path]:
-    """Return the file of each language. One whose name has a region ("fra-CA") yields to one without ("fra")."""
+    """Return the file of each language. A variant ("fra-CA", "ref-2.fra") yields to the file without ("fra")."""
     by_code: dict[str, list[Path]] = {}
     for path in paths:
         if code := code_of_name(path):
             by_code.setdefault(code, []).append(path)
     files = {}
     for code, found in by_code.items():
-        general = [path for path in found if not has_region(str(tag_in_name(path)))]
-        chosen = general or found
+        chosen = [path for path in found if not is_variant(path)] or found
         if len(chosen) > 1:
             raise PairsError(f"{folder} has two files of {code}, {chosen[0].name} and {chosen[1].name}; move one away.")
         files[code] = chosen[0]

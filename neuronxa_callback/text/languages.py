@@ -34,7 +34,7 @@ _USUAL = {
 }
 _SCRIPTS = {"Kore": "Hang"}  # Korean's usual script in CLDR is Hangul with Han; FLORES-200 calls it Hangul
 _TWO_SCRIPTS = frozenset({"zho"})  # languages written in two scripts so often that the code alone does not tell which
-_NTREX = re.compile(r"newstest\d+-(?:src|ref)\.([a-z]{3}(?:-[A-Za-z]+)?)\.txt")
+_NTREX = re.compile(r"newstest\d+-(?:src|ref(-\d)?)\.([a-z]{3}(?:-[A-Za-z]+)?)\.txt")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _TEXT_ENDINGS = (".txt", ".sgm", ".sgml", ".xml")
 
@@ -210,7 +210,7 @@ def tag_in_name(path: str | Path) -> str | None:
     if code := flores_code_in_name(name):
         return code
     if match := _NTREX.fullmatch(name):
-        return match[1] if _code_of(match[1], any_language=True) else None
+        return match[2] if _code_of(match[2], any_language=True) else None
     ending = Path(name).suffix.lower() in _TEXT_ENDINGS
     parts = name.split(".")[: -1 if ending else None]
     return parts[-1] if (ending or len(parts) > 1) and code_of(parts[-1]) else None
@@ -227,6 +227,9 @@ def flores_code_in_name(path: str | Path) -> str | None:
     return next((part for part in Path(path).name.split(".") if is_language(part)), None)
 
 
-def has_region(tag: str) -> bool:
-    """Return whether a tag names a region, as "fr-CA" does."""
-    return not is_language(tag) and langcodes.get(tag).territory is not None
+def is_variant(path: str | Path) -> bool:
+    """Return whether a file's name says a region ("fra-CA") or, in NTREX, a second reference ("ref-2.spa")."""
+    second = _NTREX.fullmatch(Path(path).name)
+    tag = tag_in_name(path)
+    regional = tag is not None and not is_language(tag) and langcodes.get(tag).territory is not None
+    return regional or bool(second and second[1])

@@ -183,13 +183,24 @@ class TestPlainFiles:
         assert ParallelPairs.load(paths).target_lang == "tgk_Cyrl"
 
     def test_ntrex_as_a_folder(self, tmp_path: Path) -> None:
-        tags = ("src.eng", "ref.eng-US", "ref.eng-GB", "ref.isl", "ref.tgk-Cyrl", "ref.zho-CN", "ref.zho-TW", "ref.ven")
+        tags = (
+            "src.eng",
+            "ref.eng-US",
+            "ref.eng-GB",
+            "ref.isl",
+            "ref-2.isl",
+            "ref.tgk-Cyrl",
+            "ref.zho-CN",
+            "ref.zho-TW",
+            "ref.ven",
+        )
         for tag in tags:
             write(tmp_path / f"newstest2019-{tag}.txt", "\n".join(f"{s} {tag}" for s in ICELANDIC))
         write(tmp_path / "README.md", "about")
         corpus = open_corpus(tmp_path)
         assert {*corpus.languages} == {"eng_Latn", "isl_Latn", "tgk_Cyrl", "zho_Hans", "zho_Hant", "ven_Latn"}
         assert corpus.pairs("eng_Latn", "zho_Hant").source[0].endswith("src.eng")
+        assert corpus.pairs("eng_Latn", "isl_Latn").target[0].endswith("ref.isl")
         write(tmp_path / "newstest2020-ref.isl.txt", "x")
         with pytest.raises(PairsError, match=r"two files of isl_Latn, newstest2019-ref\.isl\.txt and newstest2020-ref"):
             open_corpus(tmp_path)
