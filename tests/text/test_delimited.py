@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neuronxa_callback import ParallelPairs
+from neuronxa_callback.text.readers.delimited import csv_rows, tsv_rows
 from tests.text.samples import CODES, ENGLISH, EXPECTED, ICELANDIC, ROWS, delimited, refused, write
 
 pytestmark = pytest.mark.unit
@@ -57,6 +61,27 @@ class TestQuotedTsv:
         refused(r"m\.tsv, line 5, has an empty eng_Latn sentence", write(tmp_path / "m.tsv", text))
 
 
+# Cells with what a writer must quote, but not a tab and a line feed in one cell: see TestRawTsv.test_a_quotation_over.
+cell = st.text('ab" ,;', min_size=1).map(lambda text: text.strip() + ".")
+tables = st.lists(st.tuples(cell, cell), min_size=1, max_size=5)
+
+
+@given(tables, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.sampled_from(["\t", ",", ";"]))
+def test_whatever_csv_writes_comes_back(rows: list[tuple[str, str]], quoting: int, separator: str) -> None:
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator, quoting=quoting).writerows([CODES, *rows])  # type: ignore[arg-type]
+    read = tsv_rows if separator == "\t" else csv_rows
+    found = [tuple(row.values()) for _, row in read(Path("x"), file.getvalue().rstrip(), (None, None))]
+    assert found == rows
+
+
+@given(tables)
+def test_raw_tsv_comes_back_unless_each_comma_is_in_a_whole_quotation(rows: list[tuple[str, str]]) -> None:
+    raw = [(source.replace(",", ""), target.replace(",", "")) for source, target in rows]
+    text = delimited("\t", CODES, *raw).rstrip()
+    assert [tuple(row.values()) for _, row in tsv_rows(Path("x"), text, (None, None))] == raw
+
+
 class TestRawTsv:
     """A quotation mark is part of its sentence where no writer that quotes cells would have written the file."""
 
@@ -85,6 +110,11 @@ class TestRawTsv:
     def test_a_quotation_with_a_comma_beside_other_commas(self, tmp_path: Path) -> None:
         rows = [('"Hi, Bob."', "Hæ."), ("No, Ann.", "Nei.")]
         assert ParallelPairs.load(write(tmp_path / "raw.tsv", delimited("\t", CODES, *rows))).source[0] == '"Hi, Bob."'
+
+    def test_the_case_that_is_read_wrongly(self, tmp_path: Path) -> None:
+        """docs/usage.md says so: Excel would have quoted just these cells."""
+        rows = [('"Hi, Bob."', "Hæ."), ("No.", "Nei.")]
+        assert ParallelPairs.load(write(tmp_path / "raw.tsv", delimited("\t", CODES, *rows))).source[0] == "Hi, Bob."
 
 
 class TestExcel:

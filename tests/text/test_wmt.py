@@ -130,6 +130,11 @@ class TestXml:
         assert ParallelPairs.load(path, "isl_Latn", "eng_Latn").source == ICELANDIC
         assert open_corpus(path).pairs(*CODES).target == ICELANDIC
 
+    def test_languages_that_it_does_not_say(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "t.xml", wmt_xml(("A", ICELANDIC)).replace(' lang="is"', ""))
+        refused(r"the languages of .*t\.xml are not known", path)
+        assert ParallelPairs.load(path, *CODES) == EXPECTED
+
     def test_another_reference(self, tmp_path: Path) -> None:
         path = write(tmp_path / "t.xml", wmt_xml(("A", ICELANDIC), ("B", OTHER)))
         assert ParallelPairs.load(path, reference="B").target == OTHER
@@ -285,6 +290,7 @@ class TestSacrebleu:
         assert self.load(cache, "'wmt21:en-is'") == expected
         assert self.load(cache, "'wmt21:en-is'", HF_HUB_OFFLINE="1") == expected
         assert self.load(cache, "'wmt21:en-is', reference='B'")[1] == list(OTHER)
+        assert self.load(cache, "'wmt21:en-is', 'isl_Latn', 'eng_Latn'")[0] == list(ICELANDIC)
         assert "wmt21:en-is has no reference C; it has " in self.load(cache, "'wmt21:en-is', reference='C'")
 
     def test_without_a_network(self, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def is_quoted(text: str) -> bool:
     cell that holds a mark is well quoted ("a ""b"" c"), if all its rows then have the header's number of columns, and
     if the writer had a reason to quote just these cells:
 
-    * each of them holds a quotation mark, a tab or a line feed (pandas, csv, LibreOffice),
+    * each of them holds a quotation mark, a tab or a line feed (pandas, csv),
     * or also all the cells that hold a comma are quoted, and no others (Excel),
     * or all cells but numbers are quoted, the header among them.
 

@@ -1,4 +1,4 @@
-"""Rows of translation memories (TMX 1.4) and of files for translators (XLIFF 1.2, 2.0 and 2.1).
+"""Rows of translation memories (TMX 1.4) and of files for translators (XLIFF 1.1, 1.2, 2.0 and 2.1).
 
 translate-toolkit reads both, but it is under the GPL and large. It writes the files of the tests.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from neuronxa_callback.text.languages import PairsError
 from neuronxa_callback.text.readers.rows import Located
-from neuronxa_callback.text.readers.xml_files import LANG, child, children, descendants, text_without
+from neuronxa_callback.text.readers.xml_files import LANG, child, children, column_names, descendants, text_without
 
 # What these hold is code of the original file (section "Content markup" of TMX 1.4b), and "sub" in them is text apart
 # from the sentence, such as a footnote. The text of "hi" (TMX) and of "g", "pc" and "mrk" (XLIFF) is the sentence's.
@@ -54,12 +54,12 @@ def xliff_rows(path: Path, root: Any) -> Located:
 
 def _xliff_1(root: Any) -> Iterator[tuple[Any, tuple[str, str]]]:
     for file in descendants(root, "file"):
-        languages = file.get("source-language") or "source", file.get("target-language") or "target"
+        languages = column_names(file.get("source-language"), file.get("target-language"))
         for unit in descendants(file, "trans-unit"):
             yield unit, languages
 
 
 def _xliff_2(root: Any) -> Iterator[tuple[Any, tuple[str, str]]]:
-    languages = root.get("srcLang") or "source", root.get("trgLang") or "target"
+    languages = column_names(root.get("srcLang"), root.get("trgLang"))
     for segment in descendants(root, "segment"):
         yield segment, languages

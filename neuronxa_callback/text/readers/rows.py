@@ -32,11 +32,11 @@ class Rows:
 
 
 def rows_of(located: Located, origin: str) -> Rows:
-    """Return rows without those that WMT24++ marks as unusable. A row is read when it is asked for."""
+    """Return rows that remember their places. A row is read when it is asked for."""
     places: list[str] = []
 
     def kept() -> Iterator[Row]:
-        for place, row in usable(located, origin):
+        for place, row in located:
             places.append(place)
             yield row
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -54,7 +53,6 @@ def _files(spec: str, dataset: Any, pair: str, reference: str | None) -> tuple[P
     # The variable forbids the package all downloads, whoever makes them.
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") and not all(map(_is_there, archives)):
         raise PairsError(f"{spec} is not in {cache}, and HF_HUB_OFFLINE forbids to download it; {remedy}.")
-    logging.getLogger("sacrebleu").setLevel(logging.ERROR)  # it would log each step of unpacking
     try:
         fields = dict(zip(dataset.fieldnames(pair), dataset.get_files(pair), strict=True))
         usual = dataset.get_reference_files(pair)

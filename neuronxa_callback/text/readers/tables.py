@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronxa_callback.text.languages import PairsError
-from neuronxa_callback.text.readers.rows import Located, Rows, rows_of
+from neuronxa_callback.text.readers.rows import Located, Rows, rows_of, usable
 
 
 def parquet_rows(path: Path, n: int | None) -> Located:
@@ -46,4 +46,5 @@ def dataset_rows(dataset: Any) -> Rows:
             "pass one split of a dataset (dataset['train']), a list of dicts, a path or a pair of codes."
         )
     chained = chain([first], rows) if first is not None else rows
-    return rows_of(((f"row {number} of {origin}", row) for number, row in enumerate(chained, start=1)), origin)
+    located = ((f"row {number} of {origin}", row) for number, row in enumerate(chained, start=1))
+    return rows_of(usable(located, origin), origin)

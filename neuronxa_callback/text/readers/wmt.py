@@ -10,7 +10,7 @@ from xml.sax.saxutils import unescape
 
 from neuronxa_callback.text.languages import PairsError
 from neuronxa_callback.text.readers.rows import Located
-from neuronxa_callback.text.readers.xml_files import child, children, descendants
+from neuronxa_callback.text.readers.xml_files import child, children, column_names, descendants
 
 # It only looks like SGML ("&" stands as it is), so sacrebleu and others read it by such expressions, too.
 _TAG = re.compile(r"<(srcset|refset|tstset|doc|seg)\b([^>]*)>", re.IGNORECASE)
@@ -131,7 +131,7 @@ def _document_rows(path: Path, document: Any, chosen: str) -> Located:
                 f"{place} has no reference {chosen or '(the unnamed one)'}, only {has or 'an unnamed one'}; add it or "
                 "choose the other one with reference=."
             )
-        languages = source.get("lang") or "source", translators[chosen].get("lang") or "target"
+        languages = column_names(source.get("lang"), translators[chosen].get("lang"))
         yield place, dict(zip(languages, (sentence, target), strict=True))
 
 

@@ -64,6 +64,11 @@ def descendants(element: Any, name: str) -> Iterator[Any]:
     return (below for below in element.iter(f"{{*}}{name}"))
 
 
+def column_names(source: str | None, target: str | None) -> tuple[str, str]:
+    """Return the languages as names of two columns, or "source" and "target" where the file does not say both."""
+    return (source, target) if source and target else ("source", "target")
+
+
 def text_without(element: Any, dropped: frozenset[str]) -> str:
     """Return the text of an element and of those in it, but not the text inside elements of the dropped names."""
     parts = [element.text or ""]
