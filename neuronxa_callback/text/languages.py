@@ -16,22 +16,6 @@ from neuronxa_callback.text.embedded import data_file
 _CODE = re.compile("[a-z]{3}_[A-Z][a-z]{3}")  # ISO 639-3 and ISO 15924, as FLORES-200 writes them
 # BCP 47's language, script and region. Behind "_" a region needs capitals, so that a column "is_in" is no Icelandic.
 _TAG = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z]{4})?(-[A-Za-z]{2}|_[A-Z]{2}|[-_]\d{3})?")
-# Languages whose code stands for several; FLORES-200 has the one that is usually meant.
-_USUAL = {
-    **{"ara": "arb", "aym": "ayr", "aze": "azj", "din": "dik", "fas": "pes", "ful": "fuv", "kau": "knc", "kur": "kmr"},
-    **{"lav": "lvs", "mlg": "plt", "mon": "khk", "msa": "zsm", "nep": "npi", "nor": "nob", "ori": "ory", "orm": "gaz"},
-    **{
-        "pus": "pbt",
-        "que": "quy",
-        "sqi": "als",
-        "swa": "swh",
-        "uzb": "uzn",
-        "yid": "ydd",
-        "fil": "tgl",
-        "cmn": "zho",
-        "mol": "ron",
-    },
-}
 _SCRIPTS = {"Kore": "Hang"}  # Korean's usual script in CLDR is Hangul with Han; FLORES-200 calls it Hangul
 _TWO_SCRIPTS = frozenset({"zho"})  # languages written in two scripts so often that the code alone does not tell which
 _NTREX = re.compile(r"newstest\d+-(?:src|ref(-\d)?)\.([a-z]{3}(?:-[A-Za-z]+)?)\.txt")
@@ -152,6 +136,12 @@ def _code_of(tag: str, any_language: bool) -> str | None:
     return code if is_language(code) else None
 
 
+@cache
+def _usual() -> dict[str, str]:
+    """Map codes that stand for several languages to the one that FLORES-200 has: "ara" -> "arb"."""
+    return dict(line.split("\t") for line in data_file("macrolanguages.tsv").splitlines())
+
+
 def _is_two_languages(tag: str) -> bool:
     """Return whether a tag is rather two languages ("en-is") than a language and a region ("en-IS", "en-us")."""
     first, _, second = tag.partition("-")
@@ -163,12 +153,12 @@ def _alpha3(tag: str) -> str | None:
         language = langcodes.get(tag, normalize=False).to_alpha3()  # normalised, "prs" would become "fa"
     except LookupError:
         return None
-    return _USUAL.get(language, language)
+    return _usual().get(language, language)
 
 
 @cache
 def _languages() -> frozenset[str]:
-    return frozenset(code[:3] for code in language_codes()) | frozenset(_USUAL)
+    return frozenset(code[:3] for code in language_codes()) | frozenset(_usual())
 
 
 def may_be(tag: Any, code: str) -> bool:
