@@ -15,16 +15,17 @@ from neuronxa_callback.text.hub import refusal
 from neuronxa_callback.text.languages import (
     check_language,
     code_in_name,
+    flores_code_in_name,
     head_languages,
     is_language,
+    is_variant,
     tatoeba_head_languages,
     tatoeba_languages,
 )
 from neuronxa_callback.text.pairs import DEFAULT_SIZE, PairsError, ParallelPairs
-from neuronxa_callback.text.readers import languages_in
+from neuronxa_callback.text.readers import FILES, is_readable, languages_in
 
 EMBEDDED = "embedded"
-FILES = (".tsv", ".csv", ".jsonl", ".parquet")
 
 # Codes that differ in FLORES+ and FLORES-200. The paper's lists of languages use those of FLORES-200.
 FLORES_PLUS = {"cmn_Hans": "zho_Hans", "cmn_Hant": "zho_Hant", "ekk_Latn": "est_Latn", "fil_Latn": "tgl_Latn"}
@@ -73,11 +74,13 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
     Args:
         spec: one of
             * "embedded": the package's held-out set in five languages;
-            * the path of a .tsv, .csv, .jsonl or .parquet file with one column per language. The columns are named by
-              FLORES-200 codes;
+            * the path of a file that `ParallelPairs.load` reads, with one column per language (.tsv, .csv, .jsonl,
+              .json, .parquet) or with several languages (.tmx) or two (.xlf, .xliff, WMT's .xml, .zip), or a test set
+              of sacrebleu ("wmt21:en-is"). The columns are named by FLORES-200 codes or by other tags ("is", "en-US");
             * a folder with one file per language, named by its code. Line i of every file is the same sentence.
               FLORES-200's release has this layout ("flores200_dataset/devtest" with "isl_Latn.devtest"), and so have
-              the parallel Bibles as MEXA reads them ("isl_Latn.txt" and the like);
+              the parallel Bibles as MEXA reads them ("isl_Latn.txt" and the like) and NTREX-128
+              ("newstest2019-ref.isl.txt");
             * a folder of Tatoeba's test sets in LASER's layout ("tatoeba.isl-eng.isl" and "tatoeba.isl-eng.eng").
               English is in every pair;
             * a data set of the hub, or a folder with a copy of one, and its split after a colon. The data set has one
@@ -91,8 +94,8 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
     if spec == EMBEDDED:
         return Corpus(EMBEDDED, tuple(embedded("heldout.tsv")), lambda a, b: ParallelPairs.load(f"{a}-{b}", n=n))
     path = Path(spec).expanduser()
-    if path.suffix.lower() in FILES:
-        return Corpus(path.name, tuple(languages_in(path)), lambda a, b: ParallelPairs.load(path, a, b, n=n))
+    if is_readable(spec):
+        return Corpus(path.name, tuple(languages_in(spec, n)), lambda a, b: ParallelPairs.load(spec, a, b, n=n))
     name, _, split = str(spec).partition(":")
     place = Path(name).expanduser()
     if (place / "README.md").is_file() and _has_configurations(place / "README.md"):
@@ -117,18 +120,29 @@ def _folder(path: Path, n: int | None) -> Corpus:
 
 
 def _by_language(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        code = code_in_name(path)
-        if code is None or not path.is_file():
-            continue
-        if code in files:
-            raise PairsError(f"{folder} has two files of {code}, {files[code].name} and {path.name}; move one away.")
-        files[code] = path
+    there = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = _one_a_language(folder, there, flores_code_in_name)
+    if len(files) < 2:  # a short tag such as "is" may be an ending of another kind, so it counts only without codes
+        files = _one_a_language(folder, there, code_in_name)
     if len(files) < 2:
         inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _has_language(path)), None)
         hint = f"; did you mean {inner}?" if inner else "; name at least two by FLORES-200 codes, such as isl_Latn.txt."
         raise PairsError(f"{folder} holds {len(files)} files named by a language{hint}")
+    return files
+
+
+def _one_a_language(folder: Path, paths: list[Path], code_of_name: Callable[[Path], str | None]) -> dict[str, Path]:
+    """Return the file of each language. A variant ("fra-CA", "ref-2.fra") yields to the file without ("fra")."""
+    by_code: dict[str, list[Path]] = {}
+    for path in paths:
+        if code := code_of_name(path):
+            by_code.setdefault(code, []).append(path)
+    files = {}
+    for code, found in by_code.items():
+        chosen = [path for path in found if not is_variant(path)] or found
+        if len(chosen) > 1:
+            raise PairsError(f"{folder} has two files of {code}, {chosen[0].name} and {chosen[1].name}; move one away.")
+        files[code] = chosen[0]
     return files
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,13 @@ import langcodes
 from neuronxa_callback.text.embedded import data_file
 
 _CODE = re.compile("[a-z]{3}_[A-Z][a-z]{3}")  # ISO 639-3 and ISO 15924, as FLORES-200 writes them
+# BCP 47's language, script and region. Behind "_" a region needs capitals, so that a column "is_in" is no Icelandic.
+_TAG = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z]{4})?(-[A-Za-z]{2}|_[A-Z]{2}|[-_]\d{3})?")
+_SCRIPTS = {"Kore": "Hang"}  # Korean's usual script in CLDR is Hangul with Han; FLORES-200 calls it Hangul
+_TWO_SCRIPTS = frozenset({"zho"})  # languages written in two scripts so often that the code alone does not tell which
+_NTREX = re.compile(r"newstest\d+-(?:src|ref(-\d)?)\.([a-z]{3}(?:-[A-Za-z]+)?)\.txt")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_TEXT_ENDINGS = (".txt", ".sgm", ".sgml", ".xml")
 
 
 class PairsError(ValueError):
@@ -97,6 +104,122 @@ def is_language_pair(spec: Any) -> bool:
     return len(codes) == 2 and all(len(code) == 8 and code[3] == "_" for code in codes)
 
 
+def code_of(tag: Any) -> str | None:
+    """Return the code that another tag of a language stands for: "isl_Latn" for "is", "is-IS", "isl" and itself.
+
+    The script is the one that the language is usually written in, as Unicode's CLDR says. A code of several languages
+    stands for the one that FLORES-200 has: "ar" is "arb_Arab", "no" is "nob_Latn".
+
+    Args:
+        tag: a two-letter code, a three-letter code of a language of FLORES-200, or either with a script or a region.
+
+    Returns:
+        the code, or None if there is none, or if the tag does not tell the script ("zh"; "zh-CN" and "zh-TW" do).
+    """
+    if not isinstance(tag, str):
+        return None
+    return tag if is_language(tag) else _code_of(tag, any_language=False)
+
+
+@cache
+def _code_of(tag: str, any_language: bool) -> str | None:
+    if not _TAG.fullmatch(tag) or not langcodes.tag_is_valid(tag) or _is_two_languages(tag):
+        return None
+    language = _alpha3(tag)
+    if language is None or (len(tag) == 3 and not any_language and language not in _languages()):
+        return None
+    asked = langcodes.get(tag)
+    if language in _TWO_SCRIPTS and not (asked.script or asked.territory):
+        return None
+    script = str(asked.maximize().script)
+    code = f"{language}_{_SCRIPTS.get(script, script)}"
+    return code if is_language(code) else None
+
+
+@cache
+def _usual() -> dict[str, str]:
+    """Map codes that stand for several languages to the one that FLORES-200 has: "ara" -> "arb"."""
+    return dict(line.split("\t") for line in data_file("macrolanguages.tsv").splitlines())
+
+
+def _is_two_languages(tag: str) -> bool:
+    """Return whether a tag is rather two languages ("en-is") than a language and a region ("en-IS", "en-us")."""
+    first, _, second = tag.partition("-")
+    return len(second) == 2 and second.islower() and second != first and langcodes.tag_is_valid(second)
+
+
+def _alpha3(tag: str) -> str | None:
+    try:
+        language = langcodes.get(tag, normalize=False).to_alpha3()  # normalised, "prs" would become "fa"
+    except LookupError:
+        return None
+    return _usual().get(language, language)
+
+
+@cache
+def _languages() -> frozenset[str]:
+    return frozenset(code[:3] for code in language_codes()) | frozenset(_usual())
+
+
+def may_be(tag: Any, code: str) -> bool:
+    """Return whether a tag can mean a code: "is" and "is-IS" can mean "isl_Latn", and "zh" either code of Chinese."""
+    if code_of(tag) == code:
+        return True
+    bare = isinstance(tag, str) and len(tag) <= 3 and _TAG.fullmatch(tag) and langcodes.tag_is_valid(tag)
+    return bool(bare) and _alpha3(tag) == code[:3]
+
+
+def language_columns(names: Iterable[Any]) -> dict[str, str]:
+    """Return the codes of the columns that are named by a language: {"en": "eng_Latn", "isl_Latn": "isl_Latn"}.
+
+    Other tags than codes (`code_of`) count where fewer than two names are codes. "id" and "no" count only where no
+    other two columns are languages or called "source" and "target", since they mostly hold numbers.
+    """
+    names = list(names)
+    codes = {name: name for name in names if isinstance(name, str) and is_language(name)}
+    if len(codes) > 1:
+        return codes
+    tags = {name: code for name in names if (code := code_of(name))}
+    numbers = {name for name in tags if name.lower() in ("id", "no")}
+    return (
+        tags
+        if len(tags) < 3 and not {"source", "target"} <= {*names}
+        else {n: tags[n] for n in tags if n not in numbers}
+    )
+
+
+def tag_in_name(path: str | Path) -> str | None:
+    """Return the part of a file's name that says its language, or None.
+
+    The part is a code as in FLORES' "devtest/isl_Latn.devtest"; the tag in NTREX' "newstest2019-ref.tgk-Cyrl.txt"; or
+    the last part, as in OPUS' "Books.en-is.is.gz", in WMT's "newstest2021.en-is.ref.A.is" and in "src.en.sgm".
+    """
+    name = Path(path).name
+    if Path(name).suffix.lower() in COMPRESSED:
+        name = name[: -len(Path(name).suffix)]
+    if code := flores_code_in_name(name):
+        return code
+    if match := _NTREX.fullmatch(name):
+        return match[2] if _code_of(match[2], any_language=True) else None
+    ending = Path(name).suffix.lower() in _TEXT_ENDINGS
+    parts = name.split(".")[: -1 if ending else None]
+    return parts[-1] if (ending or len(parts) > 1) and code_of(parts[-1]) else None
+
+
 def code_in_name(path: str | Path) -> str | None:
-    """Return the language code in a file's name, as in FLORES' "devtest/isl_Latn.devtest", or None."""
+    """Return the code of the language that a file's name says (`tag_in_name`), or None."""
+    tag = tag_in_name(path)
+    return tag and (code_of(tag) or _code_of(tag, any_language=True))
+
+
+def flores_code_in_name(path: str | Path) -> str | None:
+    """Return the part of a file's name that is a language code (`is_language`), or None."""
     return next((part for part in Path(path).name.split(".") if is_language(part)), None)
+
+
+def is_variant(path: str | Path) -> bool:
+    """Return whether a file's name says a region ("fra-CA") or, in NTREX, a second reference ("ref-2.spa")."""
+    second = _NTREX.fullmatch(Path(path).name)
+    tag = tag_in_name(path)
+    regional = tag is not None and not is_language(tag) and langcodes.get(tag).territory is not None
+    return regional or bool(second and second[1])

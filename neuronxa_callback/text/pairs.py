@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from neuronxa_callback.text.columns import cells, choose_columns, languages_of
 from neuronxa_callback.text.embedded import embedded
-from neuronxa_callback.text.languages import PairsError, check_language, code_in_name, is_language, is_language_pair
+from neuronxa_callback.text.languages import PairsError, check_language, code_of, is_language_pair
 from neuronxa_callback.text.overlap import HeldOut, Overlap, Sentences
-from neuronxa_callback.text.readers import Row, Rows, flat, open_rows, open_two_files
+from neuronxa_callback.text.readers import Rows, open_rows, open_two_files
 from neuronxa_callback.text.surface import equal_sides, plain
 
 __all__ = ["DEFAULT_SIZE", "PairsError", "ParallelPairs"]
@@ -87,21 +89,29 @@ class ParallelPairs:
         target_lang: str | None = None,
         *,
         columns: tuple[str, str] | None = None,
+        reference: str | None = None,
         n: int | None = DEFAULT_SIZE,
     ) -> ParallelPairs:
-        """Load the first `n` pairs from the embedded set, a file, two aligned files or a dataset.
+        """Load the first `n` pairs from the embedded set, a file, two aligned files, a test set or a dataset.
+
+        docs/usage.md lists the formats and says how each is read.
 
         Args:
             spec: one of
                 * two codes, "eng_Latn-isl_Latn": the embedded held-out set (English, Icelandic, German, French and
                   Spanish);
-                * the path of a .tsv, .csv, .jsonl or .parquet file;
-                * a tuple of two paths: text files whose lines correspond;
-                * a `datasets.Dataset` (also streamed) or a list of dicts.
-            source_lang: FLORES-200 code. Without it, the code comes from the name of the column or file.
+                * the path of a .tsv, .csv, .jsonl, .json, .tmx, .xlf, .xliff, .xml, .parquet or .zip file. The text
+                  formats may be compressed (.gz, .bz2, .xz, .zst);
+                * a tuple or list of two paths: text files whose lines correspond, or WMT's .sgm files;
+                * a test set of sacrebleu, "wmt21:en-is", which sacrebleu downloads;
+                * a `datasets.Dataset` (also streamed), a `pandas.DataFrame` or a list of dicts.
+            source_lang: FLORES-200 code, or another tag of the language ("is", "en-US"). Without it, the code comes
+                from the name of the column or file, or from the file itself.
             target_lang: FLORES-200 code, or None as for `source_lang`.
             columns: names of the source and the target column, or keys of a "translation" column (the layout of many
-                datasets of the hub). Without it, the columns are named by the codes, or "source" and "target".
+                datasets of the hub). Without it, the columns are named by the languages, or "source" and "target".
+            reference: which of several references to take ("B"), where WMT's XML or .sgm or a test set has several.
+                Without it, the first.
             n: how many pairs to keep, 100 as in the paper; None keeps all. It does not shorten a `ParallelPairs`.
 
         Raises:
@@ -110,22 +120,24 @@ class ParallelPairs:
         if n is not None and (not isinstance(n, int) or n < 2):
             raise PairsError(f"n={n!r} is not a usable number of pairs; give at least two, or None for all.")
         if isinstance(spec, ParallelPairs) or is_language_pair(spec):
-            if source_lang or target_lang or columns:
+            if source_lang or target_lang or columns or reference:
                 raise PairsError(
-                    f"{spec!s:.60} names its languages itself; leave out source_lang, target_lang and columns."
+                    f"{spec!s:.60} names its languages itself; leave out source_lang, target_lang, columns and "
+                    "reference."
                 )
             return spec if isinstance(spec, ParallelPairs) else cls._embedded(spec, n)
-        if isinstance(spec, tuple):
-            source_lang, target_lang, read = _two_files(spec, source_lang, target_lang)
-            return _checked(read, ("source", "target"), source_lang, target_lang, n)
-        read = open_rows(spec, n)
+        source_lang, target_lang = code_of(source_lang) or source_lang, code_of(target_lang) or target_lang
+        if _is_two_files(spec):
+            source, target = (Path(path).expanduser() for path in spec)
+            named, read = open_two_files(source, target, reference)
+            return _checked(read, ("source", "target"), source_lang or named[0], target_lang or named[1], n)
+        read = open_rows(spec, n, (None, None) if columns else (source_lang, target_lang), reference)
         first = next(read.rows, None)
         if first is None:
-            raise PairsError(f"{read.origin} holds no pairs; give at least two, 100 as in the paper.")
-        chosen = _choose_columns(first, columns, source_lang, target_lang, read.origin)
-        _check_columns(chosen, source_lang, target_lang, read.origin)
-        source_lang, target_lang = _languages_of(chosen, source_lang, target_lang)
-        return _checked(replace(read, rows=chain([first], read.rows)), chosen, source_lang, target_lang, n)
+            raise _no_pairs(read)
+        chosen = choose_columns(first, columns, source_lang, target_lang, read.origin)
+        languages = languages_of(chosen, source_lang, target_lang)
+        return _checked(replace(read, rows=chain([first], read.rows)), chosen, *languages, n)
 
     @classmethod
     def _embedded(cls, name: str, n: int | None) -> ParallelPairs:
@@ -159,7 +171,9 @@ def _checked(
     read: Rows, columns: tuple[str, str], source_lang: str | None, target_lang: str | None, n: int | None
 ) -> ParallelPairs:
     """Return the first `n` pairs of two columns; an error names the place of a bad pair."""
-    kept = [_cells(row, columns) for row in islice(read.rows, n)]
+    kept = [cells(row, columns) for row in islice(read.rows, n)]
+    if not kept:
+        raise _no_pairs(read)
     if source_lang is None or target_lang is None:
         raise PairsError(
             f"the languages of {read.origin} are not known; name columns or files by FLORES-200 codes, "
@@ -172,6 +186,18 @@ def _checked(
     sides = Sides(tuple(sentence.strip() for sentence in source), tuple(sentence.strip() for sentence in target))
     _check_sides(sides, f"{source_lang}-{target_lang}", read.place)
     return ParallelPairs(sides.source, sides.target, source_lang, target_lang)
+
+
+def _is_two_files(spec: Any) -> bool:
+    if isinstance(spec, list):
+        return len(spec) == 2 and all(isinstance(path, str | Path) for path in spec)
+    if isinstance(spec, tuple) and (len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec)):
+        raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
+    return isinstance(spec, tuple)
+
+
+def _no_pairs(read: Rows) -> PairsError:
+    return PairsError(f"{read.origin} holds no pairs; give at least two, 100 as in the paper.")
 
 
 def _check_languages(source_lang: str, target_lang: str) -> None:
@@ -194,14 +220,23 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
         sentence = sentence.strip()
         if not sentence.isprintable() and any("\ud800" <= character <= "\udfff" for character in sentence):
             raise PairsError(f"{place(pair)} has half a surrogate pair in its {code} sentence; replace that character.")
-        if not sentence:
+        seen = _as_seen(sentence)
+        if not seen:
             raise PairsError(f"{place(pair)} has an empty {code} sentence; fill it in or remove the pair.")
-        if sentence in first_seen:
+        if seen in first_seen:
             raise PairsError(
-                f"{place(pair)} repeats the {code} sentence of {place(first_seen[sentence])} ({sentence[:60]!r}); "
+                f"{place(pair)} repeats the {code} sentence of {place(first_seen[seen])} ({sentence[:60]!r}); "
                 "equal sentences cannot be told apart, so remove one of the pairs."
             )
-        first_seen[sentence] = pair
+        first_seen[seen] = pair
+
+
+def _as_seen(sentence: str) -> str:
+    """Return a sentence as a reader sees it: composed (NFC), spaces alike, without characters that leave no mark."""
+    if sentence.isascii():
+        return " ".join(sentence.split())
+    visible = "".join(character for character in sentence if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 class Sides(NamedTuple):
@@ -237,59 +272,3 @@ def _check_sides(pairs: HeldOut, name: str, place: Callable[[int], str]) -> None
             found,
             1 / len(pairs.source),
         )
-
-
-# ---------------------------------------------------------------------------------------------------- choosing
-
-
-def _two_files(
-    spec: tuple[Any, ...], source_lang: str | None, target_lang: str | None
-) -> tuple[str | None, str | None, Rows]:
-    """Return the languages and the rows of two files. A language that is not given comes from the file's name."""
-    if len(spec) != 2 or not all(isinstance(path, str | Path) for path in spec):
-        raise PairsError(f"{spec!r} is not a tuple of two paths; give the source file and the target file.")
-    source, target = (Path(path).expanduser() for path in spec)
-    return source_lang or code_in_name(source), target_lang or code_in_name(target), open_two_files(source, target)
-
-
-def _choose_columns(
-    row: Row, columns: tuple[str, str] | None, source_lang: str | None, target_lang: str | None, origin: str
-) -> tuple[str, str]:
-    names = list(flat(row))
-    codes = [name for name in names if is_language(name)]
-    if columns is None and source_lang in codes and target_lang in codes:
-        columns = (str(source_lang), str(target_lang))
-    if columns is None and len(codes) == 2 and not (source_lang and target_lang):
-        first, second = codes if source_lang != codes[1] and target_lang != codes[0] else reversed(codes)
-        columns = (first, second)
-    if columns is None and {"source", "target"} <= set(names):
-        columns = ("source", "target")
-    if columns is None and len(codes) > 2:
-        raise PairsError(f"{origin} holds {len(codes)} languages; choose two with source_lang and target_lang.")
-    if columns is None or not set(columns) <= set(names):
-        raise PairsError(
-            f"{origin} has the columns {', '.join(names)}; name two of them by FLORES-200 codes "
-            "(in the first line of a TSV or CSV file), or pass columns=(source, target)."
-        )
-    return columns
-
-
-def _check_columns(columns: tuple[str, str], source_lang: str | None, target_lang: str | None, origin: str) -> None:
-    """Refuse columns that would compare a text with itself or call it by another language's name."""
-    if columns[0] == columns[1]:
-        raise PairsError(f"columns={columns} of {origin} is one column twice; a pair needs two.")
-    for column, code in zip(columns, (source_lang, target_lang), strict=True):
-        if is_language(column) and code is not None and code != column:
-            raise PairsError(f"the column {column} of {origin} would be called {code}; give it its own code.")
-
-
-def _languages_of(
-    columns: tuple[str, str], source_lang: str | None, target_lang: str | None
-) -> tuple[str | None, str | None]:
-    named = [column if is_language(column) else None for column in columns]
-    return source_lang or named[0], target_lang or named[1]
-
-
-def _cells(row: Row, columns: tuple[str, str]) -> tuple[Any, Any]:
-    cells = flat(row)
-    return cells.get(columns[0]), cells.get(columns[1])

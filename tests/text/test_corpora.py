@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -106,6 +108,29 @@ def test_a_file_without_languages(tmp_path: Path) -> None:
     path.write_text("source\ttarget\na\tb\n")
     with pytest.raises(PairsError, match=r"has the columns source, target; name at least two by FLORES-200 codes"):
         open_corpus(path)
+
+
+@pytest.mark.parametrize("name", ["text.tsv.gz", "text.csv", "text.json", "text.jsonl.xz"])
+def test_a_file_in_other_formats_and_with_other_tags(name: str, tmp_path: Path) -> None:
+    tags = {"eng_Latn": "en", "isl_Latn": "is", "deu_Latn": "de-DE", "fra_Latn": "fra", "spa_Latn": "ES"}
+    frame = pandas.DataFrame({tags[code]: sentences for code, sentences in TEXT.items()})
+    if ".json" in name:
+        frame.to_json(tmp_path / name, orient="records", lines="jsonl" in name)
+    else:
+        frame.to_csv(tmp_path / name, sep="\t" if ".tsv" in name else ";", index=False)
+    corpus = open_corpus(tmp_path / name, n=10)
+    assert set(corpus.languages) == set(TEXT)
+    assert corpus.pairs("deu_Latn", "isl_Latn").target == TEXT["isl_Latn"][:10]
+
+
+def test_a_folder_of_compressed_files_and_files_by_their_endings(tmp_path: Path) -> None:
+    for code, tag in (("eng_Latn", "en"), ("isl_Latn", "is")):
+        text = ("\n".join(TEXT[code]) + "\n").encode()
+        (tmp_path / f"text.{tag}.gz").write_bytes(gzip.compress(text))
+    assert open_corpus(tmp_path).pairs("eng_Latn", "isl_Latn").target == TEXT["isl_Latn"]
+    folder = write_folder(tmp_path / "codes", "txt")
+    (folder / "script.pl").write_text("print")  # beside codes, "pl" is no Polish
+    assert set(open_corpus(folder).languages) == set(TEXT)
 
 
 # ---------------------------------------------------------------------------------------------- parallel Bibles

@@ -86,7 +86,7 @@ class TestBadInput:
         ("code", "hint"),
         [
             ("isl_Ltn", "; the nearest are isl_Latn"),
-            ("is", "; the nearest are isl_Latn"),
+            ("zh", "; the nearest are zho_Hans, zho_Hant"),
             ("qqq", r" language code such as isl_Latn\."),
         ],
     )
@@ -97,9 +97,9 @@ class TestBadInput:
         refused("both sides of the pairs are eng_Latn", "eng_Latn-eng_Latn")
 
     def test_unknown_columns(self) -> None:
-        rows = [{"en": "a", "is": "b"}]
-        refused(r"columns en, is; name two of them by FLORES-200 codes .*or pass columns", rows, *CODES)
-        refused(r"columns en, is; name two", rows, *CODES, columns=("en", "xx"))
+        rows = [{"english": "a", "icelandic": "b"}]
+        refused(r"columns english, icelandic; name two of them by FLORES-200 codes .*or pass columns", rows, *CODES)
+        refused(r"columns english, icelandic; name two", rows, *CODES, columns=("english", "xx"))
 
     def test_unknown_languages(self) -> None:
         refused("languages of the list are not known", [{"source": "a", "target": "b"}] * 2)
@@ -151,3 +151,30 @@ class TestFingerprint:
 
     def test_it_does_not_change_between_versions(self) -> None:
         assert EXPECTED.fingerprint == "00bd28835abf"
+
+
+class TestWhatAReaderSees:
+    """Sentences that look alike are one sentence, and one that shows nothing is empty."""
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            pytest.param("Tvö kúlulegir.", unicodedata.normalize("NFD", "Tvö kúlulegir."), id="NFC and NFD"),
+            pytest.param("Tvö hér.", "Tvö hér.\u200b", id="zero-width space"),
+            pytest.param("Tvö hér.", "Tvö\u00a0hér.", id="no-break space"),
+            pytest.param("Tvö hér.", "\ufeffTvö  hér.", id="byte order mark and two spaces"),
+            pytest.param("شكرا", "\u200fشكرا\u200f", id="marks of direction"),
+        ],
+    )
+    def test_one_sentence_twice(self, one: str, other: str) -> None:
+        with pytest.raises(PairsError, match="pair 2 of eng_Latn-isl_Latn repeats the isl_Latn sentence of pair 1"):
+            ParallelPairs(ENGLISH[:2], (one, other), *CODES)
+
+    @pytest.mark.parametrize("sentence", ["\u200b", "\ufeff", " \u200d\u00a0", "\u00ad"])
+    def test_a_sentence_that_shows_nothing(self, sentence: str) -> None:
+        with pytest.raises(PairsError, match="pair 2 of eng_Latn-isl_Latn has an empty isl_Latn sentence"):
+            ParallelPairs(ENGLISH[:2], (ICELANDIC[0], sentence), *CODES)
+
+    def test_the_text_itself_stays_as_it_is(self) -> None:
+        kept = (unicodedata.normalize("NFD", "Tvö."), "Me\u200bira.")
+        assert ParallelPairs(ENGLISH[:2], kept, *CODES).target == kept

@@ -75,6 +75,29 @@ class TestLoad:
         assert ParallelPairs.load(dataset, *CODES, columns=("en", "is")) == EXPECTED
 
 
+class TestTwoFiles:
+    @pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c", "\r"])
+    def test_only_a_line_feed_ends_a_line(self, character: str, tmp_path: Path) -> None:
+        sentence = f"The sea{character}is calm."
+        paths = (
+            write(tmp_path / "a.en", "\n".join([sentence, *ENGLISH[1:]]) + "\n"),
+            write(tmp_path / "a.is", "\r\n".join(ICELANDIC) + "\r\n"),
+        )
+        assert ParallelPairs.load(paths).source == (sentence, *ENGLISH[1:])
+
+    def test_carriage_returns_alone_end_lines(self, tmp_path: Path) -> None:
+        paths = (write(tmp_path / "a.en", "\r".join(ENGLISH)), write(tmp_path / "a.is", "\r".join(ICELANDIC) + "\r"))
+        assert ParallelPairs.load(paths) == EXPECTED
+
+    def test_empty_lines_at_the_end_of_one_do_no_harm(self, tmp_path: Path) -> None:
+        paths = (write(tmp_path / "a.en", "\n".join(ENGLISH) + "\n\n"), write(tmp_path / "a.is", "\n".join(ICELANDIC)))
+        assert ParallelPairs.load(paths) == EXPECTED
+
+    def test_empty_files(self, tmp_path: Path) -> None:
+        paths = (write(tmp_path / "a.en", ""), write(tmp_path / "a.is", "\n"))
+        refused(r"a\.en and .*a\.is holds no pairs; give at least two", paths)
+
+
 class TestBadInput:
     """An error is one sentence that names the file, the line and the remedy."""
 
@@ -136,7 +159,7 @@ class TestBadInput:
         refused("DatasetDict gives str where a row is needed; pass one split", splits)
 
     def test_an_unknown_kind_of_file(self, tmp_path: Path) -> None:
-        refused(r"pairs\.xml is neither a pair of FLORES-200 codes", tmp_path / "pairs.xml")
+        refused(r"pairs\.docx is neither a pair of FLORES-200 codes", tmp_path / "pairs.docx")
 
     @pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
     def test_a_blank_line(self, suffix: str, tmp_path: Path) -> None:

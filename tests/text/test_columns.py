@@ -1,0 +1,100 @@
+"""Columns of the shapes that people have: the hub's, ALMA's, data frames, two-letter names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+
+from neuronxa_callback import ParallelPairs
+from neuronxa_callback.text.corpora import open_corpus
+from tests.text.samples import CODES, ENGLISH, EXPECTED, ICELANDIC, ROWS, refused, write
+
+pytestmark = pytest.mark.unit
+
+PARTS = [{"en": s, "is": t} for s, t in ROWS]
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "names", [("en", "is"), ("eng", "isl"), ("en-US", "is_IS"), ("EN", "is"), ("en", "isl_Latn")]
+    )
+    def test_other_tags_than_codes(self, names: tuple[str, str]) -> None:
+        rows = [dict(zip(names, row, strict=True)) for row in ROWS]
+        assert ParallelPairs.load(rows) == EXPECTED
+        assert ParallelPairs.load(rows, *CODES) == EXPECTED
+        assert ParallelPairs.load(rows, "en", "is", columns=names) == EXPECTED
+        assert ParallelPairs.load(rows, "isl_Latn").source == ICELANDIC
+        assert ParallelPairs.load(rows, target_lang="en").source == ICELANDIC
+
+    def test_numbers_of_rows_are_neither_indonesian_nor_norwegian(self) -> None:
+        rows = [{"id": str(i), "no": str(i), "en": s, "is": t} for i, (s, t) in enumerate(ROWS)]
+        assert ParallelPairs.load(rows) == EXPECTED
+        rows = [{"id": str(i), "no": str(i), "source": s, "target": t} for i, (s, t) in enumerate(ROWS)]
+        assert ParallelPairs.load(rows, *CODES) == EXPECTED
+        rows = [{"en": s, "id": t} for s, t in ROWS]
+        assert ParallelPairs.load(rows).target_lang == "ind_Latn"
+
+    def test_codes_come_first(self) -> None:
+        rows = [{"eng_Latn": s, "isl_Latn": t, "is": "x", "fr": "y"} for s, t in ROWS]
+        assert ParallelPairs.load(rows) == EXPECTED
+
+    def test_chinese_needs_its_script(self) -> None:
+        rows = [{"en": s, "zh": t} for s, t in ROWS]
+        refused("columns en, zh; zh is written in two scripts, so pass source_lang and target_lang", rows)
+        assert ParallelPairs.load(rows, "en", "zh-CN").target_lang == "zho_Hans"
+        assert ParallelPairs.load(rows, "en", "zho_Hant").target_lang == "zho_Hant"
+        rows = [{"en": s, "zh-TW": t} for s, t in ROWS]
+        assert ParallelPairs.load(rows).target_lang == "zho_Hant"
+        refused("columns en, zh-TW; name two", rows, "eng_Latn", "zho_Hans")
+
+    def test_languages_in_another_order_than_the_columns(self) -> None:
+        refused(
+            "the column en of the list would be called isl_Latn, and is eng_Latn; give the columns and the languages",
+            PARTS,
+            *CODES[::-1],
+            columns=("en", "is"),
+        )
+
+    def test_a_given_language_counts_more_than_a_short_name(self) -> None:
+        rows = [{"it": s, "hr": t} for s, t in ROWS]  # input text and human reference
+        assert ParallelPairs.load(rows, *CODES, columns=("it", "hr")) == EXPECTED
+
+
+class TestHub:
+    @pytest.mark.parametrize("column", ["translation", "is-en", "en-is"])
+    @pytest.mark.parametrize("options", [{}, {"columns": ("en", "is")}])
+    def test_a_column_of_two_languages(self, column: str, options: dict[str, Any], tmp_path: Path) -> None:
+        features = datasets.Features({column: datasets.Translation(languages=["en", "is"])})
+        dataset = datasets.Dataset.from_dict({column: PARTS}, features=features)
+        dataset.to_parquet(tmp_path / "t.parquet")
+        dataset.to_json(tmp_path / "t.jsonl")
+        array = write(tmp_path / "t.json", json.dumps([{column: part} for part in PARTS]))
+        specs = [dataset, dataset.to_iterable_dataset(), tmp_path / "t.parquet", tmp_path / "t.jsonl", array]
+        for spec in specs:
+            assert ParallelPairs.load(spec, **options) == EXPECTED
+            assert ParallelPairs.load(spec, *CODES, **options) == EXPECTED
+        assert open_corpus(array).pairs(*CODES) == EXPECTED
+
+    def test_a_struct_that_is_no_translation(self) -> None:
+        rows = [{"meta": {"en": "no", "is": "nei"}, "en": s, "is": t} for s, t in ROWS]
+        assert ParallelPairs.load(rows) == EXPECTED
+
+
+class TestDataFrame:
+    def test_columns(self) -> None:
+        frame = pd.DataFrame(ROWS, columns=list(CODES))
+        assert ParallelPairs.load(frame) == EXPECTED
+        assert ParallelPairs.load(frame.set_index("eng_Latn").reset_index()) == EXPECTED
+        other = pd.DataFrame({"a": ENGLISH, "b": ICELANDIC}, index=[7, 8, 9])
+        assert ParallelPairs.load(other, *CODES, columns=("a", "b")) == EXPECTED
+
+    def test_faults(self) -> None:
+        frame = pd.DataFrame({"source": ENGLISH, "target": [ICELANDIC[0], None, ICELANDIC[2]]})
+        refused("row 2 of the DataFrame holds (nan|None) where the isl_Latn sentence should be", frame, *CODES)
+        refused("the DataFrame has the columns 0, 1; name two", pd.DataFrame(ROWS), *CODES)
+        refused("the DataFrame holds no pairs", pd.DataFrame(columns=list(CODES)))
