@@ -95,7 +95,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # What a model type needs beyond the sizes. A name with # is a variant of a type: another layout of the same code.
 SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v3", "youtu"), _MLA),
-    "deepseek_v2": _MLA | {"topk_method": "greedy"},
+    "deepseek_v2": _MLA | {"topk_method": "greedy", "num_experts_per_tok": 2, "n_routed_experts": 4},
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), _INDEXED),
     "bamba": {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {
@@ -129,6 +129,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "zamba": {"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2},
     "zamba2": {"layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
+    "longcat_flash": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "head_dim": 8},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
     "doge#mixture": {"is_moe": True, "num_experts": 16},
     "falcon#new": {"new_decoder_architecture": True, "num_kv_heads": 2},
@@ -136,7 +138,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma3_text#bidirectional": {"use_bidirectional_attention": True},
     "gemma3n_text#sparse": {"activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0]},
     "gemma4_text#bidirectional": _GEMMA4 | {"use_bidirectional_attention": "all"},
-    "gemma4_text#mixture": _GEMMA4 | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2},
+    "gemma4_text#mixture": _GEMMA4
+    | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
+    | {"moe_intermediate_size": 24},
     "gpt2#cross-attention": {"add_cross_attention": True},
     "granitemoehybrid#dense": dict.fromkeys(("num_local_experts", "num_experts_per_tok"), 0)
     | {"layer_types": ["attention"] * 4},

@@ -44,7 +44,8 @@ class Examined(BaseModel):
         reason: why it is not read, or why it was not built.
         neurons: when a neuron is active, as the signature says it.
         ffn_layers: the layers that have an FFN and the number of layers, as the signature says it; "" if all have.
-        states_exact: whether all states equal those of a plain forward pass, one sentence at a time; None if not read.
+        states_exact: whether all states equal those of a plain forward pass, one sentence at a time; None if not read,
+            or if an FFN calls no activation function to listen to (gpt-oss writes its own with a sigmoid).
         hidden: how the hidden states compare with the model's own `output_hidden_states`. Gemma 3n gives its last one
             before the final norm, where the package reads it behind the norm, as in other models.
     """
@@ -74,7 +75,7 @@ def examine(kind: str) -> Examined:
     try:
         model = configs.tiny_model(kind)
         with torch.no_grad():
-            model(input_ids=torch.tensor([tokenizer(SENTENCES[0])["input_ids"]]))
+            model(input_ids=torch.tensor([tokenizer(SENTENCES[0])["input_ids"]]), use_cache=False)
     except Exception as error:  # whatever transformers raises on a tiny model of a type
         return Examined(kind=kind, reason=_sentence(error))
     found = Examined(kind=kind, model=type(model).__name__)
@@ -108,7 +109,7 @@ def _compared(found: Examined, decoder: Decoder, neurons: bool) -> Examined:
     heard = [oracle.listen(decoder.model, decoder.layers, ffns, sentence) for sentence in ids]
     if neurons:
         average = encode_all(decoder, SENTENCES, ("nas",), "average")["nas"]
-        agree = []
+        agree: list[bool | None] = []
         for row, number in enumerate(decoder.ffn_layers):
             first = 0
             for part, ffn in enumerate(decoder.ffns[number - 1]):
@@ -122,9 +123,15 @@ def _compared(found: Examined, decoder: Decoder, neurons: bool) -> Examined:
                 ]  # fmt: skip
         choices = decoder.neuron_choices
         update["outcome"] = "read in part" if "ffns" in choices else "read"
-        update |= {"neurons": choices["neurons"], "ffn_layers": choices.get("ffns", ""), "states_exact": all(agree)}
+        update |= {
+            "neurons": choices["neurons"],
+            "ffn_layers": choices.get("ffns", ""),
+            "states_exact": None if None in agree else all(agree),
+        }
     if all(its.hidden_states for its in heard):
-        update["hidden"] = _hidden([_agrees(its.hidden_states, weighted["embedding"][:, s]) for s, its in enumerate(heard)])
+        update["hidden"] = _hidden(
+            [_agrees(its.hidden_states, weighted["embedding"][:, s]) for s, its in enumerate(heard)]
+        )
     return found.model_copy(update=update)
 
 

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from neuronxa_callback.model.dense import DenseFFN
 from neuronxa_callback.model.neurons import FFN
 
-FUNCTIONS = frozenset({F.silu, F.gelu, F.relu, torch.relu, F.relu6, F.mish, F.softplus, torch.tanh, torch.sigmoid})
-_OF_TORCH = (nn.SiLU, nn.GELU, nn.ReLU, nn.ReLU6, nn.Mish, nn.Tanh, nn.Sigmoid)
+FUNCTIONS = frozenset({F.silu, F.gelu, F.relu, torch.relu, F.relu6, F.mish})
+_OF_TORCH = (nn.SiLU, nn.GELU, nn.ReLU, nn.ReLU6, nn.Mish)
 _OF_TRANSFORMERS = tuple(
     kind for kind in vars(transformers.activations).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
 )
@@ -129,8 +129,10 @@ def _of_tokens(hidden: Tensor, tokens: int) -> Tensor:
     return hidden.reshape(tokens, -1)
 
 
-def states_agree(ffn: FFN, heard: Sequence[Tensor], weighted: Tensor, average: Tensor, tokens: int) -> bool:
+def states_agree(ffn: FFN, heard: Sequence[Tensor], weighted: Tensor, average: Tensor, tokens: int) -> bool | None:
     """Return whether what was read of an FFN is what its activation functions gave for one sentence.
+
+    Return None if it called none of its width.
 
     Args:
         ffn: the FFN.
@@ -142,6 +144,10 @@ def states_agree(ffn: FFN, heard: Sequence[Tensor], weighted: Tensor, average: T
     if isinstance(ffn, DenseFFN):
         weights = torch.arange(1, tokens + 1) / sum(range(1, tokens + 1))
         fired = [(rows > 0).float() for rows in heard if rows.shape == (tokens, ffn.neurons)]
-        return any(torch.allclose(weights @ rows, weighted, atol=1e-5) for rows in fired)
-    active = sum(((rows > 0).sum(0) for rows in heard if rows.shape[1] == ffn.width), start=torch.zeros(ffn.width))
-    return torch.allclose(active, average.unflatten(0, (ffn.count, ffn.width)).sum(0) * tokens, atol=1e-2)
+        return any(torch.allclose(weights @ rows, weighted, atol=1e-5) for rows in fired) if fired else None
+    active = [(rows > 0).sum(0) for rows in heard if rows.shape[1] == ffn.width]
+    if not active:
+        return None
+    return torch.allclose(
+        torch.stack(active).sum(0).float(), average.unflatten(0, (ffn.count, ffn.width)).sum(0) * tokens, atol=1e-2
+    )

@@ -84,7 +84,7 @@ def _by_rule(words: str, found: list[Examined]) -> list[str]:
 
 
 def _named(one: Examined) -> str:
-    notes = [] if one.states_exact else ["states differ"]
+    notes = {True: [], None: ["not compared"], False: ["states differ"]}[one.states_exact]
     if one.hidden not in ("equal", "not given"):
         notes.append("hidden states differ" if one.hidden == "different" else "last hidden state differs")
     if one.ffn_layers:

@@ -71,7 +71,7 @@ class Decoder:
             layer_list=found.list_name,
             layers=found.layers,
             device=device,
-            context_length=getattr(found.config, "max_position_embeddings", None),
+            context_length=_context_length(found.config),
             hidden_size=found.config.hidden_size,
             bidirectional=_is_bidirectional(found.config),
             dtype=_compute_dtype(found.base, device),
@@ -186,6 +186,12 @@ class Decoder:
     def evaluation_mode(self) -> AbstractContextManager[None]:
         """Switch to evaluation mode without gradients until the block ends; see `state.evaluation_mode`."""
         return evaluation_mode(self.model, self.device)
+
+
+def _context_length(config: Any) -> int | None:
+    """Return the longest input in tokens. XLNet writes -1 for no limit."""
+    longest = getattr(config, "max_position_embeddings", None)
+    return longest if longest is None or longest > 0 else None
 
 
 def _is_bidirectional(config: Any) -> bool:

@@ -60,11 +60,16 @@ def _base_model(model: nn.Module) -> nn.Module:
     """Return the transformers model inside a PEFT wrapper, with its adapters in place, or `model` itself.
 
     Raises:
-        UnreadableFFNError: the adapters act outside the layers (prompt and prefix tuning). A pass through the layers
-            alone would not see them.
+        UnreadableFFNError: the adapters act outside the layers (prompt and prefix tuning, X-LoRA). A pass through the
+            layers alone would not see them.
     """
     if not hasattr(model, "get_base_model"):
         return model
+    if getattr(model.active_peft_config, "peft_type", None) == "XLORA":
+        raise UnreadableFFNError(
+            f"{type(model).__name__} mixes the adapters of X-LoRA by a pass of its own before the real one, and a pass "
+            "over the layers alone would measure another model. Use LoRA or another adapter inside the layers."
+        )
     if model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
         raise UnreadableFFNError(
             f"the adapter {model.active_adapter!r} is prompt learning ({type(model).__name__}): it adds tokens in "
