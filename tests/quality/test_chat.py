@@ -125,8 +125,8 @@ class TestTheDay:
     def _clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Clock(datetime.datetime):
             @classmethod
-            def now(cls, tz: Any = None) -> datetime.datetime:
-                return datetime.datetime(2031, 3, 9)
+            def now(cls, tz: Any = None) -> Clock:
+                return cls(2031, 3, 9)
 
         monkeypatch.setattr(chat_template_utils, "datetime", Clock)
 

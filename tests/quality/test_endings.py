@@ -101,7 +101,7 @@ class TestLines:
         assert "text from English into Icelandic. Answer with the translation alone.\n\nOne.\nTwo.<|im_end|>" in text
 
     def test_a_model_that_says_the_references_has_all_points(self) -> None:
-        pairs = ParallelPairs(["One.\nTwo.", "Yes.\nNo."], ["Já.\nNei.", "Já. \nNei."], *PAIR)
+        pairs = ParallelPairs(("One.\nTwo.", "Yes.\nNo."), ("Já.\nNei.", "Já. \nNei."), *PAIR)
         tokenizer = make_tokenizer()
         decoder = Decoder.find(says(tokenizer, "Já.\nNei.</s>"), tokenizer)
         with QualityEvaluator("chrf", [pairs]) as quality:

@@ -188,6 +188,15 @@ class TestPrompts:
         )
         assert str(same) == signatures[4]
 
+    @pytest.mark.parametrize(("template", "prompt"), [(None, "plain-b1c785cf"), (CHAT_TEMPLATE, "chat-3a9c9da2")])
+    def test_signatures_are_those_of_earlier_versions(self, template: str | None, prompt: str) -> None:
+        """Runs that earlier versions began go on."""
+        tokenizer = make_tokenizer()
+        tokenizer.chat_template = template
+        french = ParallelPairs.load("eng_Latn-fra_Latn", n=12)
+        signature = translation.signature(Decoder.find(tiny_llama(), tokenizer), french.source, "eng_Latn", "fra_Latn")
+        assert str(signature) == f"prompt:{prompt}|decode:greedy|limit:4x+16"
+
     def test_a_text_that_begins_with_bos_gets_no_second_one(self, tokenizer: PreTrainedTokenizerFast) -> None:
         assert self.texts(tokenizer, "<s>{source}:") == "<s>A {curly} fox.:"
 
