@@ -54,13 +54,14 @@ def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
         ValueError: the template cannot be used, or its text lacks the last content.
     """
     _template(tokenizer)  # raises before a reason is sought in the messages
-    asked = next((m["content"] for m in reversed(messages) if m.get("role") != "assistant"), "")
+    asked = next((m.get("content", "") for m in reversed(messages) if m.get("role") != "assistant"), "")
     reason = ""
     for form in _forms(messages):
         try:
             text = _rendered(tokenizer, form, answer_next=True)
         except Exception as error:  # a template is a program and may raise anything
-            reason = reason or f": {error}"
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = reason or f": {first_line}"
             continue
         if not isinstance(asked, str) or holds(text, asked):
             return _OPEN_THOUGHT.sub(r"<\1>\n\n</\1>\n\n", text)

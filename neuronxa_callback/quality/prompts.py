@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any, TypeAlias
@@ -122,8 +122,9 @@ def _filled(
         "target_lang": target_lang,
     }
     if callable(prompt):
-        made: Any = prompt(source, source_lang, target_lang)
-        if not isinstance(made, str | list):
+        made = prompt(source, source_lang, target_lang)
+        is_chat = isinstance(made, list) and all(isinstance(message, Mapping) for message in made)
+        if not isinstance(made, str) and not is_chat:
             raise ValueError(
                 f"the prompt function returned {made!r:.60} for {source[:60]!r}; return a text or a list of messages."
             )

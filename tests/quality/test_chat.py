@@ -99,6 +99,7 @@ class TestTemplatesThatPeopleHave:
             (ASKS_FOR_A_SYSTEM, ASKED, "no prompt of 'Say it.': system role missing; set tokenizer.chat_template to"),
             ("{{ bos_token }}", ASKED, "no prompt of 'Say it.': its text lacks the message; set tokenizer"),
             ("{{ messages[0].content }", ASKED, "makes no prompt of 'Say it.': .*; set tokenizer.chat_template to the"),
+            ("{{ raise_exception('two\nlines') }}", ASKED, "no prompt of 'Say it.': two; set tokenizer.chat_template"),
             (None, ASKED, "the prompt function returned messages, and the tokenizer has no chat template; return a"),
             (CHATML, [], "makes no prompt of '': .*; set tokenizer.chat_template"),
         ],

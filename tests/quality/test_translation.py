@@ -147,6 +147,10 @@ class TestPrompts:
             ("{source} {langauge}", "has the unknown field {langauge}; use {source}"),
             ("{source} {", "cannot be read .*; write a literal brace twice"),
             (lambda *_: None, "the prompt function returned None for"),
+            (
+                lambda *_: ["Translate."],
+                r"the prompt function returned \['Translate.'\] for .*; return a text or a list",
+            ),
         ],
     )
     def test_what_cannot_be_used(self, prompt: Any, message: str, tokenizer: PreTrainedTokenizerFast) -> None:
