@@ -24,7 +24,8 @@ from benchmarks.cost import STEP_TOKENS, interleaved, sft_step
 from benchmarks.machine import describe
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.quality.translation import PLAIN_PROMPT, translate
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
+from neuronxa_callback.quality.translation import translate
 from neuronxa_callback.tables import markdown_table
 
 RESULT = Path(__file__).parent / "results" / "gpu.json"

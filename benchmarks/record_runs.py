@@ -34,7 +34,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.cosines import cosine_similarity
 from neuronxa_callback.alignment.evaluator import Encoded
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
 
 RUNS = Path(__file__).parent / "results" / "recorded"

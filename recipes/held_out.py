@@ -15,7 +15,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
-from neuronxa_callback.quality.translation import Prompt
+from neuronxa_callback.quality.prompts import Prompt
 from neuronxa_callback.text.corpora import EMBEDDED, HUB_NAME, Corpus, open_corpus
 from neuronxa_callback.text.pairs import PairsError
 from neuronxa_callback.vocabulary import Method, MetricName

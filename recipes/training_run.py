@@ -21,7 +21,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
 from neuronxa_callback.alignment.settings import AlignmentSettings
-from neuronxa_callback.quality.translation import Prompt
+from neuronxa_callback.quality.prompts import Prompt
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
 from neuronxa_callback.vocabulary import Direction, Method, help_of

@@ -33,7 +33,7 @@ from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.files import RecordError
-from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.pairs import PairsError
 

@@ -31,7 +31,7 @@ from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from neuronxa_callback.files import RecordError
-from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT, chat_prompt
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.pairs import PairsError
 
@@ -54,7 +54,7 @@ class RecipeArguments(training_run.WatchArguments):
 
 def prompt_of(source: str, source_lang: str, target_lang: str, chat: bool) -> Any:
     """Return the prompt of a translation, as text or as messages. The callback translates with the same prompt."""
-    template = CHAT_PROMPT if chat else PLAIN_PROMPT
+    template = chat_prompt(source) if chat else PLAIN_PROMPT
     text = template.format(
         source=source, source_language=language_name(source_lang), target_language=language_name(target_lang)
     )

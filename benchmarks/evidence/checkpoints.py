@@ -31,7 +31,7 @@ from neuronxa_callback.alignment.evaluator import Encoded
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.loading import Loader
 from neuronxa_callback.quality.evaluator import directions
-from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
 from neuronxa_callback.text.corpora import open_corpus
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.training.sweep import find_checkpoints

@@ -11,7 +11,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 from neuronxa_callback.demo.text import PIVOT, WATCHED
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
-from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.metric_names import quality_metrics, translation_metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.overlap import search
 from neuronxa_callback.text.pairs import ParallelPairs

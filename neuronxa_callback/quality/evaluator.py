@@ -16,13 +16,15 @@ from huggingface_hub.errors import HFValidationError
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget, same_random_state
 from neuronxa_callback.quality import translation
+from neuronxa_callback.quality.comet import device as comet_device
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
 from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
+from neuronxa_callback.quality.prompts import Prompt, check_template, prompt_ids
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL, Quality
-from neuronxa_callback.quality.translation import Prompt, Translations
+from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice, score_name
@@ -153,7 +155,7 @@ class QualityEvaluator:
             self.metrics[name] = metric
         check_choice("direction", direction, Direction)
         if isinstance(prompt, str):
-            translation.check_template(prompt)
+            check_template(prompt)
         elif prompt is not None and not callable(prompt):
             raise ValueError(
                 f"prompt={prompt!r:.60} must be a template text or a function of a sentence and two codes."
@@ -216,13 +218,15 @@ class QualityEvaluator:
         return [name for name in self.metrics if name in self.models]
 
     def check(self, decoder: Decoder) -> None:
-        """Check before training that every held-out source fits into a prompt.
+        """Check before training that every held-out source fits into a prompt, and that COMET's device is there.
 
         Raises:
-            ValueError: a sentence does not. The message names the sentence and says why.
+            ValueError: one of them does not, or is not. The message says which and why.
         """
         if not self.metrics:
             return
+        if self.slow:
+            comet_device.check_there(self.worker.device)
         for pair in self.jobs.values():
             translation.check(decoder, pair.source, pair.source_lang, pair.target_lang, self.prompt)
 
@@ -253,14 +257,14 @@ class QualityEvaluator:
             return translation.translate(decoder, pair.source, *languages, self.prompt, token_budget)
 
         def longest() -> int:
-            return max(map(len, translation.prompt_ids(decoder.tokenizer, pair.source, *languages, self.prompt)))
+            return max(map(len, prompt_ids(decoder.tokenizer, pair.source, *languages, self.prompt)))
 
         return budget.fit(run, longest, translation.default_token_budget(decoder))
 
     def signature(self, direction: str, decoder: Decoder) -> Signature:
         """Return the choices behind a direction's translations."""
         pair = self.jobs[direction]
-        how = translation.signature(decoder.tokenizer, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+        how = translation.signature(decoder, pair.source, pair.source_lang, pair.target_lang, self.prompt)
         what = Signature.of(pair=direction, n=len(pair), data=pair.fingerprint)
         return what.joined(how).with_fields(dtype=decoder.dtype)
 

@@ -15,9 +15,9 @@ from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import MetricName
 
 # These scripts put no space between words. sacrebleu's default tokenizer would take a whole sentence for one word.
-TOKENIZER_OF = {"zho": "zh", "yue": "zh"} | dict.fromkeys(
-    ("jpn", "tha", "lao", "khm", "mya", "shn", "bod", "dzo"), "char"
-)
+_CHINESE = frozenset({"Hans", "Hant", "Hani"})
+_IN_SOUTH_EAST_ASIA = frozenset({"Ahom", "Khmr", "Lana", "Laoo", "Mymr", "Tale", "Talu", "Tavt", "Thai"})  # UAX 14, SA
+_WITHOUT_SPACES = _IN_SOUTH_EAST_ASIA | {"Bali", "Hira", "Hrkt", "Java", "Jpan", "Kana", "Tibt", "Yiii"}
 
 
 @runtime_checkable
@@ -37,7 +37,7 @@ def score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[s
     if metric == "chrf":
         return _with_sacrebleu(CHRF(), CHRF(), texts, references)
     if metric == "bleu":
-        tokenize = TOKENIZER_OF.get(pair.target_lang[:3], "13a")
+        tokenize = bleu_tokenizer(pair.target_lang)
         # The longest n-grams must not count in a sentence that is too short for them.
         sentence = BLEU(tokenize=tokenize, effective_order=True)
         return _with_sacrebleu(BLEU(tokenize=tokenize), sentence, texts, references)
@@ -46,6 +46,18 @@ def score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[s
     segments_or_none = None if _is_number(given) else tuple(float(score) for score in given)
     system_score = float(given) if segments_or_none is None else fmean(segments_or_none)
     return checked(QualityScore(system_score, segments_or_none, Signature.of(metric=name)), len(texts))
+
+
+def bleu_tokenizer(code: str) -> str:
+    """Return the name of sacrebleu's tokenizer for a language, by the script in its code: "zh" for "cmn_Hans".
+
+    Korean has spaces and "13a". sacrebleu's own choice for it, "ko-mecab", needs packages, and a score must not change
+    with what is installed.
+    """
+    script = code.partition("_")[2]
+    if script in _CHINESE:
+        return "zh"
+    return "char" if script in _WITHOUT_SPACES else "13a"
 
 
 def _with_sacrebleu(corpus: Any, sentence: Any, texts: Sequence[str], references: Sequence[str]) -> QualityScore:

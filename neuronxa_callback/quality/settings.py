@@ -10,7 +10,7 @@ from neuronxa_callback.vocabulary import Direction
 
 if TYPE_CHECKING:  # the command line reads the defaults and the help without importing torch
     from neuronxa_callback.quality.metrics import Metric
-    from neuronxa_callback.quality.translation import Prompt
+    from neuronxa_callback.quality.prompts import Prompt
 
 COMET_MODEL = "Unbabel/wmt22-comet-da"
 COMETKIWI_MODEL = "Unbabel/wmt22-cometkiwi-da"

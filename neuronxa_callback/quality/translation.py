@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from string import Formatter
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +16,11 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from neuronxa_callback.alignment.encoder import batches
 from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.quality.chat import has_chat_template
+from neuronxa_callback.quality.prompts import Prompt, Prompts, lines_in, make_prompts
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.text.languages import language_name
 
-# A template, or a function (source, source_lang, target_lang) -> the prompt as text or as chat messages.
-Prompt: TypeAlias = str | Callable[[str, str, str], str | list[dict[str, str]]]
-
-PLAIN_PROMPT = "{source_language}: {source}\n{target_language}:"
-CHAT_PROMPT = (
-    "Translate this sentence from {source_language} into {target_language}. "
-    "Answer with the translation alone, on one line.\n\n{source}"
-)
-TEMPLATE_FIELDS = ("source", "source_language", "target_language", "source_lang", "target_lang")
+logger = logging.getLogger(__name__)
 
 # A translation may take LENGTH_RATIO times the tokens of its source, plus EXTRA_TOKENS. A script that a tokenizer
 # knows badly takes three or more times the tokens of English.
@@ -66,7 +59,9 @@ def translate(
     """Translate greedily with the model in its current state.
 
     Prompts are padded on the left and batched in order of length. A translation ends at an end-of-sequence token, at
-    the first newline, or at 4 times the source's tokens plus 16. The call leaves the model's mode and generation
+    what the chat template puts behind an answer, at 4 times the source's tokens plus 16, or behind as many lines as the
+    source has. Empty lines do not count. A source of several lines has no such end of lines if the prompt is a chat
+    message and the chat template says how an answer ends. The call leaves the model's mode and generation
     configuration, the random state and the tokenizer's settings as they were.
 
     Args:
@@ -77,9 +72,9 @@ def translate(
         prompt: a template with `{source}`, `{source_language}`, `{target_language}` (English names),
             `{source_lang}` and `{target_lang}` (codes), or a function. A template is used as it is. A function
             `(source, source_lang, target_lang)` returns the prompt's text, or a list of messages for the chat
-            template. The prompt should be the one that the model is trained on. Default: a user message that asks for
-            the translation if the tokenizer has a chat template, otherwise two lines, "English: SOURCE" and
-            "Icelandic:".
+            template, whose clock shows one fixed day. The prompt should be the one that the model is trained on.
+            Default: a user message that asks for the translation if the tokenizer has a chat template, otherwise two
+            lines, "English: SOURCE" and "Icelandic:".
         token_budget: the largest number of prompt tokens in a batch, including padding. A smaller budget needs less
             memory. Default: 1024 on a CPU, 8192 elsewhere.
 
@@ -89,18 +84,17 @@ def translate(
     Raises:
         ValueError: a prompt cannot be used, or it leaves no room in the model's context.
     """
-    tokenizer = decoder.tokenizer
-    prompts = prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt)
-    limits = _limits(decoder, sentences, prompts)
-    generation = _greedy(decoder)
+    prompts = make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt)
+    endings = _endings(decoder, sentences, prompts)
+    generation = _greedy(decoder, prompts.end.tokens)
     texts = [""] * len(sentences)
     truncated = 0
     with decoder.evaluation_mode(), _generating_with(decoder, generation):
-        for rows in batches(prompts, token_budget or default_token_budget(decoder)):
-            batch_limits = [limits[row] for row in rows]
-            generated = _generate(decoder, [prompts[row] for row in rows], batch_limits)
-            for row, limit, token_ids in zip(rows, batch_limits, generated, strict=True):
-                texts[row], cut = _finish(tokenizer, token_ids, limit, generation.eos_token_id)
+        for rows in batches(prompts.token_ids, token_budget or default_token_budget(decoder)):
+            batch_endings = [endings[row] for row in rows]
+            generated = _generate(decoder, [prompts.token_ids[row] for row in rows], batch_endings)
+            for row, ending, token_ids in zip(rows, batch_endings, generated, strict=True):
+                texts[row], cut = _finish(decoder.tokenizer, token_ids, ending, generation.eos_token_id)
                 truncated += cut
     return Translations(tuple(texts), sum(not text for text in texts), truncated)
 
@@ -115,94 +109,79 @@ def check(
 ) -> None:
     """Check before any translation that every sentence has a prompt and room for its translation.
 
+    It warns of a prompt of the user's own that lacks its sentence, because that may be meant.
+
     Raises:
         ValueError: a prompt cannot be made, or it leaves no room in the model's context.
     """
-    _limits(decoder, sentences, prompt_ids(decoder.tokenizer, sentences, source_lang, target_lang, prompt))
-
-
-def prompt_ids(
-    tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
-) -> list[list[int]]:
-    """Return the prompts as token ids that the model can continue.
-
-    Raises:
-        ValueError: a template lacks `{source}` or has an unknown field, or a function returns neither a text nor a
-            list of messages.
-    """
-    if isinstance(prompt, str):
-        check_template(prompt)
-    return [_prompt_ids(tokenizer, sentence, source_lang, target_lang, prompt) for sentence in sentences]
-
-
-def check_template(template: str) -> None:
-    """Raise ValueError if a prompt template cannot be filled."""
-    try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-    except ValueError as error:
-        raise ValueError(f"the prompt {template!r} cannot be read ({error}); write a literal brace twice.") from None
-    unknown = [field for field in fields if field not in TEMPLATE_FIELDS]
-    if unknown:
-        raise ValueError(
-            f"the prompt {template!r} has the unknown field {{{unknown[0]}}}; "
-            f"use {', '.join(f'{{{field}}}' for field in TEMPLATE_FIELDS)}, and write a literal brace twice."
+    prompts = make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt)
+    _endings(decoder, sentences, prompts)
+    if prompts.without_source:
+        logger.warning(
+            "NeuronXA: %d of %d prompts from %s into %s lack the sentence to translate, as that of %r does; check the "
+            "prompt unless it changes sentences on purpose.",
+            len(prompts.without_source),
+            len(sentences),
+            source_lang,
+            target_lang,
+            prompts.without_source[0][:60],
         )
-    if "source" not in fields:
-        raise ValueError(f"the prompt {template!r} has no {{source}}, where the sentence would go; add it.")
 
 
 def signature(
-    tokenizer: Any, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
+    decoder: Decoder, sentences: Sequence[str], source_lang: str, target_lang: str, prompt: Prompt | None = None
 ) -> Signature:
-    """Return the choices behind translations: the kind of prompt, a hash of all prompts' tokens, decoding and limit."""
-    kind = "own" if prompt is not None else "chat" if _has_chat_template(tokenizer) else "plain"
-    prompts = json.dumps(prompt_ids(tokenizer, sentences, source_lang, target_lang, prompt))
-    digest = hashlib.sha256(prompts.encode()).hexdigest()[:8]
-    return Signature.of(prompt=f"{kind}-{digest}", decode="greedy", limit=f"{LENGTH_RATIO}x+{EXTRA_TOKENS}")
+    """Return the choices behind translations: the kind of prompt, a hash of all prompts' tokens, decoding and limit.
 
-
-def _has_chat_template(tokenizer: Any) -> bool:
-    return getattr(tokenizer, "chat_template", None) is not None
-
-
-def _prompt_ids(tokenizer: Any, source: str, source_lang: str, target_lang: str, prompt: Prompt | None) -> list[int]:
-    fields = {
-        "source": source,
-        "source_language": language_name(source_lang),
-        "target_language": language_name(target_lang),
-        "source_lang": source_lang,
-        "target_lang": target_lang,
-    }
-    filled: Any
-    if callable(prompt):
-        filled = prompt(source, source_lang, target_lang)
-    elif prompt is not None:
-        filled = prompt.format(**fields)
-    elif _has_chat_template(tokenizer):
-        filled = [{"role": "user", "content": CHAT_PROMPT.format(**fields)}]
-    else:
-        filled = PLAIN_PROMPT.format(**fields)
-    if isinstance(filled, str):
-        return _without_extras(tokenizer, list(tokenizer(filled, verbose=False)["input_ids"]))
-    if not isinstance(filled, list):
-        raise ValueError(
-            f"the prompt function returned {filled!r:.60} for {source[:60]!r}; return a text or a list of messages."
-        )
-    # A model that thinks aloud first would use up its length limit on that. Other templates ignore this switch.
-    text = tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _without_extras(tokenizer: Any, token_ids: list[int]) -> list[int]:
-    """Return the prompt without the special tokens that the tokenizer should not have added.
-
-    An end-of-sequence token is removed because the model has to continue the sequence. A second BOS is removed because
-    a text from a chat template already has one.
+    `end` is what ends an answer by the chat template alone. `lines` says that translations may have several lines. A
+    signature without them is that of a direction that needs neither.
     """
-    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if begin is not None and token_ids[:2] == [begin, begin]:
-        token_ids = token_ids[1:]
-    return token_ids[:-1] if token_ids[-1:] == [end] else token_ids
+    kind = "own" if prompt is not None else "chat" if has_chat_template(decoder.tokenizer) else "plain"
+    prompts = make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt)
+    digest = hashlib.sha256(json.dumps(prompts.token_ids).encode()).hexdigest()[:8]
+    choices = {"prompt": f"{kind}-{digest}", "decode": "greedy", "limit": f"{LENGTH_RATIO}x+{EXTRA_TOKENS}"}
+    tokens = sorted(prompts.end.tokens - _own_ends(decoder))
+    if tokens or prompts.end.text:
+        choices["end"] = prompts.end.text + decoder.tokenizer.decode(tokens)
+    if any(lines_in(sentence) > 1 for sentence in sentences):
+        choices["lines"] = "source"
+    return Signature.of(choices)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Where one translation ends besides at an end token.
+
+    Attributes:
+        limit: the largest number of its tokens.
+        lines: the largest number of its lines that are not empty; None if a newline does not end it.
+        text: the text that ends it, "" if there is none.
+    """
+
+    limit: int
+    lines: int | None
+    text: str
+
+    def cut(self, text: str) -> tuple[str, bool]:
+        """Return the part of a generated text that is the translation, and whether the text goes on behind it."""
+        ended = bool(self.text) and self.text in text
+        if ended:
+            text = text.partition(self.text)[0]
+        *complete, _ = text.split("\n")
+        written = [place for place, line in enumerate(complete) if line.strip()]
+        if self.lines is not None and len(written) >= self.lines:
+            return "\n".join(complete[: written[self.lines - 1] + 1]), True
+        return text, ended
+
+
+def _endings(decoder: Decoder, sentences: Sequence[str], prompts: Prompts) -> list[_Ending]:
+    """Return where each translation ends."""
+    knows_end = prompts.are_chats and bool(prompts.end)
+    lines = [lines_in(sentence) for sentence in sentences]
+    return [
+        _Ending(limit, None if knows_end and count > 1 else count, prompts.end.text)
+        for limit, count in zip(_limits(decoder, sentences, prompts.token_ids), lines, strict=True)
+    ]
 
 
 def _limits(decoder: Decoder, sentences: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -222,15 +201,20 @@ def _limits(decoder: Decoder, sentences: Sequence[str], prompts: Sequence[Sequen
     return limits
 
 
-def _greedy(decoder: Decoder) -> GenerationConfig:
-    """Return plain greedy search with the end tokens of the model and its tokenizer.
+def _own_ends(decoder: Decoder) -> set[int]:
+    """Return the end tokens of the model and its tokenizer."""
+    own = getattr(getattr(decoder.base, "generation_config", None), "eos_token_id", None)
+    return {*(own if isinstance(own, list) else [own]), decoder.tokenizer.eos_token_id} - {None}
+
+
+def _greedy(decoder: Decoder, answer_ends: frozenset[int]) -> GenerationConfig:
+    """Return plain greedy search with the end tokens of the model, its tokenizer and its chat template.
 
     It takes no other default of the checkpoint (sampling, repetition penalty, ...), because these would make the
     translations another decoder's.
     """
     tokenizer = decoder.tokenizer
-    own = getattr(getattr(decoder.base, "generation_config", None), "eos_token_id", None)
-    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    ends = _own_ends(decoder) | answer_ends
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     return GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, eos_token_id=sorted(ends) or None, pad_token_id=pad
@@ -254,18 +238,29 @@ def _generating_with(decoder: Decoder, generation: GenerationConfig) -> Iterator
 
 
 class _Stop(StoppingCriteria):
-    """Stops each sentence by itself, at a newline or at its own length limit."""
+    """Stops each sentence by itself, where its own text or length ends it."""
 
-    def __init__(self, tokenizer: Any, prompt_length: int, limits: Tensor) -> None:
-        self.tokenizer, self.prompt_length, self.limits = tokenizer, prompt_length, limits
+    def __init__(self, tokenizer: Any, prompt_length: int, endings: Sequence[_Ending]) -> None:
+        self.tokenizer, self.prompt_length, self.endings = tokenizer, prompt_length, endings
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        newline = ["\n" in text for text in self.tokenizer.batch_decode(input_ids[:, -1:])]
-        at_limit = self.limits <= input_ids.shape[1] - self.prompt_length
-        return torch.tensor(newline, device=input_ids.device) | at_limit
+        made = input_ids[:, self.prompt_length :]
+        newest = self.tokenizer.batch_decode(made[:, -1:])
+        stopped = [self._stops(*each) for each in zip(made, newest, self.endings, strict=True)]
+        return torch.tensor(stopped, device=input_ids.device)
+
+    def _stops(self, made: Tensor, newest: str, ending: _Ending) -> bool:
+        if len(made) >= ending.limit:
+            return True
+        # Only a newline can complete a line, and to decode everything at each step would take long.
+        return ("\n" in newest or bool(ending.text)) and ending.cut(_text(self.tokenizer, made))[1]
 
 
-def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+def _text(tokenizer: Any, token_ids: Sequence[int] | Tensor) -> str:
+    return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], endings: Sequence[_Ending]) -> list[list[int]]:
     """Return the token ids that follow each prompt, including the padding that generation adds at the end."""
     generator: Any = decoder.base
     device = decoder.device
@@ -273,20 +268,19 @@ def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], limits: Sequen
     pad = generator.generation_config.pad_token_id
     input_ids = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    stop = _Stop(decoder.tokenizer, longest, torch.tensor(limits, device=device))
+    stop = _Stop(decoder.tokenizer, longest, endings)
     output = generator.generate(
         input_ids=input_ids,
         attention_mask=mask,
-        max_new_tokens=max(limits),
+        max_new_tokens=max(ending.limit for ending in endings),
         stopping_criteria=StoppingCriteriaList([stop]),
     )
     return output[:, longest:].tolist()  # type: ignore[no-any-return]
 
 
-def _finish(tokenizer: Any, token_ids: Sequence[int], limit: int, ends: Sequence[int] | None) -> tuple[str, bool]:
+def _finish(tokenizer: Any, token_ids: Sequence[int], ending: _Ending, ends: Sequence[int] | None) -> tuple[str, bool]:
     """Return the translation's text, and whether it was cut at its limit."""
-    kept = list(token_ids[:limit])
+    kept = list(token_ids[: ending.limit])
     end = next((place for place, token in enumerate(kept) if token in (ends or ())), None)
-    text = tokenizer.decode(kept[:end], skip_special_tokens=True)
-    line, newline, _ = text.partition("\n")
-    return line.strip(), end is None and not newline and len(kept) == limit
+    text, ended = ending.cut(_text(tokenizer, kept[:end]))
+    return text.strip(), end is None and not ended and len(kept) == ending.limit

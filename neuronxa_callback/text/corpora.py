@@ -13,6 +13,7 @@ from typing import Any
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.hub import refusal
 from neuronxa_callback.text.languages import (
+    FLORES_PLUS,
     check_language,
     code_in_name,
     flores_code_in_name,
@@ -27,8 +28,6 @@ from neuronxa_callback.text.readers import FILES, is_readable, languages_in
 
 EMBEDDED = "embedded"
 
-# Codes that differ in FLORES+ and FLORES-200. The paper's lists of languages use those of FLORES-200.
-FLORES_PLUS = {"cmn_Hans": "zho_Hans", "cmn_Hant": "zho_Hant", "ekk_Latn": "est_Latn", "fil_Latn": "tgl_Latn"}
 # The text column of a data set with one configuration per language: its name in FLORES+, then in FLORES-200.
 TEXT_COLUMNS = ("text", "sentence")
 # mteb's Tatoeba has one configuration per language pair. Its columns are in the order of the configuration's name.

@@ -21,6 +21,9 @@ _TWO_SCRIPTS = frozenset({"zho"})  # languages written in two scripts so often t
 _NTREX = re.compile(r"newstest\d+-(?:src|ref(-\d)?)\.([a-z]{3}(?:-[A-Za-z]+)?)\.txt")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _TEXT_ENDINGS = (".txt", ".sgm", ".sgml", ".xml")
+# Codes that differ in FLORES+ and FLORES-200. The paper's lists of languages use those of FLORES-200.
+FLORES_PLUS = {"cmn_Hans": "zho_Hans", "cmn_Hant": "zho_Hant", "ekk_Latn": "est_Latn", "fil_Latn": "tgl_Latn"}
+_SCRIPT_NAMES = {"Hans": "Simplified", "Hant": "Traditional"}  # as FLORES-200 has them
 
 
 class PairsError(ValueError):
@@ -76,9 +79,26 @@ def harness_languages() -> dict[str, str]:
 def language_name(code: str) -> str:
     """Return a language's English name, as prompts use it: "Icelandic" for "isl_Latn".
 
-    A language that FLORES-200 does not have keeps its code as its name.
+    FLORES-200 has the first word. The Unicode CLDR names the other languages, by way of langcodes. Their names say the
+    script if the language is mostly written in another one: "Serbian (Latin script)" for "srp_Latn". A code that has no
+    name stays as it is.
     """
-    return _language_names().get(code, code)
+    name = _language_names().get(FLORES_PLUS.get(code, code))
+    return name or _name_beyond_flores(code)
+
+
+@cache
+def _name_beyond_flores(code: str) -> str:
+    if not is_language(code):
+        return code
+    language = langcodes.get(code)
+    name = language.language_name().removesuffix(" (individual language)")
+    if name.startswith("Unknown language"):
+        return code
+    usual, script = langcodes.get(str(language.language)).maximize().script, language.script
+    if script == usual:
+        return name
+    return f"{name} ({_SCRIPT_NAMES.get(str(script)) or f'{language.script_name()} script'})"
 
 
 @cache

@@ -9,6 +9,7 @@ from dataclasses import replace
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
 from neuronxa_callback.quality.faithfulness import Faithfulness
+from neuronxa_callback.quality.metrics import bleu_tokenizer
 from neuronxa_callback.quality.queue import PendingScores
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
@@ -36,7 +37,8 @@ def other_choices(
     differ = _differences("languages", written, wanted)
     if translated and evaluation.quality:
         made = {name: direction.signature for name, direction in evaluation.quality.items()}
-        differ |= _differences("directions", made, translated) | _other_models(evaluation, models)
+        differ |= _differences("directions", made, translated)
+        differ |= _other_models(evaluation, models) | _other_words(evaluation)
     return differ
 
 
@@ -58,6 +60,17 @@ def _other_models(evaluation: Evaluation, models: Mapping[str, str]) -> Differen
             ours, theirs = models.get(metric), score.signature.get("model")
             if ours is not None and theirs is not None and theirs != ours:
                 differ[metric] = (theirs, ours)
+    return differ
+
+
+def _other_words(evaluation: Evaluation) -> Differences:
+    """Return BLEU if another tokenizer made its words. Earlier versions split some Chinese at spaces alone."""
+    differ: Differences = {}
+    for name, direction in evaluation.quality.items():
+        score = direction.scored.get("bleu")
+        ours, theirs = bleu_tokenizer(name.rpartition("-")[2]), score and score.signature.get("tok")
+        if theirs and theirs != ours:
+            differ["bleu"] = (f"tok:{theirs}", f"tok:{ours}")
     return differ
 
 

@@ -259,6 +259,24 @@ def test_another_comet_model_begins_a_new_series(tmp_path: Path, caplog: pytest.
     assert lines(tmp_path) == [4, 6]
 
 
+def test_bleu_of_other_words_begins_a_new_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Earlier versions split Chinese at spaces under codes such as cmn_Hans, and so had BLEU 0.0."""
+    sentences = tuple(f"第{number}只狗在旧椅子上睡觉。" for number in "一二三四五")
+    chinese = ParallelPairs(PAIRS[0].source, sentences, "eng_Latn", "cmn_Hans")
+    sft(tmp_path, [NeuronXACallback(chinese, eval_steps=2, quality="bleu"), StopAt(4)], **SAVING).train()
+    for record in score_lines(tmp_path):
+        (direction,) = record["quality"].values()
+        bleu = direction["metrics"]["bleu"]
+        assert "|tok:zh|" in bleu["signature"]
+        bleu["signature"] = bleu["signature"].replace("tok:zh", "tok:13a")
+        change_line(tmp_path, record["step"], quality={chinese.name: direction})
+    with caplog.at_level(logging.WARNING):
+        callback = NeuronXACallback(chinese, eval_steps=2, quality="bleu")
+        sft(tmp_path, [callback], **SAVING).train(resume_from_checkpoint=True)
+    assert "bleu tok:13a before, tok:zh now" in caplog.text
+    assert lines(tmp_path) == [4, 6]
+
+
 def test_a_run_that_had_no_callback_before_begins_its_curves_where_it_is_resumed(tmp_path: Path) -> None:
     sft(tmp_path, [StopAt(2)], **SAVING).train()
     trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2)], **SAVING)

@@ -16,6 +16,7 @@ from neuronxa_callback.quality import evaluator as quality
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.quality.metrics import bleu_tokenizer
 from neuronxa_callback.quality.translation import Translations, translate
 from neuronxa_callback.signature import Signature
 from tests.support import tiny_llama
@@ -54,6 +55,27 @@ def test_chrf_and_bleu_are_sacrebleus() -> None:
     )
     assert "nc:6|nw:0" in str(chrf.signature)
     assert "tok:13a" in str(bleu.signature)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "codes"),
+    [
+        ("zh", "zho_Hans zho_Hant zho_Hani yue_Hant cmn_Hans cmn_Hant wuu_Hans lzh_Hant nan_Hant hak_Hans"),
+        ("char", "jpn_Jpan jpn_Hira tha_Thai lao_Laoo khm_Khmr mya_Mymr shn_Mymr mnw_Mymr bod_Tibt dzo_Tibt iii_Yiii"),
+        ("13a", "isl_Latn kor_Hang kor_Kore nan_Latn jpn_Latn hin_Deva arb_Arab nonsense"),
+    ],
+)
+def test_bleus_tokenizer_follows_the_script(tokenizer: str, codes: str) -> None:
+    assert {code: bleu_tokenizer(code) for code in codes.split()} == dict.fromkeys(codes.split(), tokenizer)
+
+
+def test_bleu_of_mandarin_is_sacrebleus() -> None:
+    references = ("我今天早上很早就起床去海边散步了。", "昨天晚上我们在家里一起看了一部电影。")
+    texts = ["我今天早上很早起床去海边散步。", "昨天晚上我们一起在家看了电影。"]
+    pairs = ParallelPairs(("I walked early.", "We saw a film."), references, "eng_Latn", "cmn_Hans")
+    report = judged(QualityEvaluator("bleu", [pairs]), {pairs.name: texts})
+    assert report.mean("bleu") == sacrebleu.corpus_bleu(texts, [list(references)], tokenize="zh").score
+    assert report.mean("bleu") == pytest.approx(45, abs=15)
 
 
 @pytest.mark.parametrize(("code", "tokenizer"), [("zho_Hans", "zh"), ("jpn_Jpan", "char"), ("kor_Hang", "13a")])
@@ -186,6 +208,8 @@ def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokeni
         ("chrf", {"direction": "there"}, "direction 'there' is unknown"),
         ("chrf", {"prompt": "no field"}, "has no {source}"),
         ("chrf", {"prompt": 3}, "prompt=3 must be a template text or a function"),
+        ("comet", {"comet_device": "gpu"}, "comet_device='gpu' is unknown; use cpu, cuda or cuda:N"),
+        ("comet", {"comet_device": "cuda:x"}, "comet_device='cuda:x' is unknown; use cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_arguments(metrics: Any, options: dict[str, Any], message: str) -> None:
@@ -240,6 +264,37 @@ def test_a_model_path_of_nothing_is_left_out_by_the_default(with_comet: None, co
     names, message = evaluator.without_downloads()
     assert "COMET will not be logged" in str(message)
     assert names == ["cometkiwi"]
+
+
+class TestAGpuThatIsNotThere:
+    """No machine has a hundred of them."""
+
+    def test_is_refused_before_training(self, with_comet: None, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        message = (
+            r"^comet_device='cuda:99' is not there: COMET's Python, \S+, sees (no|\d+) GPUs?; use comet_device='cpu'"
+        )
+        with pytest.raises(ValueError, match=message):
+            QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+
+    def test_is_nothing_to_other_metrics(
+        self, with_comet: None, llama: Any, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        QualityEvaluator("chrf", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+
+    def test_is_not_looked_for_without_comet(
+        self, llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv(comet_environment.VARIABLE, str(tmp_path / "gone"))
+        QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+
+    def test_is_not_looked_for_where_comets_python_does_not_say(
+        self, llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        broken = tmp_path / "python"
+        broken.write_text("#!/bin/sh\nexit 1\n")
+        broken.chmod(0o755)
+        monkeypatch.setenv(comet_environment.VARIABLE, str(broken))
+        QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
 
 
 def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
-from neuronxa_callback.quality.translation import CHAT_PROMPT, PLAIN_PROMPT, Translations, prompt_ids, translate
+from neuronxa_callback.quality.prompts import CHAT_PROMPT, PLAIN_PROMPT, prompt_ids
+from neuronxa_callback.quality.translation import Translations, translate
+from tests.quality.scripted import follows
 from tests.support import hooks_of, make_tokenizer, tiny_llama
 
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=8)
@@ -79,34 +81,20 @@ class TestAgainstTheReference:
             assert list(with_adapter) == slowly(model, tokenizer, prompts, ICELANDIC.source)
 
 
-def scripted(tokenizer: PreTrainedTokenizerFast, next_token: dict[int, int]) -> LlamaForCausalLM:
-    """A Llama that says a fixed token after each token: one-hot embeddings, layers that add nothing."""
-    size = 640
-    model = tiny_llama(hidden_size=size, num_hidden_layers=1, intermediate_size=8, tie_word_embeddings=False)
-    with torch.no_grad():
-        model.model.layers[0].self_attn.o_proj.weight.zero_()
-        model.model.layers[0].mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(600, size))
-        model.lm_head.weight.zero_()
-        for token, following in next_token.items():
-            model.lm_head.weight[following, token] = 1
-    return model
-
-
 def test_how_translations_end(tokenizer: PreTrainedTokenizerFast) -> None:
-    """At the end token, at a newline, at the limit, or before they begin."""
+    """At the end token, before they begin, at the limit, at a newline. A newline that comes first ends nothing."""
     ids = {text: tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in "abcdexyzq\n"}
     end = tokenizer.eos_token_id
     chain = {"a": "x", "x": end, "b": end, "c": "y", "y": "y", "d": "z", "z": "\n", "\n": "q", "e": "\n", "q": "q"}
-    model = scripted(tokenizer, {ids[k]: v if v is end else ids[str(v)] for k, v in chain.items()})
+    model = follows(tokenizer, {ids[k]: v if v is end else ids[str(v)] for k, v in chain.items()})
     for budget in (1, 1000):
         made = translate(Decoder.find(model, tokenizer), list("abcde"), *PAIR, prompt="{source}", token_budget=budget)
-        assert made == Translations(("x", "", "y" * 20, "z", ""), empty=2, truncated=1)
+        assert made == Translations(("x", "", "y" * 20, "z", "q" * 19), empty=1, truncated=2)
 
 
 def test_the_limit_is_each_sentences_own(tokenizer: PreTrainedTokenizerFast) -> None:
     letter = tokenizer("y", add_special_tokens=False)["input_ids"][0]
-    model = scripted(tokenizer, {letter: letter})
+    model = follows(tokenizer, {letter: letter})
     made = translate(Decoder.find(model, tokenizer), ["y", "yyyyy"], *PAIR, prompt="{source}")
     longer = len(tokenizer("yyyyy", add_special_tokens=False)["input_ids"])
     assert [len(text) for text in made.texts] == [4 + 16, 4 * longer + 16]
@@ -159,6 +147,10 @@ class TestPrompts:
             ("{source} {langauge}", "has the unknown field {langauge}; use {source}"),
             ("{source} {", "cannot be read .*; write a literal brace twice"),
             (lambda *_: None, "the prompt function returned None for"),
+            (
+                lambda *_: ["Translate."],
+                r"the prompt function returned \['Translate.'\] for .*; return a text or a list",
+            ),
         ],
     )
     def test_what_cannot_be_used(self, prompt: Any, message: str, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -178,8 +170,9 @@ class TestPrompts:
 
         chat, other_chat = make_tokenizer(), make_tokenizer()
         chat.chat_template, other_chat.chat_template = CHAT_TEMPLATE, CHAT_TEMPLATE.replace("[", "<")
+        model = tiny_llama()
         signatures = [
-            str(translation.signature(*given))
+            str(translation.signature(Decoder.find(model, given[0]), *given[1:]))
             for given in (
                 (tokenizer, ICELANDIC.source, *PAIR),
                 (tokenizer, ICELANDIC.source, "eng_Latn", "fra_Latn"),
@@ -194,8 +187,19 @@ class TestPrompts:
         assert re.fullmatch(r"prompt:plain-[0-9a-f]{8}\|decode:greedy\|limit:4x\+16", signatures[0])
         assert signatures[2].startswith("prompt:chat-")
         assert signatures[4].startswith("prompt:own-")
-        same = translation.signature(tokenizer, ICELANDIC.source, *PAIR, lambda source, *_: f"{source}=")
+        same = translation.signature(
+            Decoder.find(model, tokenizer), ICELANDIC.source, *PAIR, lambda source, *_: f"{source}="
+        )
         assert str(same) == signatures[4]
+
+    @pytest.mark.parametrize(("template", "prompt"), [(None, "plain-b1c785cf"), (CHAT_TEMPLATE, "chat-3a9c9da2")])
+    def test_signatures_are_those_of_earlier_versions(self, template: str | None, prompt: str) -> None:
+        """Runs that earlier versions began go on."""
+        tokenizer = make_tokenizer()
+        tokenizer.chat_template = template
+        french = ParallelPairs.load("eng_Latn-fra_Latn", n=12)
+        signature = translation.signature(Decoder.find(tiny_llama(), tokenizer), french.source, "eng_Latn", "fra_Latn")
+        assert str(signature) == f"prompt:{prompt}|decode:greedy|limit:4x+16"
 
     def test_a_text_that_begins_with_bos_gets_no_second_one(self, tokenizer: PreTrainedTokenizerFast) -> None:
         assert self.texts(tokenizer, "<s>{source}:") == "<s>A {curly} fox.:"
@@ -265,7 +269,7 @@ class TestNothingIsChanged:
     def test_end_tokens_of_the_checkpoint_count(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Llama 3 Instruct ends its turns with another token than its tokenizer's."""
         letter = tokenizer("y", add_special_tokens=False)["input_ids"][0]
-        model = scripted(tokenizer, {letter: letter})
+        model = follows(tokenizer, {letter: letter})
         model.generation_config.eos_token_id = [1, letter]
         assert translate(Decoder.find(model, tokenizer), ["y"], *PAIR, prompt="{source}") == Translations(("",), 1, 0)
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
-from neuronxa_callback.quality.translation import PLAIN_PROMPT
+from neuronxa_callback.quality.prompts import PLAIN_PROMPT
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.pairs import PairsError
 from tests.support import make_tokenizer, tiny_llama

@@ -28,6 +28,27 @@ def test_every_language_has_a_name_of_its_own() -> None:
     assert language_name("zho_Hant") == "Chinese (Traditional)"
 
 
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("cmn_Hans", "Chinese (Simplified)"),
+        ("cmn_Hant", "Chinese (Traditional)"),
+        ("ekk_Latn", "Estonian"),
+        ("fil_Latn", "Tagalog"),
+        ("kal_Latn", "Kalaallisut"),
+        ("wuu_Hans", "Wu Chinese"),
+        ("lzh_Hant", "Literary Chinese (Traditional)"),
+        ("srp_Latn", "Serbian (Latin script)"),
+        ("dgo_Deva", "Dogri"),
+        ("qaa_Latn", "qaa_Latn"),
+        ("xxx_Latn", "xxx_Latn"),
+        ("source", "source"),
+    ],
+)
+def test_names_beyond_flores_200(code: str, name: str) -> None:
+    assert language_name(code) == name
+
+
 @pytest.mark.parametrize("name", ["isl_Latn", "kal_Latn", "kzj_Latn"])
 def test_what_a_language_code_is(name: str) -> None:
     assert is_language(name)

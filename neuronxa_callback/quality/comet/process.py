@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,14 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuronxa_callback.quality.comet import device as comet_device
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.signature import Signature
-
-# Launchers set these for the training processes. The worker is not one of them, but Lightning would take it for one.
-LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR")
-LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PMI_", "PMIX_", "OMPI_", "ACCELERATE_", "JSM_", "LSB_")
-
 
 CLOSING_SECONDS = 10
 
@@ -84,8 +79,7 @@ class CometWorker:
     """
 
     def __init__(self, device: str = "cpu", batch_size: int = 8, timeout: float = 1200, idle: float = 600) -> None:
-        if device != "cpu" and device.partition(":")[0] != "cuda":
-            raise ValueError(f"comet_device={device!r} is unknown; use cpu, cuda or cuda:N.")
+        comet_device.check_name(device)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"comet_batch_size={batch_size!r} must be a number of segments, such as 8.")
         if not timeout > 0:
@@ -225,7 +219,7 @@ class CometWorker:
                 stderr=self._stderr,
                 encoding="utf-8",
                 errors="replace",
-                env=_environment(python, self.device),
+                env=comet_device.variables(python, self.device),
                 start_new_session=True,  # Ctrl-C reaches only the training, and the whole session can be killed
             )
         except OSError as error:
@@ -283,20 +277,3 @@ def _kill(process: subprocess.Popen[str]) -> None:
         return
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _environment(python: Path, device: str) -> dict[str, str]:
-    """Return the worker's environment variables: those of the training, without those that are only for training."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
-    }
-    if "WORLD_SIZE" in os.environ:  # torchrun sets one thread for each of its processes, which share the machine
-        kept.pop("OMP_NUM_THREADS", None)
-    if python != Path(sys.executable):
-        for name in ("PYTHONPATH", "PYTHONHOME"):  # they point at packages for another interpreter
-            kept.pop(name, None)
-    if device == "cpu":
-        kept["CUDA_VISIBLE_DEVICES"] = ""  # otherwise it would take memory on the GPU that trains
-    return kept
