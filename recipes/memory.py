@@ -8,7 +8,8 @@ from preflight import PreflightError
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig
 
-from neuronxa_callback.model.neurons import DenseFFN, find_ffns
+from neuronxa_callback.model.dense import DenseFFN
+from neuronxa_callback.model.neurons import find_ffns
 
 GIB = 2**30
 

@@ -15,56 +15,34 @@ HIDDEN = 64
 SPREAD = 0.15  # of random weights: large enough for tokens to differ
 
 # Names of settings -> their tiny value, whichever model type has them.
-SIZES: dict[str, Any] = {
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
-    **dict.fromkeys(
-        "hidden_size n_embd d_model dim emb_dim n_embed word_embed_proj_dim embedding_size decoder_hidden_size "
-        "embedding_dim text_hidden_size".split(),
-        HIDDEN,
-    ),
-    **dict.fromkeys(
-        "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size d_ff feed_forward_size "
-        "d_inner dff dim_ff".split(),
-        96,
-    ),
+_NAMES: dict[str, Any] = {
+    "vocab_size vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size n_embd d_model dim emb_dim n_embed word_embed_proj_dim embedding_size decoder_hidden_size": HIDDEN,
+    "embedding_dim text_hidden_size": HIDDEN,
+    "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size d_ff feed_forward_size": 96,
+    "d_inner dff dim_ff": 96,
     "intermediate_size_mlp": 112,
     "shared_intermediate_size": 40,
-    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size"), 24),
-    **dict.fromkeys(("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers"), 4),
-    **dict.fromkeys(("decoder_layers", "encoder_layers", "num_decoder_layers", "num_encoder_layers"), 3),
-    **dict.fromkeys(
-        "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads "
-        "num_decoder_attention_heads num_encoder_attention_heads num_kv_heads".split(),
-        4,
-    ),
-    "num_key_value_heads": 2,
-    **dict.fromkeys(("head_dim", "dim_head", "v_head_dim", "global_head_dim", "kv_lora_rank", "q_lora_rank"), 16),
-    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "laurel_rank"), 8),
-    "hidden_size_per_layer_input": 8,
-    **dict.fromkeys(
-        "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions max_source_positions".split(), 512
-    ),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "n_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"), 2),
-    **dict.fromkeys(
-        "n_shared_experts num_shared_experts moe_num_shared_experts n_group topk_group num_expert_group "
-        "first_k_dense_replace num_dense_layers num_kv_shared_layers".split(),
-        1,
-    ),
-    **dict.fromkeys(("initializer_range", "init_std"), SPREAD),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    **dict.fromkeys(("sliding_window", "attention_window", "local_attention", "attention_window_size"), 64),
+    "moe_intermediate_size expert_ffn_hidden_size": 24,
+    "shared_expert_intermediate_size moe_shared_expert_intermediate_size": 32,
+    "num_hidden_layers n_layer num_layers n_layers": 4,
+    "decoder_layers encoder_layers num_decoder_layers num_encoder_layers": 3,
+    "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads": 4,
+    "num_decoder_attention_heads num_encoder_attention_heads num_kv_heads linear_num_value_heads": 4,
+    "num_key_value_heads linear_num_key_heads": 2,
+    "head_dim dim_head v_head_dim global_head_dim kv_lora_rank q_lora_rank": 16,
+    "linear_key_head_dim linear_value_head_dim": 16,
+    "qk_nope_head_dim qk_rope_head_dim rotary_dim laurel_rank hidden_size_per_layer_input": 8,
+    "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions max_source_positions": 512,
+    "num_experts num_local_experts n_routed_experts moe_num_experts n_experts": 4,
+    "num_experts_per_tok num_experts_per_token moe_topk moe_k": 2,
+    "n_shared_experts num_shared_experts moe_num_shared_experts n_group topk_group num_expert_group": 1,
+    "first_k_dense_replace num_dense_layers num_kv_shared_layers": 1,
+    "initializer_range init_std": SPREAD,
+    "sliding_window attention_window local_attention attention_window_size": 64,
 }
+SIZES: dict[str, Any] = {name: size for names, size in _NAMES.items() for name in names.split()}
 TOKENS = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
-# Settings whose defaults fit the real size alone. The tiny model works out its own.
-DERIVED = frozenset(
-    "layer_types mlp_layer_types rope_parameters rope_scaling layers_block_type block_types "
-    "activation_sparsity_pattern no_rope_layers moe_layers hybrid_layer_ids full_attn_idxs attn_layer_indices "
-    "architectures model_type transformers_version".split()
-)
 TEXT_CONFIGS = ("text_config", "decoder", "decoder_config", "lm_config")
 
 _ATTENTION = ["sliding_attention", "full_attention"] * 2
@@ -111,10 +89,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dots3_note": {"text_config": SIZES | {"num_key_value_heads": 4}},
     "dots3_note_text": {"num_key_value_heads": 4},
     **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), _GEMMA4),
-    **dict.fromkeys(("gemma4", "gemma4_unified"), {"text_config": SIZES | _GEMMA4}),
+    "gemma4": {"text_config": SIZES | _GEMMA4},
+    "gemma4_unified": {"text_config": SIZES | _GEMMA4},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
-    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 16}),
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "ministral": {"head_dim": 16},
     "jamba": dict.fromkeys(("attn_layer_period", "expert_layer_period"), 2)
     | dict.fromkeys(("attn_layer_offset", "expert_layer_offset"), 1),
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
@@ -164,7 +145,7 @@ def tiny_model(kind: str) -> Any:
     config = _shrunk(CONFIG_MAPPING[kind.partition("#")[0]], SETTINGS.get(kind, {}))
     model = AutoModelForCausalLM.from_config(config).eval().float()
     for weight in model.parameters():
-        if weight.dim() > 1 and not weight.any() or not weight.isfinite().all():
+        if (weight.dim() > 1 and not weight.any()) or not weight.isfinite().all():
             nn.init.normal_(weight, std=SPREAD)  # transformers leaves some weights zero, and some empty
     for name, buffer in model.named_buffers():
         if name.endswith("tid2eid"):  # the experts of each token id, all 0 until a checkpoint is loaded
@@ -185,7 +166,7 @@ def _shrunk(config_class: type[PretrainedConfig], own: dict[str, Any]) -> Pretra
     for name, value in vars(default).items():
         if name in TEXT_CONFIGS and isinstance(value, PretrainedConfig):
             settings[name] = _shrunk(type(value), {}).to_dict()
-        elif name in SIZES and name not in DERIVED and _is_size(name, value):
+        elif name in SIZES and _is_size(name, value):
             settings[name] = SIZES[name]
     return config_class(**settings | TOKENS | own)
 

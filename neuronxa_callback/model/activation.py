@@ -1,4 +1,4 @@
-"""The activation function sigma of an FFN (Eq. 1 of the paper): where its module keeps it, and what it does to signs."""
+"""The activation function sigma of an FFN (Eq. 1 of the paper): where its module keeps it, what it does to signs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _named(ffn: Any) -> Activation | None:
             return activation  # type: ignore[no-any-return]
     config = getattr(ffn, "config", None)  # the only place where Liger's FFNs name it
     hidden_act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
-    return ACT2FN[hidden_act] if hidden_act in ACT2FN else None
+    return ACT2FN.get(hidden_act)
 
 
 @torch.no_grad()

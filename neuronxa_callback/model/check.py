@@ -99,8 +99,8 @@ def _check_wrapper(decoder: Decoder, ids: Sequence[int], alone: Tensor) -> None:
         handle.remove()
     if not seen or _most_tokens_differ(seen[-1][0], alone):
         raise UnreadableFFNError(
-            f"{type(decoder.model).__name__} changes the model from outside its layers, so a pass over the layers alone "
-            "would measure another model. Use LoRA or another adapter inside the layers."
+            f"{type(decoder.model).__name__} changes the model from outside its layers, so a pass over them alone would "
+            "measure another model. Use LoRA or another adapter inside the layers."
         )
 
 
@@ -110,4 +110,5 @@ def _most_tokens_differ(found: Tensor, expected: Tensor) -> bool:
     One token may: in a mixture of experts, rounding may send it to another expert.
     """
     distance = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
-    return bool((distance > SAME_FORMULA * torch.linalg.vector_norm(expected.float(), dim=-1)).float().mean() >= 0.5)
+    differ = distance > SAME_FORMULA * torch.linalg.vector_norm(expected.float(), dim=-1)
+    return bool(differ.float().mean() >= 0.5)

@@ -102,7 +102,7 @@ class Experts:
 
     def _states(self, projected: Tensor) -> Tensor:
         if not self.gated:
-            return projected > 0 if self.sign_preserving else self.module.act_fn(projected) > 0  # type: ignore[no-any-return]
+            return projected > 0 if self.sign_preserving else self.module.act_fn(projected) > 0
         half = slice(projected.shape[-1] // 2) if self.module.is_concatenated else slice(None, None, 2)
         gate = projected[..., half]
         return gate > 0 if self.sign_preserving else _sigma_of_experts(self.module)(gate) > 0
@@ -117,7 +117,7 @@ class Experts:
     def _contribution(self, inner: Tensor, expert: int) -> Tensor:
         """Return what an expert adds to the output, before the router's weight, from its neurons' values."""
         output = self._linear(inner, "down_proj", expert)
-        return self.module.post_expert_norm(output) if _has(self.module, "has_post_expert_norm") else output  # type: ignore[no-any-return]
+        return self.module.post_expert_norm(output) if _has(self.module, "has_post_expert_norm") else output
 
     @contextmanager
     def checked(self) -> Iterator[None]:

@@ -80,7 +80,7 @@ def joined_streams(hidden: Tensor, batch: int, tokens: int) -> Tensor:
         hidden = (hidden if hidden.shape[:2] == (batch, tokens) else hidden.movedim(0, 2)).flatten(2)
     if hidden.shape[:-1] != (batch, tokens):
         raise UnreadableFFNError(
-            f"a decoder layer gets hidden states of the shape {tuple(hidden.shape)} for {tokens} tokens, so there is no "
-            "hidden state of each token to read. Use another model."
+            f"a decoder layer gets hidden states of the shape {tuple(hidden.shape)} for {tokens} tokens, so there is "
+            "no hidden state of each token to read. Use another model."
         )
     return hidden

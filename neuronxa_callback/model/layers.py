@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 REMEDY = (
-    "NeuronXA reads the FFNs of most decoders; docs/architectures.md lists them with the names of their projections. If "
-    "this FFN was replaced or wrapped, keep modules with these names in it and call them."
+    "NeuronXA reads the FFNs of most decoders; docs/architectures.md lists them with the names of their projections. "
+    "If this FFN was replaced or wrapped, keep modules with these names in it and call them."
 )
 
 

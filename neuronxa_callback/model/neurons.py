@@ -104,5 +104,5 @@ def _searched(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def may_hold_ffn(name: str) -> bool:
-    """Return whether a module with this name may be an FFN or hold one: it is no router, norm, attention or the like."""
+    """Return whether a module of this name may be an FFN or hold one: it is no router, norm, attention or the like."""
     return name not in ROUTERS and not any(part in name for part in NO_FFNS)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
+from neuronxa_callback.quality.comet.process import QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.prompts import CHAT_PROMPT, chat_prompt, prompt_ids
 from neuronxa_callback.quality.translation import Translations, translate
@@ -100,13 +101,17 @@ class TestLines:
         text = chat_tokenizer(CHATML).decode(asked)
         assert "text from English into Icelandic. Answer with the translation alone.\n\nOne.\nTwo.<|im_end|>" in text
 
-    def test_a_model_that_says_the_references_has_all_points(self) -> None:
-        pairs = ParallelPairs(("One.\nTwo.", "Yes.\nNo."), ("Já.\nNei.", "Já. \nNei."), *PAIR)
+    def test_a_model_that_says_the_reference_has_all_points(self) -> None:
+        pairs = ParallelPairs(("One.\nTwo.", "Yes.\nNo."), ("Já.\nNei.", "Jú.\nNei."), *PAIR)
         tokenizer = make_tokenizer()
         decoder = Decoder.find(says(tokenizer, "Já.\nNei.</s>"), tokenizer)
         with QualityEvaluator("chrf", [pairs]) as quality:
             quality.check(decoder)
-            assert quality.score(quality.translate(decoder)).mean("chrf") == 100
+            report = quality.score(quality.translate(decoder))
+            found = report.by_direction[pairs.name].finished()["chrf"]
+            assert isinstance(found, QualityScore)
+            assert found.segments is not None
+            assert found.segments[0] == 100 > found.segments[1]
 
     def test_the_signature_names_them_where_there_are_several(self, tokenizer: PreTrainedTokenizerFast) -> None:
         decoder = Decoder.find(tiny_llama(), tokenizer)
