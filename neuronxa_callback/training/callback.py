@@ -20,7 +20,7 @@ from neuronxa_callback.training.metric_names import is_read_by_trainer, named_fo
 from neuronxa_callback.training.run import Run
 from neuronxa_callback.training.schedule import interval, is_interval
 from neuronxa_callback.training.settings import StoppingRule
-from neuronxa_callback.training.trainer import FalseAlarm, Moment, move_to_front
+from neuronxa_callback.training.trainer import FalseAlarm, Moment, is_in_front, move_to_front
 from neuronxa_callback.training.watch import Watch
 from neuronxa_callback.vocabulary import Method, TokenPooling
 
@@ -42,7 +42,8 @@ class NeuronXACallback(TrainerCallback):
     evaluates (`eval_strategy="no"`), it scores every `eval_steps`. The scores are `eval_nasca` (mean over the language
     pairs), `eval_nasca_eng_Latn-isl_Latn` (one language pair) and `eval_neuronxa_runtime` (seconds). They reach
     `state.log_history`, every tracker of `report_to`, `OUTPUT_DIR/neuronxa/scores.jsonl`, and the metrics that
-    `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read.
+    `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read. An `evaluate()` with another
+    prefix, such as "test", and `predict()` return the scores with that prefix: `test_nasca`.
 
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
@@ -155,6 +156,7 @@ class NeuronXACallback(TrainerCallback):
     ) -> None:
         """Begin a run, and refuse what cannot be measured before training starts."""
         move_to_front(self)
+        self.false_alarm.let_through(all_of_them=True)
         if self._run is not None:
             self._run.close()  # an earlier run was interrupted
         moment = Moment.of(self, control, kwargs)
@@ -195,15 +197,15 @@ class NeuronXACallback(TrainerCallback):
     ) -> None:
         """Score, and add the scores to the metrics that the Trainer and later callbacks read.
 
-        A step is measured once, and each of its evaluations gets the scores. They are called `eval_nasca` and the like,
-        or `train_nasca` if the evaluation's prefix is "train". If the Trainer evaluates several sets, the callbacks
-        behind this one find the scores with the first: an EarlyStoppingCallback that found them with each set would
-        count one step several times. `LastTurn` adds them for the Trainer.
+        A step is measured once, and each of its evaluations gets the scores (see `named_for`). If the Trainer evaluates
+        several sets, the callbacks behind this one find the scores with the first: an EarlyStoppingCallback that found
+        them with each set would count one step several times. `LastTurn` adds them for the Trainer.
         """
         moment, metrics = Moment.of(self, control, kwargs), {} if metrics is None else metrics
-        prefix = prefix_of(metrics)
-        run = self._evaluated(moment, prefix, metrics)
-        if run.watch.chooses_best_model(moment):
+        run, prefix = self._evaluated(moment, metrics), prefix_of(metrics)
+        if not is_in_front(self):
+            move_to_front(self)
+        elif run.watch.chooses_best_model(moment):
             self.false_alarm.hold_back(moment.args.metric_for_best_model)
         is_counted = is_read_by_trainer(prefix) and run.in_training
         if not is_counted or run.scores.is_turn(moment.is_nested):
@@ -213,7 +215,7 @@ class NeuronXACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
         """Score as at an evaluation. The scores join the metrics that `Trainer.predict` returns."""
-        self._evaluated(Moment.of(self, control, kwargs), prefix_of(metrics), metrics)
+        self._evaluated(Moment.of(self, control, kwargs), metrics)
         metrics.update(self.scores_for(metrics))
 
     def on_optimizer_step(
@@ -237,8 +239,8 @@ class NeuronXACallback(TrainerCallback):
 
     # ------------------------------------------------------------------------------------------ runs
 
-    def _evaluated(self, moment: Moment, prefix: str, others: Mapping[str, float]) -> Run:
-        """Return the run that has the scores of the present weights.
+    def _evaluated(self, moment: Moment, others: Mapping[str, float]) -> Run:
+        """Return the run that has the scores of the present weights for an evaluation with these other metrics.
 
         Outside training it waits for COMET and keeps no history. That begins with the end of the run, when the Trainer
         may have loaded its best checkpoint.
@@ -247,7 +249,7 @@ class NeuronXACallback(TrainerCallback):
             run = self._current_run(moment)
             run.evaluate(moment, others)
             return run
-        self._run = run = Run(self._watch(moment), prefix=prefix)
+        self._run = run = Run(self._watch(moment), prefix=prefix_of(others))
         try:
             run.score(moment)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import get_args
@@ -97,7 +97,7 @@ def _check_logged(asked: str, name: str, logged: Logged) -> None:
         raise ValueError(f"{asked} will not be logged; name {read!r} in NeuronXACallback(methods=...).")
     if score != name and (there := _of_same_score(score, logged)):
         raise ValueError(f"{asked} will not be logged; choose from {', '.join(there)}.")
-    raise ValueError(f"{asked} will not be logged; the nearest names are {', '.join(_nearest(name, logged))}.")
+    raise ValueError(f"{asked} will not be logged; the nearest names are {', '.join(_nearest(name, logged.plain))}.")
 
 
 def _refuse_of_translations(asked: str, score: str, logged: Logged) -> None:
@@ -123,9 +123,9 @@ def _is_ours(name: str, logged: Logged) -> bool:
     return not logged.others and (misspelt or of_object or not OTHERS_TOO.isdisjoint(ends))
 
 
-def _nearest(name: str, logged: Logged) -> list[str]:
-    """Return the three logged names that are most like a name, whatever their case."""
-    known = {plain.lower(): plain for plain in logged.plain if not plain.endswith("_runtime")}
+def _nearest(name: str, names: Sequence[str]) -> list[str]:
+    """Return the three names that are most like a name, whatever their case."""
+    known = {other.lower(): f"eval_{other}" for other in names if not other.endswith("_runtime")}
     return [known[found] for found in get_close_matches(name.lower(), known, 3, 0.0)]
 
 

@@ -38,6 +38,7 @@ from neuronxa_callback.training.watch import Watch
 logger = logging.getLogger(__name__)
 
 FAILED = "an evaluation failed, and training goes on without its scores"
+FAILED_OUTSIDE = "the model could not be scored"
 
 
 class Run:
@@ -61,6 +62,7 @@ class Run:
         self.schedule = series.schedule
         self.scores = StepScores()
         self._prefix = prefix
+        self._failed = FAILED if self.in_training else FAILED_OUTSIDE
         self._late = series.late
         self._queue = ScoreQueue(watch.slow)
         for pending in series.pending:
@@ -172,7 +174,7 @@ class Run:
         start = time.perf_counter()
         decoder: Decoder | None = None
         # The decoder is found in the mixed precision of the training, because it records that precision.
-        with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
+        with self._faults.guarded(self._failed), moment.trainer.accelerator.autocast():
             decoder = Decoder.find(moment.model, moment.tokenizer(self.watch.tokenizer))
         metrics = self._score_alignment(moment, decoder)
         metrics |= self._score_quality(moment, decoder, is_aligned=bool(metrics))
@@ -187,7 +189,7 @@ class Run:
         report: AlignmentReport | None = None
         start = time.perf_counter()
         if decoder is not None:
-            with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
+            with self._faults.guarded(self._failed), moment.trainer.accelerator.autocast():
                 report = self.watch.evaluator.score(decoder, self._budget)
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}

@@ -91,8 +91,8 @@ class Moment:
     @property
     def has_metrics_of_others(self) -> bool:
         """Whether the user's own code may give metrics: `compute_metrics`, an `evaluate`, or another callback."""
-        code = [type(self.trainer).evaluate, type(self.trainer).evaluation_loop]
-        code += [type(callback).on_evaluate for callback in self.trainer.callback_handler.callbacks]
+        code = [self.trainer.evaluate, self.trainer.evaluation_loop]
+        code += [callback.on_evaluate for callback in self.trainer.callback_handler.callbacks]
         foreign = any(function.__module__.partition(".")[0] not in KNOWN_PACKAGES for function in code)
         return foreign or self.trainer.compute_metrics is not None
 
@@ -223,9 +223,9 @@ class FalseAlarm(logging.Filter):
         self._metrics.append(f"eval_{(metric or '').removeprefix('eval_')}")
         logging.getLogger(EarlyStoppingCallback.__module__).addFilter(self)
 
-    def let_through(self) -> None:
-        """End the latest `hold_back`, if there is one."""
-        del self._metrics[-1:]
+    def let_through(self, all_of_them: bool = False) -> None:
+        """End the latest `hold_back`, or all of them, as when a callback's error ended the turns too early."""
+        del self._metrics[0 if all_of_them else -1 :]
         if not self._metrics:
             logging.getLogger(EarlyStoppingCallback.__module__).removeFilter(self)
 
@@ -255,6 +255,11 @@ def move_to_front(callback: Any) -> None:
     flow = sum(isinstance(c, DefaultFlowCallback) for c in others[:1])
     # This is a new list because the Trainer is iterating over the old one.
     handler.callbacks = [*others[:flow], callback, *others[flow:], LastTurn(callback)]
+
+
+def is_in_front(callback: Any) -> bool:
+    """Return whether a callback was moved to the front. The Trainer tells it of no event when it is added later."""
+    return any(_is_tail_of(other, callback) for other in calling_trainer(callback).callback_handler.callbacks)
 
 
 def _is_tail_of(other: TrainerCallback, callback: Any) -> bool:

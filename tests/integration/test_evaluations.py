@@ -209,6 +209,29 @@ class TestTheTrainingSet:
         assert trainer.state.best_model_checkpoint is None
         assert not [message for message in warned if "early stopping" in message]
 
+    def test_a_callback_that_joins_during_training_gives_its_scores_likewise(
+        self, tmp_path: Path, warned: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = NeuronXACallback(ICELANDIC)
+
+        class Adding(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step == 1:
+                    trainer.add_callback(late)
+                if state.global_step == 4:
+                    monkeypatch.setattr(late.evaluator, "representations", {"nasca": "broken"})
+
+        recipe = OnTrain()
+        trainer = of_train(tmp_path, recipe, [Adding(), EarlyStoppingCallback(5)], **STEPS, **BEST)
+        trainer.train()
+        assert scored_steps(trainer) == [2, 4]
+        assert [metrics["train_nasca"] for metrics in recipe.returned[:2]] == [
+            v for _, v in entries(trainer, "eval_nasca")
+        ]
+        assert math.isnan(recipe.returned[2]["train_nasca"])
+        # It cannot come before its elders in the first event of which it is told.
+        assert len([message for message in warned if "early stopping" in message]) == 1
+
     def test_an_evaluation_after_the_optimizers_step_gets_no_stale_scores(self, tmp_path: Path) -> None:
         class Between(OnTrain):
             def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -362,7 +385,9 @@ class TestNamesOfMetrics:
         settings = {**STEPS, **BEST, "metric_for_best_model": metric}
         trainer = sft(tmp_path, [NeuronXACallback(ICELANDIC, quality=())], **settings)
         trainer.eval_dataset = {"is": trainer.eval_dataset}
-        with pytest.raises(ValueError, match=f"metric_for_best_model='{metric}' will not be logged; the nearest names"):
+        with pytest.raises(
+            ValueError, match=f"metric_for_best_model='{metric}' will not be logged; the nearest names are eval_na"
+        ):
             trainer.train()
         assert trainer.state.global_step == 0
 

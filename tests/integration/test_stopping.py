@@ -329,7 +329,7 @@ def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogC
     [
         ("mexa", r"name 'mexa' in NeuronXACallback\(methods=...\)"),
         ("nasca_eng_Latn-fra_Latn", "choose from nasca, nasca_eng_Latn-isl_Latn"),
-        ("NASCA", "the nearest names are nasca, "),
+        ("NASCA", "the nearest names are eval_nasca, "),
         ("chrf", r"name 'chrf' in NeuronXACallback\(quality=...\)"),
     ],
 )

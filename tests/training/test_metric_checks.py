@@ -25,14 +25,14 @@ def check(name: str | None, logged: Logged, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("eval_NASCA", "the nearest names are nasca, "),
-        ("eval/nasca", "the nearest names are nasca, "),
-        ("eval_is_nasca", "the nearest names are nasca, "),
-        ("eval_eval_nasca", "the nearest names are nasca, "),
-        ("nasca_isl", "the nearest names are nasca, "),
-        ("eval_nasca_en-is", "the nearest names are nasca_rank, nasca_eng_Latn-isl_Latn, nasca"),
+        ("eval_NASCA", "the nearest names are eval_nasca, "),
+        ("eval/nasca", "the nearest names are eval_nasca, "),
+        ("eval_is_nasca", "the nearest names are eval_nasca, "),
+        ("eval_eval_nasca", "the nearest names are eval_nasca, "),
+        ("nasca_isl", "the nearest names are eval_nasca, "),
+        ("eval_nasca_en-is", "the nearest names are eval_nasca_rank, eval_nasca_eng_Latn-isl_Latn, eval_nasca"),
         ("eval_nasca_isl_Latn-eng_Latn", "choose from nasca, nasca_eng_Latn-isl_Latn, nasca_eng_Latn-fra_Latn"),
-        ("nasca_rank_best", "the nearest names are nasca_rank, "),
+        ("nasca_rank_best", "the nearest names are eval_nasca_rank, "),
         ("navca", r"name 'navca' in NeuronXACallback\(methods=...\)"),
     ],
 )
@@ -47,13 +47,13 @@ def test_a_name_with_a_word_of_the_paper_is_refused_whoever_gives_metrics(
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("eval_nsca", "the nearest names are nasca, "),
-        ("nascaa", "the nearest names are nasca, "),
+        ("eval_nsca", "the nearest names are eval_nasca, "),
+        ("nascaa", "the nearest names are eval_nasca, "),
         ("eval_mexa", r"name 'mexa' in NeuronXACallback\(methods=...\)"),
         ("eval_bleu", r"name 'bleu' in NeuronXACallback\(quality=...\)"),
-        ("eval_is_chrf", "the nearest names are chrf, "),
-        ("eval_chrF", "the nearest names are chrf, "),
-        ("chrf_en-is", "the nearest names are chrf_eng_Latn-isl_Latn, chrf, "),
+        ("eval_is_chrf", "the nearest names are eval_chrf, "),
+        ("eval_chrF", "the nearest names are eval_chrf, "),
+        ("chrf_en-is", "the nearest names are eval_chrf_eng_Latn-isl_Latn, eval_chrf, "),
         ("eval_letters_eng_Latn-deu_Latn", "choose from letters, letters_eng_Latn-isl_Latn, letters_eng_Latn-fra_Latn"),
     ],
 )
