@@ -188,6 +188,17 @@ class TestTheTrainingSet:
         assert trainer.state.global_step == 8  # the first has nothing to compare with; then three without a rise
         assert not [message for message in warned if "early stopping" in message]
 
+    def test_patience_also_counts_an_evaluation_with_the_trainers_prefix(self, tmp_path: Path) -> None:
+        """As it does where the metric is a loss. The stop that the recipe loses comes with the Trainer's own."""
+        for metric in ("eval_nasca", "eval_loss"):
+            callbacks = [EarlyStoppingCallback(3), NeuronXACallback(ICELANDIC)]
+            settings = {**STEPS, **BEST, "metric_for_best_model": metric}
+            own = OnTrain("eval")
+            trainer = of_train(tmp_path / metric, own, callbacks, max_steps=20, learning_rate=0.0, **settings)
+            trainer.eval_dataset = trainer.train_dataset.select(range(8))
+            trainer.train()
+            assert trainer.state.global_step == 6
+
     def test_weights_are_those_of_a_run_without_the_callback(self, tmp_path: Path) -> None:
         weights = []
         for name, callbacks in (("without", []), ("with", [NeuronXACallback(ICELANDIC, quality="chrf")])):
@@ -377,6 +388,20 @@ def test_a_resumed_step_is_evaluated_with_its_scores_and_not_counted_again(tmp_p
     assert scored_steps(resumed) == [0, 2, 4, 6, 8, 10]
     assert seen.metrics[0]["eval_nasca"] == dict(entries(resumed, "eval_nasca"))[4]
     assert not [message for message in warned if "early stopping" in message]
+
+
+@pytest.mark.parametrize("settings", [{"prediction_loss_only": True}, {"save_strategy": "best"}])
+def test_the_best_step_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
+    options = {**STEPS, **BEST, **settings}
+    trainer = sft(tmp_path, [NeuronXACallback(FRENCH)], max_steps=8, learning_rate=3e-2, **options)
+    trainer.train()
+    logged = {step: value for step, value in entries(trainer, "eval_nasca") if step}
+    assert trainer.state.best_metric == max(logged.values())
+    assert (
+        Path(str(trainer.state.best_model_checkpoint)).name
+        == f"checkpoint-{max(logged, key=lambda step: logged[step])}"
+    )
+    assert trainer.evaluate()["eval_nasca"] == max(logged.values())
 
 
 class TestNamesOfMetrics:
