@@ -99,8 +99,8 @@ def _check_wrapper(decoder: Decoder, ids: Sequence[int], alone: Tensor) -> None:
         handle.remove()
     if not seen or _most_tokens_differ(seen[-1][0], alone):
         raise UnreadableFFNError(
-            f"{type(decoder.model).__name__} changes the model from outside its layers, so a pass over them alone would "
-            "measure another model. Use LoRA or another adapter inside the layers."
+            f"{type(decoder.model).__name__} changes the model from outside its layers, so a pass over them alone "
+            "would measure another model. Use LoRA or another adapter inside the layers."
         )
 
 

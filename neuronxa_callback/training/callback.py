@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,10 +16,11 @@ from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.training.checks import check_alone, check_floor
+from neuronxa_callback.training.metric_names import is_read_by_trainer, named_for, prefix_of
 from neuronxa_callback.training.run import Run
 from neuronxa_callback.training.schedule import interval, is_interval
 from neuronxa_callback.training.settings import StoppingRule
-from neuronxa_callback.training.trainer import Moment, move_to_front
+from neuronxa_callback.training.trainer import FalseAlarm, Moment, is_in_front, move_to_front
 from neuronxa_callback.training.watch import Watch
 from neuronxa_callback.vocabulary import Method, TokenPooling
 
@@ -40,7 +42,8 @@ class NeuronXACallback(TrainerCallback):
     evaluates (`eval_strategy="no"`), it scores every `eval_steps`. The scores are `eval_nasca` (mean over the language
     pairs), `eval_nasca_eng_Latn-isl_Latn` (one language pair) and `eval_neuronxa_runtime` (seconds). They reach
     `state.log_history`, every tracker of `report_to`, `OUTPUT_DIR/neuronxa/scores.jsonl`, and the metrics that
-    `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read.
+    `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read. An `evaluate()` with another
+    prefix, such as "test", and `predict()` return the scores with that prefix: `test_nasca`.
 
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
@@ -124,11 +127,23 @@ class NeuronXACallback(TrainerCallback):
         self.on_error = on_error
         self._metrics: tuple[str, ...] | None = None if self.quality.local_only else tuple(self.quality.metrics)
         self._run: Run | None = None
+        self.false_alarm = FalseAlarm()
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The metrics that the last evaluation should have given and did not."""
-        return self._run.missing if self._run else ()
+        return self._run.scores.missing if self._run else ()
+
+    def scores_for(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores of the present step with their names among an evaluation's metrics; NaN if one is missing.
+
+        Args:
+            metrics: the metrics of the evaluation.
+        """
+        if self._run is None:
+            return {}
+        scores = self._run.scores
+        return named_for(prefix_of(metrics), dict.fromkeys(scores.missing, math.nan) | scores.values)
 
     # ------------------------------------------------------------------------------------------ Trainer events
 
@@ -141,6 +156,7 @@ class NeuronXACallback(TrainerCallback):
     ) -> None:
         """Begin a run, and refuse what cannot be measured before training starts."""
         move_to_front(self)
+        self.false_alarm.let_through(all_of_them=True)
         if self._run is not None:
             self._run.close()  # an earlier run was interrupted
         moment = Moment.of(self, control, kwargs)
@@ -181,14 +197,33 @@ class NeuronXACallback(TrainerCallback):
     ) -> None:
         """Score, and add the scores to the metrics that the Trainer and later callbacks read.
 
-        If there are several evaluation sets at one step, the scores join the metrics of the first set. The Trainer
-        joins the metrics of all sets. An EarlyStoppingCallback that read the scores with each set would count one step
-        several times.
+        A step is measured once, and each of its evaluations gets the scores (see `named_for`). If the Trainer evaluates
+        several sets, the callbacks behind this one find the scores with the first: an EarlyStoppingCallback that found
+        them with each set would count one step several times. `LastTurn` adds them for the Trainer.
         """
-        moment = Moment.of(self, control, kwargs)
-        scores = self._evaluate_in_training(moment, metrics or {}) if moment.is_training else self._evaluate(moment)
-        if metrics is not None:
-            metrics.update(scores)
+        moment, metrics = Moment.of(self, control, kwargs), {} if metrics is None else metrics
+        run, prefix = self._evaluated(moment, metrics), prefix_of(metrics)
+        if not is_in_front(self):
+            move_to_front(self)
+        elif run.watch.chooses_best_model(moment):
+            self.false_alarm.hold_back(moment.args.metric_for_best_model)
+        is_counted = is_read_by_trainer(prefix) and run.in_training
+        if not is_counted or run.scores.is_turn(moment.is_nested):
+            metrics.update(named_for(prefix, run.scores.values))
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        """Score as at an evaluation. The scores join the metrics that `Trainer.predict` returns."""
+        self._evaluated(Moment.of(self, control, kwargs), metrics)
+        metrics.update(self.scores_for(metrics))
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget the scores of the weights before."""
+        if self._run is not None:
+            self._run.forget()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -204,24 +239,25 @@ class NeuronXACallback(TrainerCallback):
 
     # ------------------------------------------------------------------------------------------ runs
 
-    def _evaluate_in_training(self, moment: Moment, others: Mapping[str, float]) -> dict[str, float]:
-        run, step = self._current_run(moment), moment.state.global_step
-        if not run.schedule.due(step):
-            if not run.schedule.stopped or step == run.schedule.resumed_at:
-                run.missing = ()
-            return {}
-        return run.score(moment, others)
+    def _evaluated(self, moment: Moment, others: Mapping[str, float]) -> Run:
+        """Return the run that has the scores of the present weights for an evaluation with these other metrics.
 
-    def _evaluate(self, moment: Moment) -> dict[str, float]:
-        """Score in an `evaluate()` outside training. It waits for COMET and keeps no history."""
-        self._run = Run(self._watch(moment))
+        Outside training it waits for COMET and keeps no history. That begins with the end of the run, when the Trainer
+        may have loaded its best checkpoint.
+        """
+        if moment.is_training and (self._run is None or self._run.in_training):
+            run = self._current_run(moment)
+            run.evaluate(moment, others)
+            return run
+        self._run = run = Run(self._watch(moment), prefix=prefix_of(others))
         try:
-            return self._run.score(moment)
+            run.score(moment)
         finally:
-            self._run.close()
+            run.close()
+        return run
 
     def _current_run(self, moment: Moment) -> Run:
-        if self._run is None:  # the callback joined when training was under way
+        if self._run is None or not self._run.in_training:  # the callback joined when training was under way
             self._run = Run.begin(self._watch(moment), moment)
         return self._run
 

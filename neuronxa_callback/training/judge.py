@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from math import isfinite, nan
+from math import isfinite
 
 from neuronxa_callback.training.faults import Faults
 from neuronxa_callback.training.history import History
@@ -30,7 +30,10 @@ class Judge:
         self._rule = rule
         self._history = history
         self._faults = faults
-        self._without_value = 0  # evaluations in a row that lack the rule's metric
+        self._step: int | None = None  # the step that was judged last
+        self._seen: set[str] = set()  # the metrics of its evaluations
+        self._without_value = 0  # steps in a row that lack the rule's metric at each of their evaluations
+        self._verdict: Verdict | None = None  # the last one, on every process
 
     def judge(self, moment: Moment, values: Mapping[str, float]) -> dict[str, float]:
         """Log the best value so far and where the curve goes, and stop the Trainer if the rule says so.
@@ -44,9 +47,10 @@ class Judge:
         """
         verdict = None
         if moment.is_first_process:
-            self._warn_without_value(values)
-            verdict = self._verdict(moment, values)
-        verdict = moment.first_process_value(verdict)
+            self._begin_step(moment.state.global_step)
+            self._see(values)
+            verdict = self._judged(moment, values)
+        self._verdict = verdict = moment.first_process_value(verdict)
         if verdict is None:
             return {}
         metrics = verdict_metrics(verdict)
@@ -61,7 +65,26 @@ class Judge:
                 logger.warning("NeuronXA: training stops at step %d: %s.", moment.state.global_step, verdict.reason)
         return metrics
 
-    def _verdict(self, moment: Moment, values: Mapping[str, float]) -> Verdict | None:
+    def judge_again(self, moment: Moment, values: Mapping[str, float]) -> dict[str, float]:
+        """Judge a further evaluation of the step, which may bring the rule's metric: a loss comes with its own set.
+
+        A stop that was said is said again, because a user's callback that evaluates may give the Trainer the flags that
+        it had before.
+
+        Args:
+            moment: the event of the evaluation.
+            values: its metrics and the step's scores, with "eval_" in front.
+
+        Returns:
+            the metrics of the verdict. There are none if the step was judged by its value before.
+        """
+        self._see(values)
+        if self._verdict is not None and self._verdict.reason:
+            moment.control.should_training_stop = True
+        has_value = self._verdict is not None and self._verdict.value is not None
+        return {} if has_value or f"eval_{self._rule.key}" not in values else self.judge(moment, values)
+
+    def _judged(self, moment: Moment, values: Mapping[str, float]) -> Verdict | None:
         step, verdict = moment.state.global_step, None
         with self._faults.guarded("the stopping rule could not judge the evaluation"):
             verdict = verdict_at(step, self._history, self._rule, values)
@@ -73,13 +96,23 @@ class Judge:
             self._history.put(self._history.at(step).with_verdict(verdict))
         return verdict
 
-    def _warn_without_value(self, values: Mapping[str, float]) -> None:
-        """Warn that nothing can stop the run because the rule's metric is missing."""
-        metric = self._rule.key
-        has_value = isfinite(values.get(f"eval_{metric}", nan))
-        self._without_value = 0 if has_value else self._without_value + 1
+    def _see(self, values: Mapping[str, float]) -> None:
+        # A user's metric may be no number.
+        self._seen |= {name for name, value in values.items() if isinstance(value, int | float) and isfinite(value)}
+
+    def _begin_step(self, step: int) -> None:
+        """Warn that nothing can stop the run because the rule's metric was missing at the two steps before.
+
+        A further evaluation of a step may still bring it, so this is known when the next step is judged.
+        """
+        if step == self._step:
+            return
+        metric, seen = self._rule.key, self._seen
+        if self._step is not None:
+            self._without_value = 0 if f"eval_{metric}" in seen else self._without_value + 1
+        self._step, self._seen = step, set()
         if self._rule.patience is not None and self._without_value == 2:
-            there = ", ".join(sorted(name.removeprefix("eval_") for name in values)) or "none"
+            there = ", ".join(sorted(name.removeprefix("eval_") for name in seen)) or "none"
             self._faults.warn_once(
                 f"two evaluations have no {metric!r}, by which training should stop (StoppingRule's metric); their "
                 f"metrics are {there}.",

@@ -66,6 +66,36 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
     return metrics
 
 
+def prefix_of(metrics: Mapping[str, float]) -> str:
+    """Return the prefix of an evaluation's metrics: "eval", "eval_german" of one of several sets, "train" or "test".
+
+    The Trainer puts it in front of each name, and `..._runtime` is always there. "eval" is returned if it is not.
+    """
+    own = ("neuronxa_runtime", "translation_runtime")
+    timed = [name for name in metrics if name.endswith("_runtime") and not name.endswith(own)]
+    return min((name.removesuffix("_runtime") for name in timed), key=len, default="eval")
+
+
+def is_read_by_trainer(prefix: str) -> bool:
+    """Return whether the Trainer may read an evaluation with this prefix when it chooses its best model."""
+    return f"{prefix}_".startswith("eval_")
+
+
+def named_for(prefix: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Return scores with the names that they have among the metrics of an evaluation.
+
+    They belong to the model and not to a data set. So with each of several evaluation sets, whose prefixes are
+    "eval_german" and the like, they are `eval_nasca`, which the Trainer reads.
+
+    Args:
+        prefix: the prefix of the evaluation's metrics.
+        scores: the scores, with "eval_" in front.
+    """
+    if is_read_by_trainer(prefix):
+        return dict(scores)
+    return {f"{prefix}_{name.removeprefix('eval_')}": value for name, value in scores.items()}
+
+
 def verdict_metrics(verdict: Verdict) -> dict[str, float]:
     """Return `eval_nasca_best` and, from three evaluations on, `eval_nasca_rise` and `eval_nasca_jitter`."""
     if verdict.value is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+
+from transformers import TrainerState
 
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.queue import PendingScores
@@ -128,6 +130,12 @@ def _awaited(evaluation: Evaluation, watch: Watch) -> PendingScores | None:
     if not names:
         return None
     return scored_again(watch.quality, names, evaluation.translated, evaluation.step, evaluation)
+
+
+def logged_at(step: int, state: TrainerState, names: Collection[str]) -> dict[str, float]:
+    """Return the metrics of these names that the Trainer's log has of a step."""
+    entries = [entry for entry in state.log_history if entry["step"] == step]
+    return {name: value for entry in entries for name, value in entry.items() if name in names}
 
 
 def _late(evaluation: Evaluation, moment: Moment) -> LateScores | None:

@@ -18,16 +18,19 @@ from neuronxa_callback.training import checks
 from neuronxa_callback.training.faults import Faults
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.judge import Judge
+from neuronxa_callback.training.metric_checks import Logged, check_best_metric, check_stopping_metric
 from neuronxa_callback.training.metric_names import (
     correlation_metrics,
     metrics_of,
+    named_for,
     quality_metrics,
     translation_metrics,
 )
 from neuronxa_callback.training.overhead import Overhead
 from neuronxa_callback.training.records import UNMEASURED, Evaluation
-from neuronxa_callback.training.resume import Series, find_series
+from neuronxa_callback.training.resume import Series, find_series, logged_at
 from neuronxa_callback.training.schedule import Schedule, values_before_the_end
+from neuronxa_callback.training.step_scores import StepScores
 from neuronxa_callback.training.summary import print_stop, summarise
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
@@ -35,6 +38,7 @@ from neuronxa_callback.training.watch import Watch
 logger = logging.getLogger(__name__)
 
 FAILED = "an evaluation failed, and training goes on without its scores"
+FAILED_OUTSIDE = "the model could not be scored"
 
 
 class Run:
@@ -43,14 +47,22 @@ class Run:
     Args:
         watch: what to do at each evaluation.
         series: what the run begins with. With None it begins with nothing and writes nothing to the disk.
+        prefix: the prefix of the metrics of an evaluation outside training.
+
+    Attributes:
+        in_training: whether it is the run of a `train()` that has not ended.
+        scores: the scores of the present step. They are empty when the weights have changed.
     """
 
-    def __init__(self, watch: Watch, series: Series | None = None) -> None:
+    def __init__(self, watch: Watch, series: Series | None = None, prefix: str = "eval") -> None:
+        self.in_training = series is not None
         series = series or Series(History(".", on_disk=False), Schedule())
         self.watch = watch
         self.history = series.history
         self.schedule = series.schedule
-        self.missing: tuple[str, ...] = ()  # metrics that the last evaluation should have given and did not
+        self.scores = StepScores()
+        self._prefix = prefix
+        self._failed = FAILED if self.in_training else FAILED_OUTSIDE
         self._late = series.late
         self._queue = ScoreQueue(watch.slow)
         for pending in series.pending:
@@ -74,8 +86,9 @@ class Run:
         """
         args = moment.args
         names = watch.possible(moment)
-        checks.check_best_metric(args, watch.rule, watch.metrics, names)
-        checks.check_stopping_metric(args, watch.rule, names)
+        logged = Logged(names, watch.metrics, moment.evaluation_sets, moment.has_metrics_of_others)
+        check_best_metric(args, watch.rule, logged)
+        check_stopping_metric(args, watch.rule, logged)
         if moment.is_first_process:
             is_ours = f"eval_{watch.rule.key}" in names
             values = values_before_the_end(args, moment.state, watch.eval_steps, at_start=is_ours)
@@ -99,7 +112,10 @@ class Run:
             )
             with faults.guarded(failed):
                 series = find_series(watch, moment)
-        return cls(watch, replace(series, schedule=moment.first_process_value(series.schedule)))
+        run = cls(watch, replace(series, schedule=moment.first_process_value(series.schedule)))
+        if run.schedule.resumed_at is not None:
+            run.scores = StepScores.resumed(logged_at(run.schedule.resumed_at, moment.state, names))
+        return run
 
     def end(self, moment: Moment) -> None:
         """Score the last step, wait for COMET and print the summary.
@@ -121,59 +137,75 @@ class Run:
                 print_stop(self.history.evaluations)
 
     def close(self) -> None:
-        """Give up the scores that COMET has not finished, and end its process."""
+        """Give up the scores that COMET has not finished, and end its process. The run has ended."""
+        self.in_training = False
         self._queue.clear()
         self.watch.quality.close()
 
     # ------------------------------------------------------------------------------------------ an evaluation
 
-    def score(self, moment: Moment, others: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
-        """Evaluate and log.
+    def evaluate(self, moment: Moment, others: Mapping[str, float]) -> None:
+        """Have the step's scores ready for an evaluation. A step is measured once, at its first evaluation.
+
+        Args:
+            moment: the event of the evaluation.
+            others: the Trainer's own metrics of this evaluation. The stopping rule may use one of them.
+        """
+        step = moment.state.global_step
+        if self.schedule.due(step):
+            self.score(moment, others)
+        elif step not in (self.schedule.scored, self.schedule.resumed_at):
+            self.forget()
+        elif self.scores.values and step != self.schedule.resumed_at:
+            self.scores.values |= self._judge.judge_again(moment, {**others, **self.scores.values})
+
+    def forget(self) -> None:
+        """Forget the scores, because they are not those of the present weights."""
+        self.scores = StepScores()
+
+    def score(self, moment: Moment, others: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Evaluate and log. A score is missing if its evaluation failed or is not finished.
 
         Args:
             moment: the event.
             others: the Trainer's own metrics of this evaluation. The stopping rule may use one of them.
-
-        Returns:
-            the metrics. A metric is missing if its evaluation failed or is not finished.
         """
         step = self.schedule.scored = moment.state.global_step
         start = time.perf_counter()
         decoder: Decoder | None = None
         # The decoder is found in the mixed precision of the training, because it records that precision.
-        with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
+        with self._faults.guarded(self._failed), moment.trainer.accelerator.autocast():
             decoder = Decoder.find(moment.model, moment.tokenizer(self.watch.tokenizer))
         metrics = self._score_alignment(moment, decoder)
         metrics |= self._score_quality(moment, decoder, is_aligned=bool(metrics))
-        if moment.is_training:
+        if self.in_training:
             metrics |= self._judge.judge(moment, {**others, **metrics})
             too_much = self._overhead.add(step, start, time.perf_counter())
             if too_much and moment.is_first_process:
                 logger.warning("NeuronXA: %s", too_much)
-        self.missing = tuple(name for name in self.watch.expected(moment) if name not in metrics)
-        return metrics
+        self.scores = StepScores.measured(metrics, self.watch.expected(moment, self.in_training))
 
     def _score_alignment(self, moment: Moment, decoder: Decoder | None) -> dict[str, float]:
         report: AlignmentReport | None = None
         start = time.perf_counter()
         if decoder is not None:
-            with self._faults.guarded(FAILED), moment.trainer.accelerator.autocast():
+            with self._faults.guarded(self._failed), moment.trainer.accelerator.autocast():
                 report = self.watch.evaluator.score(decoder, self._budget)
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
         # One process may fail or round differently, but all of them must choose and stop alike.
         metrics = moment.first_process_value(metrics)
-        moment.log(metrics)
+        moment.log(named_for(self._prefix, metrics))
         if report is not None and moment.is_first_process:
             with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
                 state, pairs = moment.state, self.watch.evaluator.pairs
                 evaluation = Evaluation.of_report(report, state.global_step, state.epoch, runtime, pairs)
-                if moment.is_training:
+                if self.in_training:
                     self.history.put(evaluation)
                 self._warn_of_few_carriers(evaluation)
             with self._faults.guarded("the scores were logged but not drawn"):
                 moment.show_layers(report, min(map(len, self.watch.evaluator.pairs)))
-            if moment.is_training:
+            if self.in_training:
                 self._show_maps(moment, max(2, 2 * self._mapped))
         return metrics
 
@@ -212,13 +244,13 @@ class Run:
         metrics: dict[str, float] = {}
         if translated is not None and moment.is_first_process:
             report = quality.score(translated, self.watch.metrics)
-            if not is_aligned and moment.is_training:
+            if not is_aligned and self.in_training:
                 # The scores get a line of their own, because an earlier attempt at this step may have left another.
                 unaligned = Evaluation(step=state.global_step, epoch=state.epoch, runtime=None, score={}, languages={})
                 with self._faults.guarded("the quality scores will be logged but not written to scores.jsonl"):
                     self.history.put(unaligned)
             pending = PendingScores(state.global_step, state.epoch, report)
-            if self.watch.waits(moment):
+            if self.watch.waits(moment, self.in_training):
                 report.wait()
             self.log_finished(moment)  # the scores of earlier steps come first
             metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}
@@ -227,7 +259,7 @@ class Run:
             for error in report.unmeasured:
                 self._faults.no_score(f"{UNMEASURED} at step {state.global_step}: {error}", f"{UNMEASURED}: {error}")
         metrics = moment.first_process_value(metrics)
-        moment.log(metrics)
+        moment.log(named_for(self._prefix, metrics))
         return metrics
 
     # ------------------------------------------------------------------------------------------ COMET's scores
@@ -246,7 +278,7 @@ class Run:
     def _kept(self, moment: Moment, pending: PendingScores, names: list[str]) -> dict[str, float]:
         """Return the metrics of some finished scores. In training they are also written to scores.jsonl."""
         metrics = quality_metrics(pending.report, names)
-        if moment.is_training:
+        if self.in_training:
             with self._faults.guarded("the quality scores were logged but not written to scores.jsonl"):
                 evaluation = self.history.add_quality(pending.step, pending.report)
                 metrics |= correlation_metrics(evaluation, names)
@@ -260,7 +292,7 @@ class Run:
     def stop_again(self, moment: Moment) -> None:
         """End a resumed run that had been stopped before. transformers makes one step of it, which gets no score."""
         self.schedule.scored = moment.state.global_step
-        self.missing = tuple(self.watch.expected(moment))
+        self.scores = StepScores.measured({}, self.watch.expected(moment, self.in_training))
         moment.control.should_training_stop = True
         moment.control.should_evaluate = moment.control.should_save = False
         if moment.is_first_process:

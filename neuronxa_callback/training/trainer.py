@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from transformers import (
     DefaultFlowCallback,
+    EarlyStoppingCallback,
     ProcessorMixin,
     Trainer,
     TrainerCallback,
@@ -27,6 +28,7 @@ from neuronxa_callback.training.maps import run_maps
 from neuronxa_callback.training.records import Evaluation, methods_of
 
 T = TypeVar("T")
+KNOWN_PACKAGES = ("transformers", "trl", "neuronxa_callback")  # it is known which metrics their evaluations give
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,26 @@ class Moment:
         """
         callers = _callers()
         return any(frame.f_code.co_name == "train" and frame.f_locals.get("self") is self.trainer for frame in callers)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the event comes from within another: a callback of the user's evaluates, and not the Trainer."""
+        events = [f for f in _callers() if f.f_code.co_name == "call_event" and "callback" in f.f_locals]
+        return len(events) > 1
+
+    @property
+    def evaluation_sets(self) -> tuple[str, ...]:
+        """The names of the Trainer's evaluation sets. There are none unless it has a dictionary of sets."""
+        sets = self.trainer.eval_dataset
+        return tuple(sets) if isinstance(sets, dict) else ()
+
+    @property
+    def has_metrics_of_others(self) -> bool:
+        """Whether the user's own code may give metrics: `compute_metrics`, an `evaluate`, or another callback."""
+        code = [self.trainer.evaluate, self.trainer.evaluation_loop]
+        code += [callback.on_evaluate for callback in self.trainer.callback_handler.callbacks]
+        foreign = any(function.__module__.partition(".")[0] not in KNOWN_PACKAGES for function in code)
+        return foreign or self.trainer.compute_metrics is not None
 
     def tokenizer(self, own: Any = None) -> Any:
         """Return the model's tokenizer: the user's own, or the Trainer's. A processor gives the tokenizer it holds.
@@ -181,12 +203,45 @@ def _callers() -> Iterator[FrameType]:
 # ------------------------------------------------------------------------------------------ the order of callbacks
 
 
-class Scoring(Protocol):
-    """A callback that knows which metrics an evaluation should have given but did not."""
+class FalseAlarm(logging.Filter):
+    """Hold back EarlyStoppingCallback's warning that it is disabled, while the callbacks take their turns.
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The names of these metrics."""
+    It warns so at each evaluation that lacks its metric. If the metric is one of our scores, that is not true: the
+    score is there at one evaluation of each step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._metrics: list[str] = []  # an evaluation may come from within another one's turns
+
+    def hold_back(self, metric: str | None) -> None:
+        """Hold the warning back until `let_through`.
+
+        Args:
+            metric: the metric for the best model, with or without "eval_".
+        """
+        self._metrics.append(f"eval_{(metric or '').removeprefix('eval_')}")
+        logging.getLogger(EarlyStoppingCallback.__module__).addFilter(self)
+
+    def let_through(self, all_of_them: bool = False) -> None:
+        """End the latest `hold_back`, or all of them, as when a callback's error ended the turns too early."""
+        del self._metrics[0 if all_of_them else -1 :]
+        if not self._metrics:
+            logging.getLogger(EarlyStoppingCallback.__module__).removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to show a warning."""
+        told = record.getMessage()
+        return not any(f"did not find {metric} so early stopping is disabled" in told for metric in self._metrics)
+
+
+class Scoring(Protocol):
+    """A callback that has the scores of the present step."""
+
+    false_alarm: FalseAlarm
+
+    def scores_for(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores with their names among an evaluation's metrics; NaN if one is missing."""
 
 
 def move_to_front(callback: Any) -> None:
@@ -199,19 +254,24 @@ def move_to_front(callback: Any) -> None:
     others = [c for c in handler.callbacks if c is not callback and not _is_tail_of(c, callback)]
     flow = sum(isinstance(c, DefaultFlowCallback) for c in others[:1])
     # This is a new list because the Trainer is iterating over the old one.
-    handler.callbacks = [*others[:flow], callback, *others[flow:], MissingScores(callback)]
+    handler.callbacks = [*others[:flow], callback, *others[flow:], LastTurn(callback)]
+
+
+def is_in_front(callback: Any) -> bool:
+    """Return whether a callback was moved to the front. The Trainer tells it of no event when it is added later."""
+    return any(_is_tail_of(other, callback) for other in calling_trainer(callback).callback_handler.callbacks)
 
 
 def _is_tail_of(other: TrainerCallback, callback: Any) -> bool:
-    return isinstance(other, MissingScores) and other.scoring is callback
+    return isinstance(other, LastTurn) and other.scoring is callback
 
 
-class MissingScores(TrainerCallback):
-    """The last callback. It marks the scores of a failed evaluation as NaN.
+class LastTurn(TrainerCallback):
+    """The last callback. It gives every evaluation the step's scores, and NaN for those that could not be measured.
 
-    Without the NaN a Trainer that chooses its best model by such a score would end the run with a KeyError. An
-    EarlyStoppingCallback that saw the NaN would count the failure as a step without improvement. It runs before this
-    callback, so it finds no score, warns and waits.
+    Without them a Trainer that chooses its best model by such a score would end the run with a KeyError. An
+    EarlyStoppingCallback that saw them at each evaluation of a step would count the step several times, and a NaN as a
+    step without improvement. Its turn comes before, so it finds no score and waits.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -225,6 +285,13 @@ class MissingScores(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Set the missing scores to NaN."""
+        """Add the scores."""
+        self.scoring.false_alarm.let_through()
         if metrics is not None:
-            metrics.update(dict.fromkeys(self.scoring.missing, math.nan))
+            metrics.update(self.scoring.scores_for(metrics))
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        """Add the scores."""
+        metrics.update(self.scoring.scores_for(metrics))

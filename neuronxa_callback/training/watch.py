@@ -53,23 +53,29 @@ class Watch:
         """The metrics that are scored in the background."""
         return [name for name in self.metrics if name in self.quality.models]
 
-    def waits(self, moment: Moment) -> bool:
+    def waits(self, moment: Moment, in_training: bool) -> bool:
         """Return whether an evaluation must have COMET's scores before it ends."""
         read = {metric_read(moment.args), split_method(self.rule.key)[0] or self.rule.key.split("_")[0]}
-        return self.wait or not moment.is_training or not read.isdisjoint(self.slow)
+        return self.wait or not in_training or not read.isdisjoint(self.slow)
 
-    def expected(self, moment: Moment) -> list[str]:
+    def expected(self, moment: Moment, in_training: bool) -> list[str]:
         """Return the metrics that an evaluation should give by its end.
 
         It gives COMET's only if it waits for them. A metric that an evaluation may rightly lack counts only if the
         Trainer chooses its best model by it, because without a value the Trainer would end the run.
         """
         best = _best_metric(moment)
-        return self._certain(self.waits(moment)) + [name for name in self._uncertain(best) if name == f"eval_{best}"]
+        return self._certain(self.waits(moment, in_training)) + [
+            name for name in self._uncertain(best) if name == f"eval_{best}"
+        ]
 
     def possible(self, moment: Moment) -> list[str]:
         """Return the metrics that an evaluation may give, with those of COMET."""
         return self._certain(waits=True) + self._uncertain(_best_metric(moment), self.rule.key)
+
+    def chooses_best_model(self, moment: Moment) -> bool:
+        """Return whether the Trainer chooses its best model by a metric of this callback."""
+        return f"eval_{_best_metric(moment)}" in self.possible(moment)
 
     def _certain(self, waits: bool) -> list[str]:
         metrics = [name for name in self.metrics if waits or name not in self.slow]

@@ -46,16 +46,25 @@ STOPPING = """
 import sys
 from pathlib import Path
 import torch
-from neuronxa_callback import NeuronXACallback, Quality
+from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
+from tests.integration.test_evaluations import OnTrain
 from tests.support import ICELANDIC, StopAt, sft
 
 output_dir, mode = Path(sys.argv[1]), sys.argv[2]
 options = {"max_steps": 20, "learning_rate": 0.0, "save_strategy": "steps", "save_steps": 2, "use_cpu": True}
-for resumed in (False, True) if mode == "resumed" else (False,):
+for resumed in {"resumed": (False, True), "unbroken": (False,)}.get(mode, ()):
     callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality=(), early_stopping_patience=3)
     trainer = sft(output_dir, [callback, StopAt(4)] if mode == "resumed" and not resumed else [callback], **options)
     assert trainer.args.world_size == 2
     trainer.train(resume_from_checkpoint=resumed)
+if mode == "training set":  # it is evaluated first, and without the loss that the rule asks for
+    recipe = OnTrain()
+    callback = NeuronXACallback(ICELANDIC, quality=(), stopping=StoppingRule(2, "loss"))
+    trainer = recipe.trainer = sft(output_dir, [recipe, callback], eval_strategy="steps", eval_steps=2, **options)
+    trainer.train()
+    assert [metrics["train_nasca"] for metrics in recipe.returned] == [
+        entry["eval_nasca"] for entry in trainer.state.log_history if "eval_nasca" in entry and entry["step"]
+    ]
 (output_dir / f"step-{trainer.args.process_index}.txt").write_text(str(trainer.state.global_step))
 torch.distributed.destroy_process_group()
 """
@@ -108,9 +117,10 @@ RESUMABLE = not transformers.__version__.startswith("4.")
 LATER = pytest.mark.skipif(not RESUMABLE, reason="transformers 4 cannot resume DDP on a CPU (it reads onto cpu:0)")
 
 
-@pytest.mark.parametrize("mode", ["unbroken", pytest.param("resumed", marks=LATER)])
+@pytest.mark.parametrize("mode", ["unbroken", "training set", pytest.param("resumed", marks=LATER)])
 def test_processes_stop_together(mode: str, tmp_path: Path) -> None:
     output_dir = run(tmp_path, mode, Path(), STOPPING)
     assert [(output_dir / f"step-{rank}.txt").read_text() for rank in (0, 1)] == ["6", "6"]
     lines = (output_dir / "neuronxa" / "scores.jsonl").read_text().splitlines()
-    assert [json.loads(line)["stopping"]["reason"] is None for line in lines] == [True, True, True, False]
+    verdicts = [json.loads(line).get("stopping", {}) for line in lines]  # the loss has none at step 0
+    assert [verdict.get("reason") is None for verdict in verdicts] == [True, True, True, False]

@@ -324,12 +324,18 @@ def test_a_metric_that_does_not_come_is_told(tmp_path: Path, caplog: pytest.LogC
     assert "loss" in caplog.text.partition("their metrics are ")[2].splitlines()[0]
 
 
-@pytest.mark.parametrize("metric", ["mexa", "nasca_eng_Latn-fra_Latn"])
-def test_an_alignment_score_that_is_not_measured_is_refused(metric: str, tmp_path: Path) -> None:
-    callback = NeuronXACallback(ICELANDIC, stopping=StoppingRule(2, metric))
-    with pytest.raises(
-        ValueError, match=f"{metric}' will not be logged; the logged alignment scores are nasca, nasca_rank, "
-    ):
+@pytest.mark.parametrize(
+    ("metric", "remedy"),
+    [
+        ("mexa", r"name 'mexa' in NeuronXACallback\(methods=...\)"),
+        ("nasca_eng_Latn-fra_Latn", "choose from nasca, nasca_eng_Latn-isl_Latn"),
+        ("NASCA", "the nearest names are eval_nasca, "),
+        ("chrf", r"name 'chrf' in NeuronXACallback\(quality=...\)"),
+    ],
+)
+def test_a_score_that_is_not_measured_is_refused(metric: str, remedy: str, tmp_path: Path) -> None:
+    callback = NeuronXACallback(ICELANDIC, quality=(), stopping=StoppingRule(2, metric))
+    with pytest.raises(ValueError, match=f"the stopping rule's metric='{metric}' will not be logged; {remedy}"):
         sft(tmp_path, [callback], **EVALUATING).train()
 
 
