@@ -68,6 +68,13 @@ _QWEN4: dict[str, Any] = {
     "indexer_budget": 64,
     "indexer_compress_ratio": 4,
 }
+_MAMBA: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 16,
+    "mamba_chunk_size": 16,
+}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # What a model type needs beyond the sizes. A name with # is a variant of a type: another layout of the same code.
@@ -75,7 +82,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v3", "youtu"), _MLA),
     "deepseek_v2": _MLA | {"topk_method": "greedy", "num_experts_per_tok": 2, "n_routed_experts": 4},
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), _INDEXED),
-    "bamba": {"attn_layer_indices": [1, 3]},
+    "bamba": _MAMBA | {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {
         "layer_types": _ATTENTION,
         "rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _ROPE),
@@ -115,7 +122,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
     "doge#mixture": {"is_moe": True, "num_experts": 16},
     "falcon#new": {"new_decoder_architecture": True, "num_kv_heads": 2},
-    "falcon_h1#multipliers": {"mlp_multipliers": [0.5, 0.8]},
+    "falcon_h1": _MAMBA | {"mamba_d_ssm": 128},
+    "falcon_h1#multipliers": _MAMBA | {"mamba_d_ssm": 128, "mlp_multipliers": [0.5, 0.8]},
     "gemma3_text#bidirectional": {"use_bidirectional_attention": True},
     "gemma3n_text#sparse": {"activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0]},
     "gemma4_text#bidirectional": _GEMMA4 | {"use_bidirectional_attention": "all"},

@@ -17,7 +17,7 @@ from neuronxa_callback.model.explained import TOKENS, explained
 from neuronxa_callback.model.hooks import joined_streams, watch_inputs
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.state import is_out_of_memory
-from neuronxa_callback.model.tolerance import SAME_FORMULA
+from neuronxa_callback.model.tolerance import rounding
 
 
 def check(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True) -> None:
@@ -79,8 +79,8 @@ def _one_sentence_for(decoder: Decoder) -> Iterator[None]:
 
 def _check_padding(decoder: Decoder, ids: Sequence[int], alone: Tensor) -> None:
     """Check that a sentence's hidden states (tokens, hidden) stay as they are beside a longer sentence."""
-    beside = decoder.run([ids, [*ids, *reversed(ids)][: decoder.context_length]])[0, : len(ids)]
-    if _most_tokens_differ(beside, alone):
+    beside = decoder.run([ids, [*reversed(ids), *ids][: decoder.context_length]])[0, : len(ids)]
+    if _tokens_differ(beside, alone):
         raise UnreadableFFNError(
             f"{type(decoder.base).__name__} gives a sentence other hidden states when the batch holds a longer one, so "
             "its padding or its neighbours leak into it, and no score would mean anything. Use a causal decoder."
@@ -97,18 +97,20 @@ def _check_wrapper(decoder: Decoder, ids: Sequence[int], alone: Tensor) -> None:
         decoder.model(input_ids=torch.tensor([list(ids)], device=decoder.device), use_cache=False)
     finally:
         handle.remove()
-    if not seen or _most_tokens_differ(seen[-1][0], alone):
+    if not seen or _tokens_differ(seen[-1][0], alone):
         raise UnreadableFFNError(
             f"{type(decoder.model).__name__} changes the model from outside its layers, so a pass over them alone "
             "would measure another model. Use LoRA or another adapter inside the layers."
         )
 
 
-def _most_tokens_differ(found: Tensor, expected: Tensor) -> bool:
-    """Return whether half of the tokens or more have other hidden states (tokens, hidden).
+def _tokens_differ(found: Tensor, expected: Tensor) -> bool:
+    """Return whether more than a tenth of the tokens, and more than one, have other hidden states (tokens, hidden).
 
-    One token may: in a mixture of experts, rounding may send it to another expert.
+    One may: in a mixture of experts, rounding may send it to another expert.
     """
     distance = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
-    differ = distance > SAME_FORMULA * torch.linalg.vector_norm(expected.float(), dim=-1)
-    return bool(differ.float().mean() >= 0.5)
+    # TF32, int8 and autocast round float32 hidden states coarser than float32 does.
+    tolerance = max(rounding(expected.dtype), 0.01)
+    differ = distance > tolerance * torch.linalg.vector_norm(expected.float(), dim=-1)
+    return int(differ.sum()) > max(1, len(differ) // 10)

@@ -173,8 +173,8 @@ def read_dense(ffn: nn.Module, name: str, place: int, hidden_size: int | None = 
     if hidden_size is not None and _width(down, "out_features", "nf") not in (hidden_size, None):
         return None
     neurons = _width(down, "in_features", "nx")
-    if neurons is None:
-        raise UnreadableFFNError(f"the width of {name} is unknown: its last projection has no in_features.")
+    if neurons is None:  # a Sequential that is no FFN has a module "2", too
+        return None
     if layout == "plain" and _width(gate, "out_features", "nf") == 2 * neurons:
         layout = "fused"
     activation = activation_of(ffn, names.activation)

@@ -10,22 +10,27 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AwqConfig,
     BitsAndBytesConfig,
+    FineGrainedFP8Config,
+    GPTQConfig,
     MambaConfig,
     MambaForCausalLM,
     PreTrainedTokenizerFast,
+    QuantoConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
 from neuronxa_callback.alignment.encoder import encode_all
+from neuronxa_callback.model.activation import preserves_sign
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.dense import DenseFFN
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.neurons import find_ffns
 from tests import reference
-from tests.architectures import CONFIGS, tiny
+from tests.architectures import CONFIGS, SIZES, tiny
 from tests.support import tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
@@ -224,3 +229,50 @@ def test_what_cannot_be_read_is_refused_with_the_reason(kind: str, tokenizer: Pr
     make, message = UNREADABLE[kind]
     with pytest.raises(UnreadableFFNError, match=message):
         check(make(), tokenizer)
+
+
+def test_an_activation_that_only_the_configuration_names_is_found(
+    llama: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Liger's FFNs keep it nowhere else."""
+    expected = encode(llama, tokenizer, PAIRS.target)
+    for layer in llama.model.layers:
+        activation = layer.mlp.act_fn
+        del layer.mlp.act_fn
+        layer.mlp.forward = lambda x, mlp=layer.mlp, activation=activation: mlp.down_proj(
+            activation(mlp.gate_proj(x)) * mlp.up_proj(x)
+        )
+    check(llama, tokenizer)
+    assert torch.equal(encode(llama, tokenizer, PAIRS.target), expected)
+
+
+@pytest.mark.once
+def test_an_activation_with_parameters_is_tried_where_they_are() -> None:
+    """On a GPU they are there; "meta" stands for one, and has no numbers to try. Apertus' xIELU has parameters."""
+    from transformers import ApertusConfig
+
+    model = AutoModelForCausalLM.from_config(ApertusConfig(**SIZES, hidden_act="xielu"))
+    # xIELU has the sign of its input, except where its two parameters make it positive below zero.
+    on_cpu = [ffn.sign_preserving for (ffn,) in find_ffns(model)]
+    assert on_cpu == [preserves_sign(layer.mlp.act_fn) for layer in model.model.layers]
+    assert [ffn.sign_preserving for (ffn,) in find_ffns(model.to("meta"))] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (QuantoConfig(weights="int4"), "quanto-int4"),
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}}, "hqq-4bit"),
+        (GPTQConfig(bits=3), "gptq-3bit"),
+        (AwqConfig(bits=4), "awq-4bit"),
+        (FineGrainedFP8Config(), "fp8"),
+        (BitsAndBytesConfig(load_in_8bit=True), "llm_int8"),
+        (BitsAndBytesConfig(load_in_4bit=True), "fp4"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+    ],
+)
+def test_the_signature_names_the_quantisation_and_its_bits(
+    config: Any, name: str, llama: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    llama.config.quantization_config = config
+    assert Decoder.find(llama, tokenizer).dtype == f"float32/{name}"
