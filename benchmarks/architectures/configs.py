@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-VOCABULARY = 512
+VOCABULARY = 640  # room for the tests' tokenizer
 HIDDEN = 64
 SPREAD = 0.15  # of random weights: large enough for tokens to differ
 
@@ -26,7 +26,7 @@ _NAMES: dict[str, Any] = {
     "moe_intermediate_size expert_ffn_hidden_size": 24,
     "shared_expert_intermediate_size moe_shared_expert_intermediate_size": 32,
     "num_hidden_layers n_layer num_layers n_layers": 4,
-    "decoder_layers encoder_layers num_decoder_layers num_encoder_layers": 3,
+    "decoder_layers encoder_layers num_decoder_layers num_encoder_layers": 4,
     "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads": 4,
     "num_decoder_attention_heads num_encoder_attention_heads num_kv_heads linear_num_value_heads": 4,
     "num_key_value_heads linear_num_key_heads": 2,
@@ -99,12 +99,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma4": {"text_config": SIZES | _GEMMA4},
     "gemma4_unified": {"text_config": SIZES | _GEMMA4},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "granitemoehybrid": _MAMBA | {"layer_types": ["mamba", "attention"] * 2},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "ministral": {"head_dim": 16},
     "jamba": dict.fromkeys(("attn_layer_period", "expert_layer_period"), 2)
-    | dict.fromkeys(("attn_layer_offset", "expert_layer_offset"), 1),
+    | dict.fromkeys(("attn_layer_offset", "expert_layer_offset"), 1)
+    | {"use_mamba_kernels": False},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16},
     "qwen4_exp_text": _QWEN4,
@@ -115,8 +116,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "axial_pos_shape": [16, 32],
         "attn_layers": ["local"] * 4,
     },
-    "zamba": {"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2},
-    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
+    "zamba": {"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2, "use_mamba_kernels": False},
+    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2, "layers_block_type": ["mamba", "hybrid"] * 2}
+    | {"hybrid_layer_ids": [1, 3]},
     "longcat_flash": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "head_dim": 8},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},

@@ -72,19 +72,25 @@ def _one_sentence_for(decoder: Decoder) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200].rstrip(". ")
         raise UnreadableFFNError(
-            f"{type(decoder.base).__name__} fails on a sentence that it is given alone as token ids "
+            f"{type(decoder.base).__name__} fails on sentences that it is given as token ids "
             f"({type(error).__name__}: {reason}). NeuronXA measures decoders that take text alone; use another model."
         ) from error
 
 
 def _check_padding(decoder: Decoder, ids: Sequence[int], alone: Tensor) -> None:
-    """Check that a sentence's hidden states (tokens, hidden) stay as they are beside a longer sentence."""
-    beside = decoder.run([ids, [*reversed(ids), *ids][: decoder.context_length]])[0, : len(ids)]
-    if _tokens_differ(beside, alone):
-        raise UnreadableFFNError(
-            f"{type(decoder.base).__name__} gives a sentence other hidden states when the batch holds a longer one, so "
-            "its padding or its neighbours leak into it, and no score would mean anything. Use a causal decoder."
-        )
+    """Check that a sentence's hidden states (tokens, hidden) stay as they are beside longer sentences.
+
+    Two sizes of batches are tried, because RecurrentGemma of transformers 4.57 fails where a batch has another size
+    than the one before.
+    """
+    longer = [*reversed(ids), *ids][: decoder.context_length]
+    for batch in ([ids, longer], [ids, longer, longer]):
+        if _tokens_differ(decoder.run(batch)[0, : len(ids)], alone):
+            raise UnreadableFFNError(
+                f"{type(decoder.base).__name__} gives a sentence other hidden states when the batch holds a longer "
+                "one, so its padding or its neighbours leak into it, and no score would mean anything. Use a causal "
+                "decoder."
+            )
 
 
 def _check_wrapper(decoder: Decoder, ids: Sequence[int], alone: Tensor) -> None:

@@ -80,7 +80,7 @@ def _base_model(model: nn.Module) -> nn.Module:
 
 def _is_for_images(layer: nn.Module) -> bool:
     """Return whether a layer attends to an image alone. ProphetNet's layers also have self-attention."""
-    return hasattr(layer, "cross_attn") and not hasattr(layer, "self_attn")
+    return isinstance(getattr(layer, "cross_attn", None), nn.Module) and not hasattr(layer, "self_attn")
 
 
 def _check_decoder(base: nn.Module) -> None:

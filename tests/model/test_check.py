@@ -129,7 +129,7 @@ def test_the_values_of_bitnet_are_those_before_its_norm(tokenizer: PreTrainedTok
     check_all(model, tokenizer, "nasca", "navca")
     for read in ("nas", "nav"):
         expected = reference.encode(model, tokenizer, SENTENCES, read)
-        np.testing.assert_allclose(encode(model, tokenizer, SENTENCES, read), expected, atol=1e-5, rtol=1e-4)  # type: ignore[arg-type]
+        np.testing.assert_allclose(encode(model, tokenizer, SENTENCES, read), expected, atol=1e-5, rtol=1e-4)
 
 
 class TestPadding:
@@ -175,7 +175,7 @@ class TestWrappers:
         base = tiny_llama()
         base.config.use_cache = False
         mixed = get_peft_model(base, XLoraConfig("CAUSAL_LM", hidden_size=32, xlora_depth=1, adapters=adapters))
-        with pytest.raises(UnreadableFFNError, match="mixes the adapters of X-LoRA by a pass of its own.* Use LoRA"):
+        with pytest.raises(UnreadableFFNError, match=r"mixes the adapters of X-LoRA by a pass of its own.* Use LoRA"):
             check_all(mixed, tokenizer)
 
     def test_a_wrapper_that_changes_the_input_is_refused(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -200,7 +200,7 @@ def test_a_model_that_fails_on_text_gets_one_sentence(llama: Any, tokenizer: Pre
         raise KeyError("audio_codes")
 
     llama.model.layers[0].register_forward_pre_hook(fail)
-    with pytest.raises(UnreadableFFNError, match=r"LlamaForCausalLM fails on a sentence .* \(KeyError: 'audio_codes'\)"):
+    with pytest.raises(UnreadableFFNError, match=r"LlamaForCausalLM fails on sentences .* \(KeyError: 'audio_codes'\)"):
         check_all(llama, tokenizer)
 
 

@@ -43,12 +43,12 @@ EXPECTED = {
     "llama4_text": Expected(neurons=f"{ROUTED}+{GATED}"),
     "modernbert-decoder": Expected(neurons=GATED),
     "moshi": Expected(neurons=GATED),
-    "nemotron_h": Expected(
-        neurons=f"routed&{PLAIN}+{PLAIN}", outcome="read in part", ffn_layers="2,4of4"
-    ),
+    "nemotron_h": Expected(neurons=f"routed&{PLAIN}+{PLAIN}", outcome="read in part", ffn_layers="2,4of4"),
     "zamba2": Expected(neurons=GATED, outcome="read in part", ffn_layers="2,4of4"),
     "zaya": Expected(neurons=ROUTED),
-    "doge#mixture": Expected(outcome="refused", exact=None, hidden="not given", reason="mixes the tokens of a sentence"),
+    "doge#mixture": Expected(
+        outcome="refused", exact=None, hidden="not given", reason="mixes the tokens of a sentence"
+    ),
     "inkling_text": Expected(outcome="hidden states alone", exact=None, reason="holds neurons that are not read"),
     # transformers lists Mamba's hidden states from the output of the first layer on, and has no input of that.
     "mamba": Expected(
