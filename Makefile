@@ -8,7 +8,8 @@ GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model model-gemma comet bench bench-signal evidence recipes-smoke clean
+.PHONY: demo test test-compat fuzz lint model model-gemma comet bench bench-signal evidence architectures recipes-smoke \
+	clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -57,6 +58,12 @@ bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
 # RUN=french-sft DATA=folder it makes that run anew, from nothing, out of the folder's corpora.
 evidence: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.evidence $(if $(RUN),--run $(RUN) --data $(DATA))
+
+# Tries every causal language model type of both installed versions of transformers as a tiny random model against a
+# plain forward pass, and rebuilds the tables of docs/architectures.md. It takes about 20 minutes.
+architectures: $(VENV)/.ready $(COMPAT)/.ready
+	$(COMPAT)/bin/python -m benchmarks.architectures
+	$(VENV)/bin/python -m benchmarks.architectures
 
 # Both recipes on the small real model; run again, or after an interruption, they go on from their last checkpoint.
 recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.architectures.examine import Examined
 
+WIDTH = 120  # of the page's lines
 RESULTS = Path(__file__).parent.parent / "results" / "architectures"
 BEGIN, END = "<!-- made by: make architectures -->\n", "<!-- end -->\n"
 OUTCOMES = {
@@ -53,14 +55,12 @@ def _section(title: str, found: list[Examined]) -> str:
     count = Counter(one.outcome for one in found)
     exact = sum(one.states_exact is True for one in found)
     read_at_all = count["read"] + count["read in part"]
-    lines = [
-        f"### {title}",
-        "",
-        f"{len(found)} types and variants: the neurons of {read_at_all} are read, and in {exact} of them all states "
-        f"equal those of a plain forward pass. {count['hidden states alone']} have hidden states alone, "
-        f"{count['refused']} are refused, and {count['not built']} were not tried.",
-        "",
-    ]
+    summary = (
+        f"{len(found)} types and variants. The neurons of {read_at_all} are read, and in {exact} of them all states equal "
+        f"those of a plain forward pass. Of {count['hidden states alone']}, only hidden states are read. "
+        f"{count['refused']} are refused. {count['not built']} were not tried."
+    )
+    lines = [f"### {title}", "", *textwrap.wrap(summary, WIDTH, break_on_hyphens=False), ""]
     for outcome, words in OUTCOMES.items():
         its = [one for one in found if one.outcome == outcome]
         if outcome in ("read", "read in part"):

@@ -173,12 +173,13 @@ class TestValuesOfExperts:
 
     def test_nemotron_h(self, tokenizer: PreTrainedTokenizerFast) -> None:
         model = tiny_model("nemotron_h")
-        layer, part, experts = next(
+        found: tuple[int, int, Any] = next(
             (number, part, ffn.module)
             for number, parts in enumerate(Decoder.find(model, tokenizer).ffns)
             for part, ffn in enumerate(parts)
             if hasattr(ffn, "count")
         )
+        layer, part, experts = found
         (_, chosen, weights), output = run_of(model, experts, tokenizer)
         self.assert_explained(signed(model, tokenizer, layer, part), experts.down_proj, chosen, weights, output)
 
