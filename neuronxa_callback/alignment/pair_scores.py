@@ -16,6 +16,7 @@ from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Method, score_name
 
 CHOSEN_LAYERS = re.compile(r"\w+\(([\d,]+)\)")  # such as mean(8,16)
+LAYERS_WITH_FFN = re.compile(r"([\d,]+)of\d+")  # such as 2,4of4
 
 
 class Surface(Record):
@@ -128,7 +129,8 @@ def layer_numbers(signature: Signature, method: str, count: int) -> list[int]:
     """How layers are counted: FFNs from 1, what reads embeddings from the embedding layer, 0.
 
     Args:
-        signature: of a score. It says which representation a method read, and which layers where these were chosen.
+        signature: of a score. It says which representation a method read, which layers were chosen, and which layers of
+            a hybrid stack have an FFN.
         method: such as "nasca".
         count: how many values the method has, where all layers were read.
 
@@ -139,7 +141,10 @@ def layer_numbers(signature: Signature, method: str, count: int) -> list[int]:
         return []
     if chosen := CHOSEN_LAYERS.fullmatch(signature.get("layers") or ""):
         return [int(layer) for layer in chosen[1].split(",")]
-    first = 0 if _representation(signature, method) == "embedding" else 1
+    embedding = _representation(signature, method) == "embedding"
+    if not embedding and (with_ffn := LAYERS_WITH_FFN.fullmatch(signature.get("ffns") or "")):
+        return [int(layer) for layer in with_ffn[1].split(",")]
+    first = 0 if embedding else 1
     return list(range(first, first + count))
 
 

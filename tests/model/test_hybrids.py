@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.architectures.configs import tiny_model
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
 from neuronxa_callback.alignment.encoder import encode_all
+from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import joined_streams, watch
 from neuronxa_callback.model.layers import UnreadableFFNError
@@ -60,7 +61,9 @@ class TestLayersWithoutAnFFN:
     def test_the_signature_says_which_have_one(self, zamba2: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         report = NeuronXAEvaluator(PAIRS, ("nasca", "mexa"))(zamba2, tokenizer)
         assert "|neurons:sigma(gate)>0|ffns:2,4of4|" in str(report.signature)
-        assert (len(report.per_layer["nasca"]), len(report.per_layer["mexa"])) == (2, 5)
+        for method, layers in (("nasca", [2, 4]), ("mexa", [0, 1, 2, 3, 4])):
+            assert len(report.per_layer[method]) == len(layers)  # type: ignore[index]
+            assert layer_numbers(report.signatures[0], method, len(layers)) == layers
 
     def test_a_chosen_layer_has_its_own_number(self, zamba2: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         whole = encode(zamba2, tokenizer, SENTENCES)
