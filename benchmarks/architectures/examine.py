@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -101,38 +102,41 @@ def _refusal(model: Any, tokenizer: Any, methods: Any) -> str | None:
 
 def _compared(found: Examined, decoder: Decoder, neurons: bool) -> Examined:
     """Return what was found, with the comparison to a plain forward pass."""
-    reads: Any = ("nas", "embedding") if neurons else ("embedding",)
-    weighted = encode_all(decoder, SENTENCES, reads)
-    update: dict[str, Any] = {}
-    ids = decoder.tokenize(SENTENCES)
     ffns = decoder.ffns if neurons else [()] * len(decoder.layers)
-    heard = [oracle.listen(decoder.model, decoder.layers, ffns, sentence) for sentence in ids]
+    heard = [oracle.listen(decoder.model, decoder.layers, ffns, ids) for ids in decoder.tokenize(SENTENCES)]
+    update: dict[str, Any] = {}
     if neurons:
-        average = encode_all(decoder, SENTENCES, ("nas",), "average")["nas"]
-        agree: list[bool | None] = []
-        for row, number in enumerate(decoder.ffn_layers):
-            first = 0
-            for part, ffn in enumerate(decoder.ffns[number - 1]):
-                where = slice(first, first := first + ffn.neurons)
-                agree += [
-                    oracle.states_agree(
-                        ffn, its.of.get((number - 1, part), []), weighted["nas"][row, s, where],
-                        average[row, s, where], len(ids[s]),
-                    )
-                    for s, its in enumerate(heard)
-                ]  # fmt: skip
         choices = decoder.neuron_choices
         update["outcome"] = "read in part" if "ffns" in choices else "read"
+        agree = _states_agree(decoder, heard)
         update |= {
             "neurons": choices["neurons"],
             "ffn_layers": choices.get("ffns", ""),
             "states_exact": None if None in agree else all(agree),
         }
     if all(its.hidden_states for its in heard):
-        update["hidden"] = _hidden(
-            [_agrees(its.hidden_states, weighted["embedding"][:, s]) for s, its in enumerate(heard)]
-        )
+        hidden = encode_all(decoder, SENTENCES, ("embedding",))["embedding"]  # in one batch, with padding
+        update["hidden"] = _hidden([_agrees(its.hidden_states, hidden[:, s]) for s, its in enumerate(heard)])
     return found.model_copy(update=update)
+
+
+def _states_agree(decoder: Decoder, heard: Sequence[oracle.Heard]) -> list[bool | None]:
+    """Return for each FFN and sentence whether its states are right; see `oracle.states_agree`.
+
+    Each sentence is read alone. In a batch of another shape, rounding flips a state now and then.
+    """
+    weighted, average = (
+        encode_all(decoder, SENTENCES, ("nas",), pooling, token_budget=1)["nas"] for pooling in ("weighted", "average")
+    )
+    agree = []
+    for row, number in enumerate(decoder.ffn_layers):
+        first = 0
+        for part, ffn in enumerate(decoder.ffns[number - 1]):
+            its = slice(first, first := first + ffn.neurons)
+            for s, of in enumerate(heard):
+                rows = of.of.get((number - 1, part), [])
+                agree.append(oracle.states_agree(ffn, rows, weighted[row, s, its], average[row, s, its], of.tokens))
+    return agree
 
 
 def _agrees(states: Any, pooled: torch.Tensor) -> list[bool]:

@@ -33,10 +33,12 @@ class Heard:
     """The activations of one sentence.
 
     Attributes:
+        tokens: the sentence's length.
         of: layer and FFN -> the outputs (rows, width) of the activation functions that ran inside the FFN, in order.
         hidden_states: the model's own `output_hidden_states`, as (tokens, features) each; None if it gives none.
     """
 
+    tokens: int
     of: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
     hidden_states: list[Tensor] | None = None
 
@@ -58,8 +60,8 @@ class _Functions(TorchFunctionMode):
 class _Listener:
     """Knows which FFN runs, and keeps what activation functions give meanwhile."""
 
-    def __init__(self) -> None:
-        self.heard = Heard()
+    def __init__(self, tokens: int) -> None:
+        self.heard = Heard(tokens)
         self.running: list[tuple[int, int]] = []
         self.layer = -1
         self.inside_activation = 0
@@ -71,8 +73,10 @@ class _Listener:
 
 
 @contextmanager
-def _listening(model: Any, layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]]) -> Iterator[_Listener]:
-    listener = _Listener()
+def _listening(
+    model: Any, layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], tokens: int
+) -> Iterator[_Listener]:
+    listener = _Listener(tokens)
     numbers = {layer: number for number, layer in enumerate(layers)}
     parts = {ffn.module: part for its in ffns for part, ffn in enumerate(its)}  # layers may share an FFN
     with ExitStack() as hooks:
@@ -115,7 +119,7 @@ def _leave(listener: _Listener, activation: nn.Module, args: Any, output: Tensor
 @torch.no_grad()
 def listen(model: Any, layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], ids: Sequence[int]) -> Heard:
     """Run the whole model on one sentence and return what its activation functions gave."""
-    with _listening(model, layers, ffns) as listener:
+    with _listening(model, layers, ffns, len(ids)) as listener:
         output = model(input_ids=torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False)
     hidden = getattr(output, "hidden_states", None)
     listener.heard.hidden_states = None if hidden is None else [_of_tokens(state, len(ids)) for state in hidden]

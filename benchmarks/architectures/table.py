@@ -56,8 +56,8 @@ def _section(title: str, found: list[Examined]) -> str:
     exact = sum(one.states_exact is True for one in found)
     read_at_all = count["read"] + count["read in part"]
     summary = (
-        f"{len(found)} types and variants. The neurons of {read_at_all} are read, and in {exact} of them all states equal "
-        f"those of a plain forward pass. Of {count['hidden states alone']}, only hidden states are read. "
+        f"{len(found)} types and variants. The neurons of {read_at_all} are read, and in {exact} of them all states "
+        f"equal those of a plain forward pass. Of {count['hidden states alone']}, only hidden states are read. "
         f"{count['refused']} are refused. {count['not built']} were not tried."
     )
     lines = [f"### {title}", "", *textwrap.wrap(summary, WIDTH, break_on_hyphens=False), ""]
