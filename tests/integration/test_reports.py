@@ -103,6 +103,7 @@ def test_a_saved_tokenizer_does_not_truncate(tmp_path: Path) -> None:
     assert (saved["truncation"], saved["padding"]) == (None, None)
     other = sft(tmp_path / "other", [watch(quality="chrf")], max_steps=1)
     other.train()
-    assert [line["score"] for line in score_lines(tmp_path)] == [
-        line["score"] for line in score_lines(tmp_path / "other")
-    ]
+    truncating, plain = score_lines(tmp_path), score_lines(tmp_path / "other")
+    assert [line["score"] for line in truncating] == [line["score"] for line in plain]
+    assert [line["quality"] for line in truncating] == [line["quality"] for line in plain]
+    assert all(line["quality"] for line in plain)
