@@ -216,7 +216,8 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
     first_seen: dict[str, int] = {}
     for pair, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
-            raise PairsError(f"{place(pair)} holds {sentence!r} where the {code} sentence should be; correct it.")
+            remedy = _remedy(sentence, place(pair))
+            raise PairsError(f"{place(pair)} holds {sentence!r} where the {code} sentence should be; {remedy}.")
         sentence = sentence.strip()
         if not sentence.isprintable() and any("\ud800" <= character <= "\udfff" for character in sentence):
             raise PairsError(f"{place(pair)} has half a surrogate pair in its {code} sentence; replace that character.")
@@ -229,6 +230,17 @@ def _check_sentences(code: str, sentences: Sequence[Any], place: Callable[[int],
                 "equal sentences cannot be told apart, so remove one of the pairs."
             )
         first_seen[seen] = pair
+
+
+def _remedy(missing: Any, place: str) -> str:
+    """Return what to do about a value that is no sentence.
+
+    Reading CSV, pandas takes the words null, None, NA and nan for missing values, and datasets does so too.
+    """
+    is_table = place.startswith("row ")  # in a file it would be a line
+    if is_table and (missing is None or missing != missing):  # NaN alone differs from itself
+        return "fill it in, or, if it was a word such as null or NA in a CSV file, give the file itself"
+    return "correct it"
 
 
 def _as_seen(sentence: str) -> str:

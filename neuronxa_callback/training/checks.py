@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainingArguments
+from transformers import SchedulerType, TrainerCallback, TrainingArguments
 
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.text.overlap import search, texts_of
@@ -19,6 +19,9 @@ from neuronxa_callback.training.settings import StoppingRule
 from neuronxa_callback.vocabulary import OVER_PAIRS
 
 logger = logging.getLogger(__name__)
+
+# Schedulers that read the metric for the best model. transformers has the second one since version 5.
+FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
 def check_alone(kind: type[TrainerCallback], callbacks: Sequence[TrainerCallback]) -> None:
@@ -56,6 +59,25 @@ def warn_of_patience(rule: StoppingRule, values: int) -> None:
             warm_up,
             rule.key,
             values,
+        )
+
+
+def warn_of_plateau(args: TrainingArguments, names: Collection[str]) -> None:
+    """Warn of a scheduler that takes the metric for the best model for a loss, although it should rise.
+
+    Args:
+        args: the Trainer's arguments.
+        names: the metrics of this callback, with "eval_" in front.
+    """
+    metric = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
+    scheduler = SchedulerType(args.lr_scheduler_type).value
+    mode = dict(args.lr_scheduler_kwargs or {}).get("mode", "min")
+    if scheduler in FOLLOW_A_METRIC and metric in names and args.greater_is_better and mode == "min":
+        logger.warning(
+            "NeuronXA: lr_scheduler_type=%r lowers the learning rate while %s rises, because its mode is 'min'; pass "
+            "lr_scheduler_kwargs={'mode': 'max'}.",
+            scheduler,
+            metric,
         )
 
 

@@ -93,6 +93,7 @@ class Run:
             is_ours = f"eval_{watch.rule.key}" in names
             values = values_before_the_end(args, moment.state, watch.eval_steps, at_start=is_ours)
             checks.warn_of_patience(watch.rule, values)
+            checks.warn_of_plateau(args, names)
         faults = Faults(watch.raises, watch.quality.close)
         with faults.guarded("the check before training failed", ValueError), moment.trainer.accelerator.autocast():
             decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))

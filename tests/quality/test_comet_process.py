@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,23 @@ class TestModelsThatCannotBeHad:
     def test_a_folder_that_is_no_model(self, worker: CometWorker, tmp_path: Path) -> None:
         with pytest.raises(QualityError, match="is no COMET model: it needs a checkpoint"):
             worker.submit(str(tmp_path), SAMPLES).result()
+
+    @pytest.mark.parametrize(
+        ("damaged", "kept"), [("checkpoints/model.ckpt", 0.5), ("checkpoints/model.ckpt", 0), ("hparams.yaml", 0)]
+    )
+    def test_files_that_were_cut_short(
+        self, damaged: str, kept: float, worker: CometWorker, comet_models: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(comet_models / "comet", tmp_path / "cut")
+        file = tmp_path / "cut" / damaged
+        file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+        with pytest.raises(
+            QualityError, match=r"cut cannot be loaded \(.+\); if .*model\.ckpt or hparams\.yaml was cut"
+        ):
+            worker.submit(str(tmp_path / "cut"), SAMPLES).result()
+        process = worker.process
+        assert worker.submit(str(comet_models / "comet"), SAMPLES).result()
+        assert worker.process is process
 
     def test_a_model_that_needs_references_in_cometkiwis_place(self, worker: CometWorker, comet_models: Path) -> None:
         with pytest.raises(QualityError, match="needs references, but CometKiwi gets none"):

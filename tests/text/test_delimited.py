@@ -144,6 +144,22 @@ class TestExcel:
         (tmp_path / "u.tsv").write_bytes((mark + text).encode(encoding))
         assert ParallelPairs.load(tmp_path / "u.tsv") == EXPECTED
 
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+    def test_utf_16_without_its_mark(self, encoding: str, tmp_path: Path) -> None:
+        """English in it is valid UTF-8, with a NUL beside each letter."""
+        rows = [("eng_Latn", "swh_Latn"), ("The sea is calm.", "Bahari imetulia."), ("A door.", "Mlango.")]
+        sides = ["\n".join(side).encode(encoding) for side in zip(*rows[1:], strict=True)]
+        (tmp_path / "u.tsv").write_bytes(delimited("\t", *rows).encode(encoding))
+        refused(r"u\.tsv, line 1, holds a NUL character, as UTF-16 .*; convert the file to UTF-8", tmp_path / "u.tsv")
+        paths = tmp_path / "x.eng_Latn", tmp_path / "x.swh_Latn"
+        for path, side in zip(paths, sides, strict=True):
+            path.write_bytes(side)
+        refused(r"x\.eng_Latn, line 1, holds a NUL character", paths)
+
+    def test_a_nul_in_a_sentence(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "n.tsv", delimited("\t", CODES, ROWS[0], ("A\0.", "B.")))
+        refused(r"n\.tsv, line 3, holds a NUL character, .* or remove that character", path)
+
     def test_other_encodings(self, tmp_path: Path) -> None:
         text = delimited(";", CODES, *ROWS)
         (tmp_path / "old.csv").write_bytes(text.encode("cp1252"))

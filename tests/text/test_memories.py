@@ -107,6 +107,28 @@ class TestTmx:
         empty = write(tmp_path / "e.tmx", tmx_text('<tu><tuv xml:lang="en"/></tu>'))
         refused(r"e\.tmx, line 4, has a tuv without seg; add it", empty)
 
+    def test_units_of_two_of_many_languages(self, tmp_path: Path) -> None:
+        """ELRC's Khresmoi pairs each English sentence with one other language a unit."""
+        units = [unit(("en-GB", s), side) for s, t in ROWS for side in (("de-DE", f"{t}!"), ("is-IS", t))]
+        path = write(tmp_path / "m.tmx", tmx_text(*units))
+        assert ParallelPairs.load(path, *CODES) == EXPECTED
+        assert ParallelPairs.load(path, "en", "is", n=2) == of_rows(ROWS[:2])
+        back = ParallelPairs.load(path, "de", "en")
+        assert (back.source[0], back.target) == ("Sjórinn er lygn.!", EXPECTED.source)
+        assert open_corpus(path).pairs("eng_Latn", "isl_Latn").target == EXPECTED.target
+        refused(r"m\.tmx has the columns en-GB, de-DE; name two", path, "deu_Latn", "isl_Latn")
+
+    def test_regions_that_change_between_units(self, tmp_path: Path) -> None:
+        tags = ("en-US", "en-GB", "en")
+        units = [unit((tag, s), ("is", t)) for tag, (s, t) in zip(tags, ROWS, strict=True)]
+        assert ParallelPairs.load(write(tmp_path / "m.tmx", tmx_text(*units)), *CODES) == EXPECTED
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+    def test_utf_16_with_and_without_its_mark(self, encoding: str, tmp_path: Path) -> None:
+        text = tmx_text(*(unit(("en", s), ("is", t)) for s, t in ROWS)).replace("?>", ' encoding="UTF-16"?>', 1)
+        (tmp_path / "m.tmx").write_bytes(text.encode(encoding))
+        assert ParallelPairs.load(tmp_path / "m.tmx") == EXPECTED
+
     def test_no_units(self, tmp_path: Path) -> None:
         refused(r"m\.tmx holds no pairs", write(tmp_path / "m.tmx", tmx_text()))
 

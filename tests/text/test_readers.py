@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import datasets
+import pandas
 import pytest
 
 from neuronxa_callback import ParallelPairs
@@ -153,6 +154,15 @@ class TestBadInput:
     def test_a_missing_value(self) -> None:
         rows = [{"source": "a", "target": "b"}, {"source": "c", "target": None}]
         refused("row 2 of the list holds None where the isl_Latn sentence should be", rows, *CODES)
+
+    @pytest.mark.parametrize("word", ["null", "None", "NA", "nan"])
+    def test_a_word_that_others_take_for_a_missing_value(self, word: str, tmp_path: Path) -> None:
+        path = write(tmp_path / "m.csv", delimited(",", CODES, *ROWS, ("Nothing.", word)))
+        assert ParallelPairs.load(path).target[-1] == word
+        told = "row 4 of the {} holds {} where the isl_Latn sentence should be; fill it in, or, if it was a word"
+        refused(told.format("DataFrame", "nan"), pandas.read_csv(path))
+        read = datasets.load_dataset("csv", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+        refused(told.format("Dataset", "None"), read)
 
     def test_a_dataset_dict(self) -> None:
         splits = datasets.DatasetDict({"train": datasets.Dataset.from_list([{"a": "b"}])})

@@ -92,7 +92,16 @@ def load(name: str, local_only: bool) -> Any:
             f"{name} is no COMET model: it needs a checkpoint, such as checkpoints/model.ckpt, and hparams.yaml in the "
             "folder above that; check the name or path."
         )
-    return load_from_checkpoint(str(path), local_files_only=local_only).eval()
+    try:
+        return load_from_checkpoint(str(path), local_files_only=local_only).eval()
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "").rstrip(".:")
+        if isinstance(error, MemoryError) or "memory" in reason:  # nothing is wrong with the files
+            raise
+        raise RefusedError(
+            f"{name} cannot be loaded ({type(error).__name__}: {reason}); if {path} or hparams.yaml was cut short on "
+            "its way, delete it and fetch it again."
+        ) from None
 
 
 def download(name: str, local_only: bool) -> Path:

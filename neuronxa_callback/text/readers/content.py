@@ -96,11 +96,19 @@ def decode(name: str, content: bytes) -> str:
     # Excel writes "Unicode text" in UTF-16, and always with the mark.
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         encoding = "UTF-16, though it begins as such" if utf16 else "UTF-8"
         raise PairsError(f"{name}, line {line}, is not {encoding}; convert the file to UTF-8.") from None
+    if "\0" in text:
+        # English in UTF-16 or UTF-32 without its mark is valid UTF-8 with a NUL beside each letter.
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise PairsError(
+            f"{name}, line {line}, holds a NUL character, as UTF-16 without its byte order mark does; convert the file "
+            "to UTF-8 or remove that character."
+        )
+    return text
 
 
 def lines_of(text: str) -> list[str]:

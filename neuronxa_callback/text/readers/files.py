@@ -31,7 +31,8 @@ def open_rows(spec: Any, n: int | None, codes: Codes = (None, None), reference: 
         spec: the path of a file with one of the endings `FILES`, a test set of sacrebleu ("wmt21:en-is"), a
             `datasets.Dataset`, a `pandas.DataFrame` or a list of dicts.
         n: how many rows of a file to read; None reads all. A data set is read only as far as its rows are used.
-        codes: the languages that the user names. A TSV or CSV file without a header needs both.
+        codes: the languages that the user names. A TSV or CSV file without a header needs both. With both, the units of
+            a TMX file that lack one of them are left out.
         reference: which of several references to read; None takes the first.
 
     Raises:
@@ -45,7 +46,7 @@ def open_rows(spec: Any, n: int | None, codes: Codes = (None, None), reference: 
         return _first(set_rows(str(spec), reference), str(spec), n)
     kind = kind_of(path)
     if kind in _XML:
-        return _first(_xml_rows(path, kind, reference), str(path), n)
+        return _first(_xml_rows(path, kind, codes, reference), str(path), n)
     _refuse_reference(str(path), reference)
     if kind in (".zip", ".parquet"):
         return _first(zip_rows(path) if kind == ".zip" else parquet_rows(path, n), str(path), n)
@@ -65,7 +66,7 @@ def _first(located: Located, origin: str, n: int | None) -> Rows:
     return rows_of(iter(list(islice(usable(located, origin), n))), origin)
 
 
-def _xml_rows(path: Path, kind: str, reference: str | None) -> Located:
+def _xml_rows(path: Path, kind: str, codes: Codes, reference: str | None) -> Located:
     from neuronxa_callback.text.readers import memories, wmt, xml_files
 
     root = xml_files.parse(path, read_bytes(path))
@@ -74,7 +75,7 @@ def _xml_rows(path: Path, kind: str, reference: str | None) -> Located:
         return wmt.wmt_rows(path, root, reference)
     _refuse_reference(str(path), reference)
     if name in ("tmx", "xliff"):
-        return (memories.tmx_rows if name == "tmx" else memories.xliff_rows)(path, root)
+        return memories.tmx_rows(path, root, codes) if name == "tmx" else memories.xliff_rows(path, root)
     if name in ("srcset", "refset", "tstset", "mteval"):
         raise PairsError(f"{path} holds one side of a test set; give a tuple of two paths, the source's and another.")
     expected = {".tmx": "TMX", ".xml": "TMX, XLIFF or a test set of WMT"}.get(kind, "XLIFF")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.text.languages import PairsError
-from neuronxa_callback.text.readers.rows import Located
+from neuronxa_callback.text.languages import PairsError, may_be
+from neuronxa_callback.text.readers.delimited import Codes
+from neuronxa_callback.text.readers.rows import Located, Row
 from neuronxa_callback.text.readers.xml_files import LANG, child, children, column_names, descendants, text_without
 
 # What these hold is code of the original file (section "Content markup" of TMX 1.4b), and "sub" in them is text apart
@@ -18,8 +19,31 @@ from neuronxa_callback.text.readers.xml_files import LANG, child, children, colu
 _CODE = frozenset({"bpt", "ept", "ph", "it", "ut", "sub"})
 
 
-def tmx_rows(path: Path, root: Any) -> Located:
-    """Yield the units of a TMX file: a column for each language, named as the file names it, the source's first."""
+def tmx_rows(path: Path, root: Any, codes: Codes = (None, None)) -> Located:
+    """Yield the units of a TMX file: a column for each language, named as the file names it, the source's first.
+
+    If the user names both languages, the units that hold both are read, and their columns are named by the codes. Other
+    units are left out: a memory of many languages may pair each of them with English in a unit of its own. A file
+    without any such unit is read whole.
+    """
+    units = list(_tmx_units(path, root))
+    asked = [(place, named) for place, sides in units if (named := _named_by(sides, codes))]
+    yield from asked or units
+
+
+def _named_by(sides: Row, codes: Codes) -> Row | None:
+    """Return a unit with the columns of two languages named by their codes, or None if it lacks one.
+
+    Columns keep their names where several of them are one language.
+    """
+    found = [[name for name in sides if code and may_be(name, code)] for code in codes]
+    if not all(found):
+        return None
+    codes_of = {names[0]: code for names, code in zip(found, codes, strict=True) if len(names) == 1 and code}
+    return {codes_of.get(name, name): text for name, text in sides.items()}
+
+
+def _tmx_units(path: Path, root: Any) -> Located:
     header = child(root, "header")
     source = header.get("srclang", "") if header is not None else ""
     for unit in descendants(root, "tu"):
