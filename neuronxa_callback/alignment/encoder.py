@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
+from neuronxa_callback.model.check import check_once
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.model.hooks import joined_streams, watch, watch_inputs, watch_output
+from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
 from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.model.neurons import FFN
 from neuronxa_callback.vocabulary import NeuronRepresentation, Representation, TokenPooling, check_choice
 
 # Both were found by measurement. Small batches stay in a CPU's caches. An accelerator is faster with few large batches.
@@ -93,6 +93,8 @@ def encode_all(
     check_choice("token_pooling", token_pooling, TokenPooling)
     passes = _passes(decoder, sentences, representations)
     chosen = {read: check_layers(layers, read, decoder) for read in representations}
+    shortest = min((ids for _, token_ids in passes for ids in token_ids), key=len)
+    check_once(decoder, shortest, neurons=set(representations) != {"embedding"})
     encoded = {read: _room_for(read, numbers, decoder, len(sentences)) for read, numbers in chosen.items()}
     with decoder.evaluation_mode():
         for reads, token_ids in passes:
@@ -178,7 +180,7 @@ class _Reader:
     It keeps nothing of the batch but the results.
 
     Args:
-        ffns: the FFNs of all layers.
+        decoder: the model's.
         chosen: representation -> the layers to read, as `check_layers` returns them.
         encoded: representation -> the results (layers, sentences, features), which the reader fills.
         weights: representation -> the weights of the batch's tokens, as `token_weights` returns them.
@@ -187,13 +189,15 @@ class _Reader:
 
     def __init__(
         self,
-        ffns: Sequence[Sequence[FFN]],
+        decoder: Decoder,
         chosen: Mapping[Representation, Sequence[int]],
         encoded: dict[Representation, Tensor],
         weights: Mapping[Representation, Tensor],
         places: Tensor,
     ) -> None:
-        self.ffns = ffns
+        self.decoder = decoder
+        # A model whose FFNs cannot be read has hidden states all the same.
+        self.ffns = decoder.ffns if set(chosen) - {"embedding"} else []
         self.chosen = chosen
         self.encoded = encoded
         self.weights = weights
@@ -202,7 +206,7 @@ class _Reader:
             (read, layer, part)
             for read, layers in chosen.items()
             for layer in layers
-            for part in range(1 if read == "embedding" else len(ffns[layer - 1]))
+            for part in range(1 if read == "embedding" else len(self.ffns[layer - 1]))
         }
 
     @contextmanager
@@ -228,7 +232,7 @@ class _Reader:
 
         The last hidden state is one stream. It is filled up with zeros, which change no score.
         """
-        values = joined_streams(values, *self.weights["embedding"].shape)
+        values = self.decoder.joined_streams(values, *self.weights["embedding"].shape)
         width, room = values.shape[-1], self.encoded["embedding"]
         if width > room.shape[-1]:
             self.encoded["embedding"] = nn.functional.pad(room, (0, width - room.shape[-1]))
@@ -255,10 +259,11 @@ class _Reader:
     def end(self) -> None:
         """Raise UnreadableFFNError if a chosen layer was not read."""
         if self.due:
-            _, layer, part = min(self.due)
+            read, layer, part = min(self.due)
+            where = "the layer" if read == "embedding" else self.ffns[layer - 1][part].name
             raise UnreadableFFNError(
-                f"layer {layer} was not read in a forward pass: {self.ffns[layer - 1][part].name} was replaced and no "
-                "longer calls its projections. Restore its forward."
+                f"layer {layer} was not read in a forward pass: {where} was replaced and no longer calls its "
+                "projections. Restore its forward."
             )
 
 
@@ -275,9 +280,7 @@ def _encode_batch(
     lengths = torch.tensor([len(ids) for ids in batch], device=decoder.device)
     # The source sums signed values. Their mean has the same cosines, and its size does not grow with the sentence.
     weights = {read: token_weights(lengths, "average" if read == "signed" else token_pooling) for read in chosen}
-    # A model whose FFNs cannot be read has hidden states all the same.
-    ffns = decoder.ffns if set(chosen) - {"embedding"} else []
-    reader = _Reader(ffns, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
+    reader = _Reader(decoder, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
     deepest = max(1, *(max(layers) for layers in chosen.values()))
     with reader.watching(decoder.layers, deepest), decoder.first_layers(deepest):
         last_hidden = decoder.run(batch)

@@ -38,6 +38,7 @@ class Decoder:
         context_length: the model's longest input in tokens; None if its configuration does not say.
         hidden_size: number of features of a residual stream.
         bidirectional: whether a token sees the tokens behind it, so that padding must be masked.
+        streams_first: whether several residual streams stand before the batch, as in Gemma 3n.
         dtype: the arithmetic's data type, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
             ... It names autocast if autocast was on when the decoder was found.
     """
@@ -52,6 +53,7 @@ class Decoder:
     context_length: int | None
     hidden_size: int
     bidirectional: bool
+    streams_first: bool
     dtype: str
 
     @classmethod
@@ -74,6 +76,7 @@ class Decoder:
             context_length=_context_length(found.config),
             hidden_size=found.config.hidden_size,
             bidirectional=_is_bidirectional(found.config),
+            streams_first=hasattr(found.config, "altup_num_inputs"),
             dtype=_compute_dtype(found.base, device),
         )
 
@@ -169,6 +172,25 @@ class Decoder:
             return {}
         real = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
         return {"attention_mask": torch.tensor(real, device=self.device)}
+
+    def joined_streams(self, hidden: Tensor, batch: int, tokens: int) -> Tensor:
+        """Return a layer's hidden states as (batch, tokens, features). Several residual streams are joined.
+
+        Models with hyper-connections (DeepSeek-V4) have (batch, tokens, streams, hidden), and Gemma 3n has (streams,
+        batch, tokens, hidden).
+
+        Raises:
+            UnreadableFFNError: the hidden states are not those of the batch's tokens, as in ProphetNet, whose layers
+                see each token several times.
+        """
+        if hidden.dim() == 4:
+            hidden = (hidden.movedim(0, 2) if self.streams_first else hidden).flatten(2)
+        if hidden.shape[:-1] != (batch, tokens):
+            raise UnreadableFFNError(
+                f"a layer of {type(self.stack).__name__} gets hidden states of the shape {tuple(hidden.shape)} for "
+                f"{tokens} tokens, so there is no hidden state of each token to read. Use another model."
+            )
+        return hidden
 
     @contextmanager
     def first_layers(self, count: int) -> Iterator[None]:

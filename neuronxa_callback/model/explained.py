@@ -8,9 +8,10 @@ computed by neurons that are not read, such as a shared expert beside the routed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from neuronxa_callback.model.dense import DenseFFN
 from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError
 from neuronxa_callback.model.neurons import FFN, may_hold_ffn
-from neuronxa_callback.model.tolerance import differ, rounding
+from neuronxa_callback.model.tolerance import tokens_that_differ
 
 TOKENS = 8  # the check needs tokens to change and tokens to keep
 
@@ -32,15 +33,17 @@ class _Call:
         args: its arguments, copied before the run could change them.
         kwargs: its named arguments, copied.
         place: the place among `args`, or the name among `kwargs`, of the features (..., hidden) that it was given.
+        output: the features (tokens, hidden) that it gave; None if it gave none of each token, or is still running.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     place: int | str
+    output: Tensor | None = None
 
     @property
     def features(self) -> Tensor:
-        """The features (..., hidden)."""
+        """The features (..., hidden) that the module was given."""
         return self.args[self.place] if isinstance(self.place, int) else self.kwargs[self.place]  # type: ignore[no-any-return]
 
     def given(self, features: Tensor) -> _Call:
@@ -49,15 +52,17 @@ class _Call:
             return replace(self, kwargs={**self.kwargs, self.place: features})
         return replace(self, args=(*self.args[: self.place], features, *self.args[self.place + 1 :]))
 
-    def run(self, module: nn.Module) -> Tensor | None:
-        """Run a module on copies of the arguments; return its features, or None if it gives no features of tokens."""
-        output = module(*_copied(self.args), **_copied_named(self.kwargs))
-        return _features(output if isinstance(output, tuple | list) else (output,), _tokens(self.features))
+    def run(self, module: nn.Module) -> Tensor:
+        """Run a module on copies of the arguments and return its features (tokens, hidden)."""
+        output = _features(module(*_copied(self.args), **_copied_named(self.kwargs)), _tokens(self.features))
+        if output is None:
+            raise RuntimeError(f"{type(module).__name__} gives other outputs when it runs again.")
+        return output
 
 
 @contextmanager
 def explained(
-    layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], names: Mapping[nn.Module, str]
+    layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], names: Mapping[nn.Module, str], tolerance: float
 ) -> Iterator[None]:
     """Watch one forward pass of one sentence, and check at its end that the FFNs explain every block.
 
@@ -67,37 +72,57 @@ def explained(
         layers: the decoder layers.
         ffns: the FFNs that were found in each layer.
         names: the modules' names, for messages.
+        tolerance: the share of a token's output that counts as rounding.
 
     Raises:
         UnreadableFFNError: a block holds neurons that are not read, or an FFN mixes tokens.
     """
     calls: dict[nn.Module, _Call] = {}
     with ExitStack() as hooks:
-        for module in {module for layer in layers for module in layer.modules()}:
-            hooks.callback(module.register_forward_pre_hook(_keep_call(calls), with_kwargs=True).remove)
+        for module in {module for layer in layers for module in _possible_blocks(layer)}:
+            hooks.callback(module.register_forward_pre_hook(partial(_keep_call, calls), with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(partial(_keep_output, calls)).remove)
         yield
     for layer, its in zip(layers, ffns, strict=True):
-        _check_inside(layer, calls, its, names)
+        _check_inside(layer, calls, its, names, tolerance)
 
 
-def _may_be_block(name: str, module: nn.Module) -> bool:
-    """Return whether a module, called so by its parent, may be a block or hold one. A projection alone is none."""
-    return may_hold_ffn(name) and _matrices(module) > 1 and not hasattr(module, "in_features")
+def _possible_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules inside a module that may be blocks. Projections are none: they are most of a model."""
+    for name, child in module.named_children():
+        if may_hold_ffn(name) and not _is_projection(child) and _projections(child) > 1:
+            yield child
+            yield from _possible_blocks(child)
 
 
-def _matrices(module: nn.Module) -> int:
-    """Return the number of weight matrices inside a module. ZeRO-3 keeps a sharded weight's shape in `ds_shape`."""
-    return sum(len(getattr(weight, "ds_shape", weight.shape)) > 1 for weight in module.parameters())
+def _is_projection(module: nn.Module) -> bool:
+    return hasattr(module, "in_features")
 
 
-def _keep_call(calls: dict[nn.Module, _Call]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        numbered: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-        place = next((at for at, value in numbered if _is_features(value)), None)
-        if place is not None and module not in calls:
-            calls[module] = _Call(_copied(args), _copied_named(kwargs), place)
+def _projections(module: nn.Module) -> int:
+    """Return the number of projections inside a module, and of matrices outside of them.
 
-    return hook
+    The weights of quantised projections may be buffers, and ZeRO-3 keeps a sharded weight's shape in `ds_shape`.
+    """
+    count = 0
+    for inner in module.modules():
+        held = (*inner.parameters(recurse=False), *inner.buffers(recurse=False))
+        count += _is_projection(inner) or any(len(getattr(tensor, "ds_shape", tensor.shape)) > 1 for tensor in held)
+    return count
+
+
+def _keep_call(calls: dict[nn.Module, _Call], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    numbered: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    place = next((at for at, value in numbered if _is_features(value)), None)
+    if place is not None and module not in calls:
+        calls[module] = _Call(_copied(args), _copied_named(kwargs), place)
+
+
+def _keep_output(calls: dict[nn.Module, _Call], module: nn.Module, args: Any, output: Any) -> None:
+    call = calls.get(module)
+    if call is not None and call.output is None:
+        features = _features(output, _tokens(call.features))
+        calls[module] = replace(call, output=None if features is None else features.clone())
 
 
 def _is_features(value: Any) -> bool:
@@ -116,67 +141,62 @@ def _tokens(features: Tensor) -> int:
     return features.numel() // features.shape[-1]
 
 
-def _features(outputs: Sequence[Any], tokens: int) -> Tensor | None:
-    """Return the first output that holds features of each token, as (tokens, features)."""
+def _features(output: Any, tokens: int) -> Tensor | None:
+    """Return what a module gives of each token, as (tokens, features): its output, or the first one that is such."""
+    outputs = output if isinstance(output, tuple | list) else (output,)
     found = next((value for value in outputs if _is_features(value) and _tokens(value) == tokens), None)
     return None if found is None else found.reshape(tokens, -1)
 
 
 def _check_inside(
-    module: nn.Module, calls: Mapping[nn.Module, _Call], ffns: Sequence[FFN], names: Mapping[nn.Module, str]
+    module: nn.Module,
+    calls: Mapping[nn.Module, _Call],
+    ffns: Sequence[FFN],
+    names: Mapping[nn.Module, str],
+    tolerance: float,
 ) -> None:
     """Check the blocks inside a module."""
-    for name, child in module.named_children():
-        if not _may_be_block(name, child):
-            continue
+    for child in dict.fromkeys(module.children()):
         call = calls.get(child)
-        if call is not None and _each_token_by_itself(child, call):
-            _check_block(child, call, ffns, names)
-        elif any(ffn.module is child for ffn in ffns if isinstance(ffn, DenseFFN)):
+        if call is None or call.output is None:
+            _check_inside(child, calls, ffns, names, tolerance)
+        elif _mixes_tokens(child, call, call.output, tolerance):
+            if any(ffn.module is child for ffn in ffns if isinstance(ffn, DenseFFN)):
+                raise UnreadableFFNError(
+                    f"{names[child]} ({type(child).__name__}) mixes the tokens of a sentence, so its neurons do not "
+                    f"belong to one token. {REMEDY}"
+                )
+            _check_inside(child, calls, ffns, names, tolerance)
+        elif not _is_explained(child, call, call.output, ffns, tolerance):
             raise UnreadableFFNError(
-                f"{names[child]} ({type(child).__name__}) mixes the tokens of a sentence, so its neurons do not belong "
-                f"to one token. {REMEDY}"
-            )
-        else:
-            _check_inside(child, calls, ffns, names)
-
-
-def _check_block(block: nn.Module, call: _Call, ffns: Sequence[FFN], names: Mapping[nn.Module, str]) -> None:
-    whole = call.run(block)
-    with ExitStack() as silenced:
-        for ffn in ffns:
-            silenced.enter_context(ffn.silenced())
-        for norm in (module for name, module in block.named_modules() if "norm" in name.rpartition(".")[2]):
-            silenced.callback(norm.register_forward_hook(lambda module, args, output: args[0]).remove)
-        if whole is not None and not _is_affine(block, call, whole):
-            raise UnreadableFFNError(
-                f"{names[block]} ({type(block).__name__}) holds neurons that are not read: with all neurons that were "
+                f"{names[child]} ({type(child).__name__}) holds neurons that are not read: with all neurons that were "
                 f"found set to 0, its output still depends on its input. {REMEDY}"
             )
 
 
-def _each_token_by_itself(module: nn.Module, call: _Call) -> bool:
-    """Return whether the later tokens' outputs stay as they are when the earlier tokens' inputs change."""
+def _mixes_tokens(module: nn.Module, call: _Call, output: Tensor, tolerance: float) -> bool:
+    """Return whether the later tokens' outputs change when the earlier tokens' inputs do."""
     rows = call.features.reshape(-1, call.features.shape[-1])
     changed = len(rows) // 2
     other = torch.cat([-rows[:changed].roll(1, dims=-1), rows[changed:]]).reshape(call.features.shape)
-    before, after = call.run(module), call.given(other).run(module)
-    if before is None or after is None:
-        return False
-    tolerance = rounding(before.dtype)
-    return not any(differ(now, then, tolerance) for now, then in zip(after[changed:], before[changed:], strict=True))
+    after = call.given(other).run(module)[changed:]
+    return tokens_that_differ(after, output[changed:], output[changed:], tolerance) > 0
 
 
-def _is_affine(block: nn.Module, call: _Call, whole: Tensor) -> bool:
-    """Return whether a block maps the mean of two inputs to the mean of their outputs, but for rounding.
+def _is_explained(block: nn.Module, call: _Call, output: Tensor, ffns: Sequence[FFN], tolerance: float) -> bool:
+    """Return whether a block without its neurons and norms maps the mean of two inputs to the mean of their outputs."""
+    with ExitStack() as changes:
+        for ffn in ffns:
+            changes.enter_context(ffn.silenced())
+        for norm in (module for name, module in block.named_modules() if "norm" in name.rpartition(".")[2]):
+            changes.callback(norm.register_forward_hook(_leave_out, with_kwargs=True).remove)
+        other = -call.features.roll(1, dims=-1)
+        first, second, middle = (
+            call.given(given).run(block).float() for given in (call.features, other, (call.features + other) / 2)
+        )
+    return tokens_that_differ(middle, (first + second) / 2, output, tolerance) == 0
 
-    Args:
-        block: the block with its neurons silenced.
-        call: its call.
-        whole: its output (tokens, hidden) with its neurons. Rounding is measured by its size.
-    """
-    other = -call.features.roll(1, dims=-1)
-    outputs = [call.given(given).run(block) for given in (call.features, other, (call.features + other) / 2)]
-    first, second, middle = (output.float() for output in outputs if output is not None)
-    distance = torch.linalg.vector_norm(middle - (first + second) / 2)
-    return bool(distance <= rounding(whole.dtype) * torch.linalg.vector_norm(whole.float()))
+
+def _leave_out(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Return a norm's input in place of its output."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.neurons import FFN
 from neuronxa_callback.vocabulary import NeuronRepresentation
 
@@ -64,23 +63,3 @@ def watch_output(layer: nn.Module, receive: Callable[[Tensor], None]) -> Iterato
         yield
     finally:
         handle.remove()
-
-
-def joined_streams(hidden: Tensor, batch: int, tokens: int) -> Tensor:
-    """Return hidden states as (batch, tokens, features), with several residual streams one after the other.
-
-    Models with hyper-connections (DeepSeek-V4) have (batch, tokens, streams, hidden), and Gemma 3n has (streams, batch,
-    tokens, hidden).
-
-    Raises:
-        UnreadableFFNError: the hidden states are not those of the batch's tokens, as in ProphetNet, whose layers see
-            each token several times.
-    """
-    if hidden.dim() == 4:
-        hidden = (hidden if hidden.shape[:2] == (batch, tokens) else hidden.movedim(0, 2)).flatten(2)
-    if hidden.shape[:-1] != (batch, tokens):
-        raise UnreadableFFNError(
-            f"a decoder layer gets hidden states of the shape {tuple(hidden.shape)} for {tokens} tokens, so there is "
-            "no hidden state of each token to read. Use another model."
-        )
-    return hidden

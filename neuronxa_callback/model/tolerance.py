@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Leaves room for kernels that fuse or round differently in bfloat16. Swapped halves differ by far more.
 SAME_FORMULA = 0.05
+TF32 = 2.0**-10  # the relative spacing of its numbers
 
 
 def differ(found: Tensor, expected: Tensor, tolerance: float = SAME_FORMULA) -> bool:
@@ -16,6 +17,33 @@ def differ(found: Tensor, expected: Tensor, tolerance: float = SAME_FORMULA) -> 
     return bool(distance > tolerance * torch.linalg.vector_norm(expected))
 
 
-def rounding(dtype: torch.dtype) -> float:
-    """Return a share that rounding alone does not reach in a few operations: 0.0003 in float32, 0.09 in bfloat16."""
-    return float(torch.finfo(dtype).eps ** 0.5)
+def tokens_that_differ(found: Tensor, expected: Tensor, size: Tensor, tolerance: float) -> int:
+    """Return how many tokens differ by more than a share of their size.
+
+    Each token is judged by itself, because one token may be a hundred times larger than the others, as a BOS often is.
+
+    Args:
+        found: (tokens, features).
+        expected: the same.
+        size: the same; the norm of a token is its size.
+        tolerance: the share.
+    """
+    distance = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
+    return int((distance > tolerance * torch.linalg.vector_norm(size.float(), dim=-1)).sum())
+
+
+def rounding(model: nn.Module, device: torch.device) -> float:
+    """Return a share of a number that rounding does not reach in the few operations of a block.
+
+    It is the square root of the coarsest spacing of numbers in the model's arithmetic: 0.0003 in float32, 0.03 in
+    float16 and with TF32, 0.09 in bfloat16. Weights, the compute dtype of quantised layers and autocast count.
+    """
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1}
+    computed = {getattr(module, "compute_dtype", None) for module in model.modules()}
+    dtypes |= {dtype for dtype in computed if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
+    if torch.is_autocast_enabled(device.type):
+        dtypes.add(torch.get_autocast_dtype(device.type))
+    spacings = [torch.finfo(dtype).eps for dtype in dtypes or {torch.float32}]
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        spacings.append(TF32)
+    return float(max(spacings) ** 0.5)

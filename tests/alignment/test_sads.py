@@ -96,8 +96,10 @@ def test_only_special_tokens_cost_a_pass_of_its_own(
         sentences += output.shape[0]
 
     its = tokenizer if bos else bare_tokenizer
+    evaluator = NeuronXAEvaluator(PAIRS, methods)
+    evaluator.check(Decoder.find(llama, its))
     with llama.model.embed_tokens.register_forward_hook(count):
-        together = NeuronXAEvaluator(PAIRS, methods)(llama, its)
+        together = evaluator(llama, its)
     assert sentences == passes * 2 * len(PAIRS)
     for method in methods:
         alone = NeuronXAEvaluator(PAIRS, method)(llama, its)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
+from neuronxa_callback.alignment.encoder import NonFiniteActivationError
 from neuronxa_callback.model.check import check
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.layers import UnreadableFFNError
@@ -200,7 +201,9 @@ def test_a_model_that_fails_on_text_gets_one_sentence(llama: Any, tokenizer: Pre
         raise KeyError("audio_codes")
 
     llama.model.layers[0].register_forward_pre_hook(fail)
-    with pytest.raises(UnreadableFFNError, match=r"LlamaForCausalLM fails on sentences .* \(KeyError: 'audio_codes'\)"):
+    with pytest.raises(
+        UnreadableFFNError, match=r"LlamaForCausalLM cannot be checked on sentences .* \(KeyError: 'audio_codes'\)"
+    ):
         check_all(llama, tokenizer)
 
 
@@ -225,3 +228,131 @@ def test_a_sentence_of_one_token_is_enough(name: str, tokenizer: PreTrainedToken
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt2"])
 def test_rounding_is_not_refused(name: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast) -> None:
     check_all(tiny(name, dtype), tokenizer, "nasca", "mexa")
+
+
+class TestOnce:
+    """What reads a model without having checked it checks it first, once."""
+
+    @staticmethod
+    def passes(model: Any) -> list[int]:
+        batches: list[int] = []
+        model.model.register_forward_pre_hook(
+            lambda _, args, kwargs: batches.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        return batches
+
+    def test_a_model_is_checked_by_its_first_reading(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        batches = self.passes(llama)
+        encode(llama, tokenizer, SENTENCES)
+        assert batches == [1, 2, 3, 6]  # alone, beside one other, beside two others, and the reading
+        encode(llama, tokenizer, SENTENCES)
+        NeuronXAEvaluator(PAIRS)(llama, tokenizer)
+        assert batches[4:] == [6, 6, 6]
+
+    def test_a_wrong_reading_is_refused_without_a_trainer(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        model = tiny_llama()
+        model.model.layers[1].mlp = Sidecar(model.model.layers[1].mlp, 1.0)
+        with pytest.raises(UnreadableFFNError, match="holds neurons that are not read"):
+            encode(model, tokenizer, SENTENCES)
+        with pytest.raises(UnreadableFFNError, match="holds neurons that are not read"):
+            NeuronXAEvaluator(PAIRS)(model, tokenizer)
+        assert encode(model, tokenizer, SENTENCES, "embedding").shape == (4, 6, 32)
+
+    def test_a_layer_that_loses_its_ffn_is_refused(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        encode(llama, tokenizer, SENTENCES)
+        llama.model.layers[1].mlp = nn.Identity()
+        with pytest.raises(UnreadableFFNError, match=r"model\.layers\.1 has no FFN that can be read any more"):
+            encode(llama, tokenizer, SENTENCES)
+
+
+def test_what_cannot_be_compared_passes_and_the_reading_names_it(
+    llama: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    llama.model.layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
+    check_all(llama, tokenizer)
+    with pytest.raises(NonFiniteActivationError, match=r"layer 1 \(model\.layers\.1\)"):
+        encode(llama, tokenizer, SENTENCES)
+
+
+def test_one_large_token_hides_nothing(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The first token of real models is often a hundred times larger than the others."""
+    llama.model.layers[1].mlp = Sidecar(llama.model.layers[1].mlp, 0.2)
+    llama.model.layers[1].register_forward_pre_hook(
+        lambda _, args: (torch.cat([args[0][:, :1] * 1000, args[0][:, 1:]], dim=1), *args[1:])
+    )
+    llama.model.layers[1].post_attention_layernorm = nn.Identity()
+    with pytest.raises(UnreadableFFNError, match=r"model\.layers\.1\.mlp \(Sidecar\) holds neurons that are not read"):
+        check_all(llama, tokenizer)
+
+
+class Packed(nn.Module):
+    """A projection that holds its weight in a buffer, as many quantised ones do."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("packed", linear.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.packed)
+
+
+def test_weights_in_buffers_are_looked_at(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    mlp = Sidecar(llama.model.layers[1].mlp, 0.5)
+    into, out = mlp.into.detach(), mlp.out.detach()
+    del mlp.into, mlp.out
+    mlp.register_buffer("into", into)
+    mlp.register_buffer("out", out)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        setattr(mlp, name, Packed(getattr(mlp, name)))
+    llama.model.layers[1].mlp = mlp
+    with pytest.raises(UnreadableFFNError, match=r"model\.layers\.1\.mlp \(Sidecar\) holds neurons that are not read"):
+        check_all(llama, tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_the_rounding_of_autocast_is_not_refused(kind: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny(kind)
+    for layer in Decoder.find(model, tokenizer).layers:
+        down, up = nn.Linear(32, 8), nn.Linear(8, 32)
+        layer.laurel = nn.Sequential(down, up)
+        layer.laurel.add_module("norm", nn.RMSNorm(32))
+        layer.register_forward_hook(_with_laurel)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_all(model, tokenizer, "nasca", "mexa")
+
+
+def _with_laurel(layer: Any, args: Any, output: Any) -> Any:
+    hidden = output[0] if isinstance(output, tuple) else output
+    hidden = hidden + layer.laurel(hidden)
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def test_layers_that_run_twice_are_refused(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    llama.model.layers[2] = llama.model.layers[0]
+    with pytest.raises(UnreadableFFNError, match=r"LlamaModel do not run one after the other, each once"):
+        check_all(llama, tokenizer, "mexa")
+
+
+def test_a_token_that_the_model_does_not_know_is_named(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UnreadableFFNError, match="gives the token id 700, and LlamaForCausalLM has 600 embeddings"):
+        check(Decoder.find(llama, tokenizer), [5, 700])
+
+
+def test_an_ffn_that_is_not_called_as_a_module_is_read(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Its projections are called all the same, and its layer may call its forward."""
+    expected = encode(tiny_llama(), tokenizer, SENTENCES)
+    for layer in llama.model.layers:
+        mlp = layer.mlp
+        layer.mlp = Forwarding(mlp)
+    check_all(llama, tokenizer)
+    assert torch.equal(encode(llama, tokenizer, SENTENCES), expected)
+
+
+class Forwarding(nn.Module):
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.inner = mlp
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner.forward(x)

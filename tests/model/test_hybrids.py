@@ -16,7 +16,7 @@ from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
 from neuronxa_callback.alignment.encoder import encode_all
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.model.hooks import joined_streams, watch
+from neuronxa_callback.model.hooks import watch
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.survey.sentence_map import _middle_layer
 from tests import reference
@@ -138,14 +138,15 @@ class TestResidualStreams:
                 torch.testing.assert_close(read[layer, row], last.reshape(-1), atol=1e-4, rtol=1e-4)
         assert NeuronXAEvaluator(PAIRS, "mexa")(model, tokenizer).score.keys() == {"mexa"}
 
-    def test_as_many_streams_as_sentences_are_told_apart(self) -> None:
-        of_tokens = torch.randn(3, 5, 2)
-        stacked = torch.stack([of_tokens, of_tokens + 1, of_tokens + 2])  # as many as sentences
-        expected = torch.cat([of_tokens, of_tokens + 1, of_tokens + 2], dim=-1)
-        assert torch.equal(joined_streams(stacked, 3, 5), expected)
-        assert torch.equal(joined_streams(stacked.permute(1, 2, 0, 3), 3, 5), expected)
+    def test_as_many_streams_as_sentences_and_tokens_are_told_apart(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        of_tokens = torch.randn(4, 4, 2)
+        streams = [of_tokens + number for number in range(4)]
+        expected = torch.cat(streams, dim=-1)
+        gemma, deepseek = (Decoder.find(tiny_model(kind), tokenizer) for kind in ("gemma3n_text", "deepseek_v4"))
+        assert torch.equal(gemma.joined_streams(torch.stack(streams), 4, 4), expected)
+        assert torch.equal(deepseek.joined_streams(torch.stack(streams, dim=2), 4, 4), expected)
         with pytest.raises(UnreadableFFNError, match=r"the shape \(3, 15, 2\) for 5 tokens"):
-            joined_streams(torch.zeros(3, 15, 2), 3, 5)
+            deepseek.joined_streams(torch.zeros(3, 15, 2), 3, 5)
 
 
 def signed(model: Any, tokenizer: Any, layer: int, part: int) -> Tensor:
