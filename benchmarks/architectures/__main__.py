@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import resource
 import warnings
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -24,34 +25,37 @@ from benchmarks.architectures import configs, table
 from benchmarks.architectures.examine import Examined, examine
 
 TIME_LIMIT = 180  # seconds for one type; some tiny models still hold large tables
+BUILT = "the model was built"
 MEMORY = 12 << 30  # bytes of address space for one type
 
 
 def examined(kind: str) -> Examined:
     """Examine a type in a process of its own, which may die or hang."""
     context = multiprocessing.get_context("fork")
-    queue: Queue[str] = context.Queue()
+    queue: Queue[Examined] = context.Queue()
     process = context.Process(target=_work, args=(kind, queue))
     process.start()
+    found = Examined(kind=kind, reason=f"no answer in {TIME_LIMIT} seconds")
     try:
-        return Examined.model_validate_json(queue.get(timeout=TIME_LIMIT))
+        found = queue.get(timeout=TIME_LIMIT)
+        if found.reason == BUILT:
+            found = queue.get(timeout=TIME_LIMIT)
     except Empty:
-        return Examined(kind=kind, reason=f"no answer in {TIME_LIMIT} seconds")
+        pass  # what is known so far stands
     finally:
         process.kill()
         process.join()
+    return found
 
 
-def _work(kind: str, queue: Queue[str]) -> None:
-    import resource
-
+def _work(kind: str, queue: Queue[Examined]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     try:
-        queue.put(examine(kind).model_dump_json())
+        queue.put(examine(kind, lambda: queue.put(Examined(kind=kind, outcome="crashed", reason=BUILT))))
     except Exception as error:
-        queue.put(Examined(kind=kind, outcome="crashed", reason=f"{type(error).__name__}: {error}").model_dump_json())
+        queue.put(Examined(kind=kind, outcome="crashed", reason=f"{type(error).__name__}: {error}"))
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -47,6 +47,8 @@ class Examined(BaseModel):
         ffn_layers: the layers that have an FFN and the number of layers, as the signature says it; "" if all have.
         states_exact: whether all states equal those of a plain forward pass, one sentence at a time; None if not read,
             or if an FFN calls no activation function to listen to (gpt-oss writes its own with a sigmoid).
+        beside: activations in its layers that belong to no FFN, by name and width. Attention, other mixers, routers and
+            norms are left out.
         hidden: how the hidden states compare with the model's own `output_hidden_states`. Gemma 3n gives its last one
             before the final norm, where the package reads it behind the norm, as in other models.
     """
@@ -58,6 +60,7 @@ class Examined(BaseModel):
     neurons: str = ""
     ffn_layers: str = ""
     states_exact: bool | None = None
+    beside: list[str] = []
     hidden: Hidden = "not given"
 
 
@@ -70,8 +73,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
 
 
-def examine(kind: str) -> Examined:
-    """Build a tiny model of a type, check it, read it and compare it with a plain forward pass."""
+def examine(kind: str, built: Callable[[], None] = lambda: None) -> Examined:
+    """Build a tiny model of a type, check it, read it and compare it with a plain forward pass.
+
+    Args:
+        kind: the type.
+        built: is called when the model has been built and has run by itself. What fails later is our fault.
+    """
     tokenizer = make_tokenizer()
     try:
         model = configs.tiny_model(kind)
@@ -79,6 +87,7 @@ def examine(kind: str) -> Examined:
             model(input_ids=torch.tensor([tokenizer(SENTENCES[0])["input_ids"]]), use_cache=False)
     except Exception as error:  # whatever transformers raises on a tiny model of a type
         return Examined(kind=kind, reason=_sentence(error))
+    built()
     found = Examined(kind=kind, model=type(model).__name__)
     refusal = _refusal(model, tokenizer, ("nasca", "navca", "mexa"))
     if refusal is None:
@@ -112,7 +121,8 @@ def _compared(found: Examined, decoder: Decoder, neurons: bool) -> Examined:
         update |= {
             "neurons": choices["neurons"],
             "ffn_layers": choices.get("ffns", ""),
-            "states_exact": None if None in agree else all(agree),
+            "states_exact": False if False in agree else None if None in agree else True,
+            "beside": sorted(set.union(*(its.beside for its in heard))),
         }
     if all(its.hidden_states for its in heard):
         hidden = encode_all(decoder, SENTENCES, ("embedding",))["embedding"]  # in one batch, with padding

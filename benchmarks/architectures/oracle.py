@@ -1,7 +1,8 @@
 """What the activation functions of a model really give, one unpadded sentence at a time, in its own forward pass.
 
-This knows nothing of how the package finds neurons but the names of the modules that it found. It listens to every
-activation function that the model calls, as a module or as a function of torch.
+This knows nothing of how the package finds neurons but the modules that it found. It listens to every activation
+function that the model calls, as a module or as a function of torch, also to those outside of these modules: they may
+belong to neurons that the package left out.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from neuronxa_callback.model.dense import DenseFFN
-from neuronxa_callback.model.neurons import FFN
+from neuronxa_callback.model.neurons import FFN, may_hold_ffn
 
 FUNCTIONS = frozenset({F.silu, F.gelu, F.relu, torch.relu, F.relu6, F.mish})
 _OF_TORCH = (nn.SiLU, nn.GELU, nn.ReLU, nn.ReLU6, nn.Mish)
+# Parts of the names of modules that mix tokens and call activation functions for that.
+MIXERS = ("mamba", "mixer", "conv", "temporal", "recurrent", "mlstm", "slstm", "ssm")
 _OF_TRANSFORMERS = tuple(
     kind for kind in vars(transformers.activations).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
 )
@@ -35,11 +38,14 @@ class Heard:
     Attributes:
         tokens: the sentence's length.
         of: layer and FFN -> the outputs (rows, width) of the activation functions that ran inside the FFN, in order.
+        beside: the names and widths of activations in layers that belong to no FFN, without those of mixers, routers
+            and norms, which are no FFNs.
         hidden_states: the model's own `output_hidden_states`, as (tokens, features) each; None if it gives none.
     """
 
     tokens: int
     of: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    beside: set[str] = field(default_factory=set)
     hidden_states: list[Tensor] | None = None
 
 
@@ -64,12 +70,19 @@ class _Listener:
         self.heard = Heard(tokens)
         self.running: list[tuple[int, int]] = []
         self.layer = -1
+        self.path: list[str] = []  # the names of the modules that run, from the outermost on
         self.inside_activation = 0
 
     def hear(self, output: Tensor) -> None:
+        rows = output.detach().reshape(-1, output.shape[-1])
         if self.running:
-            rows = output.detach().reshape(-1, output.shape[-1])
             self.heard.of.setdefault(self.running[-1], []).append(rows)
+        elif self.layer >= 0 and all(may_hold_ffn(name) and not _mixes(name) for name in self.path):
+            self.heard.beside.add(f"{self.path[-1]} of {rows.shape[1]}")
+
+
+def _mixes(name: str) -> bool:
+    return any(part in name for part in MIXERS)
 
 
 @contextmanager
@@ -80,22 +93,34 @@ def _listening(
     numbers = {layer: number for number, layer in enumerate(layers)}
     parts = {ffn.module: part for its in ffns for part, ffn in enumerate(its)}  # layers may share an FFN
     with ExitStack() as hooks:
-        for module in model.modules():
+        for name, module in model.named_modules():
+            own = name.rpartition(".")[2]
+            hooks.callback(module.register_forward_pre_hook(lambda *_, own=own: listener.path.append(own)).remove)
             # OPT's layers are their own FFNs: a layer starts before its FFN.
             if module in numbers:
                 hooks.callback(module.register_forward_pre_hook(partial(_start_layer, listener, numbers)).remove)
+                hooks.callback(module.register_forward_hook(partial(_end_layer, listener)).remove)
             if module in parts:
                 hooks.callback(module.register_forward_pre_hook(partial(_start_ffn, listener, parts)).remove)
                 hooks.callback(module.register_forward_hook(partial(_end_ffn, listener)).remove)
             if isinstance(module, _OF_TORCH + _OF_TRANSFORMERS) or "gelu" in type(module).__name__.lower():
                 hooks.callback(module.register_forward_pre_hook(partial(_enter, listener)).remove)
                 hooks.callback(module.register_forward_hook(partial(_leave, listener)).remove)
+            hooks.callback(module.register_forward_hook(partial(_end_module, listener)).remove)
         hooks.enter_context(_Functions(listener))
         yield listener
 
 
 def _start_layer(listener: _Listener, numbers: dict[nn.Module, int], layer: nn.Module, args: Any) -> None:
     listener.layer = numbers[layer]
+
+
+def _end_layer(listener: _Listener, layer: nn.Module, args: Any, output: Any) -> None:
+    listener.layer = -1
+
+
+def _end_module(listener: _Listener, module: nn.Module, args: Any, output: Any) -> None:
+    listener.path.pop()
 
 
 def _start_ffn(listener: _Listener, parts: dict[nn.Module, int], ffn: nn.Module, args: Any) -> None:
@@ -134,7 +159,7 @@ def _of_tokens(hidden: Tensor, tokens: int) -> Tensor:
 
 
 def states_agree(ffn: FFN, heard: Sequence[Tensor], weighted: Tensor, average: Tensor, tokens: int) -> bool | None:
-    """Return whether what was read of an FFN is what its activation functions gave for one sentence.
+    """Return whether what was read of an FFN is all that its activation functions gave for one sentence.
 
     Return None if it called none of its width.
 
@@ -145,13 +170,16 @@ def states_agree(ffn: FFN, heard: Sequence[Tensor], weighted: Tensor, average: T
         average: the same, unweighted. Routed experts are compared by it, because an activation does not say its token.
         tokens: the sentence's length.
     """
+    width = ffn.neurons if isinstance(ffn, DenseFFN) else ffn.width
+    its = [(rows > 0).float() for rows in heard if rows.shape[1] == width]
+    if not its:
+        return None
     if isinstance(ffn, DenseFFN):
         weights = torch.arange(1, tokens + 1) / sum(range(1, tokens + 1))
-        fired = [(rows > 0).float() for rows in heard if rows.shape == (tokens, ffn.neurons)]
-        return any(torch.allclose(weights @ rows, weighted, atol=1e-5) for rows in fired) if fired else None
-    active = [(rows > 0).sum(0) for rows in heard if rows.shape[1] == ffn.width]
-    if not active:
-        return None
-    return torch.allclose(
-        torch.stack(active).sum(0).float(), average.unflatten(0, (ffn.count, ffn.width)).sum(0) * tokens, atol=1e-2
-    )
+        right = any(
+            torch.allclose(weights @ rows, weighted, atol=1e-5) for rows in its
+        )  # Gemma 3n has a ReLU before it
+        return right and len(its) == len(heard)
+    active = torch.stack([rows.sum(0) for rows in its]).sum(0)
+    read = average.unflatten(0, (ffn.count, ffn.width)).sum(0) * tokens
+    return len(its) == len(heard) and torch.allclose(active, read, atol=1e-2)

@@ -87,6 +87,8 @@ def _named(one: Examined) -> str:
     notes = {True: [], None: ["not compared"], False: ["states differ"]}[one.states_exact]
     if one.hidden not in ("equal", "not given"):
         notes.append("hidden states differ" if one.hidden == "different" else "last hidden state differs")
+    if one.beside:
+        notes.append(f"beside them: {', '.join(one.beside)}")
     if one.ffn_layers:
         notes.append(f"layers {one.ffn_layers.replace('of', ' of ')}")
     return f"{one.kind} ({'; '.join(notes)})" if notes else one.kind

@@ -294,7 +294,7 @@ class Packed(nn.Module):
         self.register_buffer("packed", linear.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.packed)
+        return F.linear(x, self.get_buffer("packed"))
 
 
 def test_weights_in_buffers_are_looked_at(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
