@@ -9,7 +9,7 @@ from typing import Any
 
 from neuronxa_callback.text.languages import PairsError, code_in_name, code_of, language_columns
 from neuronxa_callback.text.readers.archives import zip_rows
-from neuronxa_callback.text.readers.content import FILES, kind_of, lines_of, read_bytes, read_text
+from neuronxa_callback.text.readers.content import FILES, kind_of, lines_of, read_bytes, read_text, without_blank_end
 from neuronxa_callback.text.readers.delimited import Codes, cells_as_long_as, csv_rows, tsv_rows
 from neuronxa_callback.text.readers.json_files import json_rows
 from neuronxa_callback.text.readers.rows import Located, Rows, flat, rows_of, usable
@@ -52,13 +52,13 @@ def open_rows(spec: Any, n: int | None, codes: Codes = (None, None), reference: 
         return _first(zip_rows(path) if kind == ".zip" else parquet_rows(path, n), str(path), n)
     if kind not in FILES:
         raise PairsError(_unknown(str(spec), kind))
-    text = read_text(path).rstrip()
+    text = without_blank_end(read_text(path))
     readers: dict[str, Callable[[], Located]] = {
         ".tsv": lambda: tsv_rows(path, text, codes),
         ".csv": lambda: csv_rows(path, text, codes),
     }
     with cells_as_long_as(len(text)):
-        return _first(readers.get(kind, lambda: json_rows(path, text))(), str(path), n)
+        return _first(readers.get(kind, lambda: json_rows(path, text.rstrip()))(), str(path), n)
 
 
 def _first(located: Located, origin: str, n: int | None) -> Rows:

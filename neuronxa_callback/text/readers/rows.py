@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,12 @@ def rows_of(located: Located, origin: str) -> Rows:
             yield row
 
     return Rows(kept(), places.__getitem__, origin)
+
+
+@cache  # a corpus opens its file once for each language pair
+def say_once(message: str) -> None:
+    """Log a warning, unless the same one was logged before."""
+    logger.warning("NeuronXA: %s", message)
 
 
 def usable(located: Located, origin: str) -> Located:
