@@ -31,6 +31,12 @@ def choose_columns(
     names = list(flat(row))
     columns = columns or _by_language(names, source_lang, target_lang, origin) or _by_name(names)
     languages = language_columns(names)
+    unknown = [code for code in (source_lang, target_lang) if code and not _column_of(names, code, origin)]
+    if columns is None and unknown and languages:
+        raise PairsError(
+            f"{origin} has the columns {', '.join(map(str, names))}, and none of them is {' or '.join(unknown)}; "
+            "name that column by its code, or pass columns=(source, target)."
+        )
     if columns is None and len(languages) > 2:
         raise PairsError(f"{origin} holds {len(languages)} languages; choose two with source_lang and target_lang.")
     if columns is None or not {*columns} <= {*names}:
@@ -62,6 +68,8 @@ def _by_language(names: Sequence[Any], source: str | None, target: str | None, o
     others = [name for name in languages if name not in (first, second)]
     if first or second:
         return None if len(others) != 1 else (first or others[0], second or others[0])
+    if source or target:
+        return None  # no column is the given language, so no column may be taken for it
     return (others[0], others[1]) if len(others) == 2 else None
 
 

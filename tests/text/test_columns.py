@@ -50,7 +50,7 @@ class TestNames:
         assert ParallelPairs.load(rows, "en", "zho_Hant").target_lang == "zho_Hant"
         rows = [{"en": s, "zh-TW": t} for s, t in ROWS]
         assert ParallelPairs.load(rows).target_lang == "zho_Hant"
-        refused("columns en, zh-TW; name two", rows, "eng_Latn", "zho_Hans")
+        refused("columns en, zh-TW, and none of them is zho_Hans", rows, "eng_Latn", "zho_Hans")
 
     def test_languages_in_another_order_than_the_columns(self) -> None:
         refused(
@@ -59,6 +59,17 @@ class TestNames:
             *CODES[::-1],
             columns=("en", "is"),
         )
+
+    def test_a_given_language_that_no_column_has(self) -> None:
+        said = "the list has the columns en, is, and none of them is deu_Latn; name that column by its code, or pass"
+        for options in ({"source_lang": "de"}, {"target_lang": "deu_Latn"}, {"source_lang": "en", "target_lang": "de"}):
+            refused(said, PARTS, **options)
+        refused(
+            "the columns en, is, fr, and none of them is deu_Latn", [{**part, "fr": "x"} for part in PARTS], "de", "is"
+        )
+        assert ParallelPairs.load(PARTS, "de", columns=("en", "is")).source_lang == "deu_Latn"
+        rows = [{"source": s, "target": t, "en": "x"} for s, t in ROWS]
+        assert ParallelPairs.load(rows, "de", "is").source == ENGLISH
 
     def test_a_given_language_counts_more_than_a_short_name(self) -> None:
         rows = [{"it": s, "hr": t} for s, t in ROWS]  # input text and human reference
