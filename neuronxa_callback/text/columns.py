@@ -29,6 +29,7 @@ def choose_columns(
         PairsError: the row does not tell, or a column would be compared with itself or bear another language's name.
     """
     names = list(flat(row))
+    columns = _spelled(columns, names) if columns else None
     columns = columns or _by_language(names, source_lang, target_lang, origin) or _by_name(names)
     languages = language_columns(names)
     unknown = [code for code in (source_lang, target_lang) if code and not _column_of(names, code, origin)]
@@ -57,6 +58,13 @@ def cells(row: Row, columns: Columns) -> tuple[Any, Any]:
     """Return a row's source and target."""
     flattened = flat(row)
     return flattened.get(columns[0]), flattened.get(columns[1])
+
+
+def _spelled(columns: Columns, names: Sequence[Any]) -> Columns:
+    """Return the user's columns as the file spells them: it may write "EN-us" where the user writes "en-US"."""
+    spelled = {str(name).lower(): name for name in names}
+    first, second = (name if name in names else spelled.get(str(name).lower(), name) for name in columns)
+    return first, second
 
 
 def _by_language(names: Sequence[Any], source: str | None, target: str | None, origin: str) -> Columns | None:

@@ -141,6 +141,15 @@ def code_of(tag: Any) -> str | None:
     return tag if is_language(tag) else _code_of(tag, any_language=False)
 
 
+def with_region(tag: str) -> str:
+    """Return a language's tag with its region in capitals, as `code_of` needs it: "pt-BR" for "pt-br".
+
+    BCP 47 knows no case. But in the name of a column or file, "en-is" is two languages, so only tags from elsewhere may
+    be changed so.
+    """
+    return re.sub(r"(?<=[-_])[A-Za-z]{2}\Z", lambda region: region[0].upper(), tag)
+
+
 @cache
 def _code_of(tag: str, any_language: bool) -> str | None:
     if not _TAG.fullmatch(tag) or not langcodes.tag_is_valid(tag) or _is_two_languages(tag):
