@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neuronxa_callback.text.languages import PairsError, code_of, is_language, language_columns, may_be
+from neuronxa_callback.text.languages import (
+    PairsError,
+    code_of,
+    doubtful_columns,
+    is_language,
+    language_columns,
+    may_be,
+)
 from neuronxa_callback.text.readers import Row, flat, languages_of_lp
 
 Columns = tuple[str, str]
@@ -78,7 +85,7 @@ def _by_language(names: Sequence[Any], source: str | None, target: str | None, o
         return None if len(others) != 1 else (first or others[0], second or others[0])
     if source or target:
         return None  # no column is the given language, so no column may be taken for it
-    return (others[0], others[1]) if len(others) == 2 else None
+    return (others[0], others[1]) if len(others) == 2 and not doubtful_columns(names) else None
 
 
 def _column_of(names: Sequence[Any], code: str | None, origin: str) -> str | None:
@@ -104,6 +111,8 @@ def _remedy(names: Sequence[Any]) -> str:
             f"{two_scripts[0]} is written in two scripts, so pass source_lang and target_lang, one as zho_Hans or "
             "zho_Hant"
         )
+    if doubtful := doubtful_columns(names):
+        return f"{doubtful[0]} may be a language, too, so pass source_lang and target_lang, or columns=(source, target)"
     return (
         "name two of them by FLORES-200 codes (in the first line of a TSV or CSV file), or pass "
         "columns=(source, target)"

@@ -17,13 +17,14 @@ from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import PairsError, check_language, code_of, is_language_pair, with_region
 from neuronxa_callback.text.overlap import HeldOut, Overlap, Sentences
 from neuronxa_callback.text.readers import Rows, open_rows, open_two_files, with_sides
-from neuronxa_callback.text.surface import equal_sides, plain
+from neuronxa_callback.text.surface import equal_sides, is_number, plain
 
 __all__ = ["DEFAULT_SIZE", "PairsError", "ParallelPairs"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 100
+MOST_NUMBERS = 0.5  # share of a side's sentences that are numbers above which the side is refused
 MOST_EQUAL = 0.5  # share of pairs with equal sides above which they are refused
 
 
@@ -184,6 +185,12 @@ def _checked(
     source, target = [s for s, _ in kept], [t for _, t in kept]
     for code, side in ((source_lang, source), (target_lang, target)):
         _check_sentences(code, side, read.place)
+        numbers = [pair for pair, sentence in enumerate(side) if is_number(sentence)]
+        if len(numbers) > MOST_NUMBERS * len(side):
+            raise PairsError(
+                f"{len(numbers)} of the {len(side)} {code} sentences of {read.origin} are numbers; the first: "
+                f"{read.place(numbers[0])} holds {side[numbers[0]].strip()[:60]!r}; give columns or files of sentences."
+            )
     sides = Sides(tuple(sentence.strip() for sentence in source), tuple(sentence.strip() for sentence in target))
     _check_sides(sides, f"{source_lang}-{target_lang}", read.place)
     return ParallelPairs(sides.source, sides.target, source_lang, target_lang)

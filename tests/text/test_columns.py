@@ -12,6 +12,7 @@ import pytest
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.corpora import open_corpus
+from neuronxa_callback.text.languages import PairsError
 from tests.text.samples import CODES, ENGLISH, EXPECTED, ICELANDIC, ROWS, refused, write
 
 pytestmark = pytest.mark.unit
@@ -38,6 +39,36 @@ class TestNames:
         assert ParallelPairs.load(rows, *CODES) == EXPECTED
         rows = [{"en": s, "id": t} for s, t in ROWS]
         assert ParallelPairs.load(rows).target_lang == "ind_Latn"
+
+    @pytest.mark.parametrize(
+        ("other", "is_tag"), [("src", True), ("URL", True), ("zh", True), ("idx", False), ("score", False)]
+    )
+    def test_two_short_names_beside_another_are_no_guess(self, other: str, is_tag: bool, tmp_path: Path) -> None:
+        """In quality estimation, "mt" and "da" are no Maltese and Danish."""
+        rows = [{other: "x", "mt": s, "da": t} for s, t in ROWS]
+        path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+        assert ParallelPairs.load(rows, "mt", "da").target_lang == "dan_Latn"
+        assert ParallelPairs.load(rows, *CODES, columns=("mt", "da")) == EXPECTED
+        codes = [{other: "x", "mlt_Latn": s, "dan_Latn": t} for s, t in ROWS]
+        assert ParallelPairs.load(codes).target_lang == "dan_Latn"
+        if not is_tag:
+            assert ParallelPairs.load(rows).target_lang == "dan_Latn"
+            assert open_corpus(path).languages == ("mlt_Latn", "dan_Latn")
+            return
+        refused(f"the list has the columns {other}, mt, da; {other} (may be a language, too|is written in two)", rows)
+        with pytest.raises(PairsError, match=f"has the columns {other}, mt, da; name at least two by FLORES-200 codes"):
+            open_corpus(path)
+
+    @pytest.mark.parametrize("numbers", [("78.3", "91", "0.5"), ("1e-07", "nan", "-3"), ("12:30", "10 %", "Three.")])
+    def test_numbers_are_no_sentences(self, numbers: tuple[str, ...]) -> None:
+        rows = [{"run": s, "min": number} for s, number in zip(ENGLISH, numbers, strict=True)]
+        refused(
+            rf"[23] of the 3 min_Latn sentences of the list are numbers; the first: row 1 of the list holds "
+            f"'{numbers[0]}'; give columns or files of sentences",
+            rows,
+        )
+        most = [{"en": s, "is": t} for s, t in zip(ENGLISH, (*ICELANDIC[:2], "1984."), strict=True)]
+        assert ParallelPairs.load(most).target[2] == "1984."
 
     def test_codes_come_first(self) -> None:
         rows = [{"eng_Latn": s, "isl_Latn": t, "is": "x", "fr": "y"} for s, t in ROWS]

@@ -8,7 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.text.languages import PairsError, code_in_name, code_of, language_columns, with_region
+from neuronxa_callback.text.languages import (
+    PairsError,
+    code_in_name,
+    code_of,
+    doubtful_columns,
+    language_columns,
+    with_region,
+)
 from neuronxa_callback.text.readers.archives import zip_rows
 from neuronxa_callback.text.readers.content import FILES, kind_of, lines_of, read_bytes, read_text, without_blank_end
 from neuronxa_callback.text.readers.delimited import Codes, cells_as_long_as, csv_rows, tsv_rows
@@ -164,7 +171,7 @@ def languages_in(spec: Any, n: int | None) -> list[str]:
     read = open_rows(spec, n)
     names = list(dict.fromkeys(name for row in read.rows for name in flat(row)))
     codes = language_columns(names)
-    if len(set(codes.values())) < 2:
+    if len(set(codes.values())) < 2 or doubtful_columns(names):
         raise PairsError(
             f"{read.origin} has the columns {', '.join(map(str, names))}; name at least two by FLORES-200 codes."
         )
