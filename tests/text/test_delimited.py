@@ -66,9 +66,9 @@ class TestQuotedTsv:
     @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
     def test_an_empty_last_cell_and_numbers_of_all_kinds(self, quoting: int, tmp_path: Path) -> None:
         frame = FRAME.assign(score=[1e-07, float("nan"), -1.5, 1e30, 0, 1, 2, 3, 4], good=True, note="")
-        frame.to_csv(tmp_path / "p.tsv", sep="\t", index=False, quoting=quoting)  # type: ignore[call-overload]
+        frame.to_csv(tmp_path / "p.tsv", sep="\t", index=False, quoting=quoting)
         assert ParallelPairs.load(tmp_path / "p.tsv") == expected_of(FRAME)
-        frame.to_csv(tmp_path / "q.tsv", sep="\t", index=False, quoting=quoting, na_rep="NaN")  # type: ignore[call-overload]
+        frame.to_csv(tmp_path / "q.tsv", sep="\t", index=False, quoting=quoting, na_rep="NaN")
         assert ParallelPairs.load(tmp_path / "q.tsv") == expected_of(FRAME)
 
     @pytest.mark.parametrize("number", ["1e-07", "nan", "-inf", "NaN", "1.5E+10", "True", "NA", ""])
