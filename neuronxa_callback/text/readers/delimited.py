@@ -19,7 +19,7 @@ _EXCEL_HINT = re.compile(r"sep=(.)\r?\n")  # a first line by which a program tel
 # A cell of a TSV file in which cells may be quoted. In a plain one, a mark that does not begin it is a mark.
 _CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|(?!")[^\t\r\n]*)(\t|\r?\n|\Z)')
 _AS_PROGRAMS_QUOTE = re.compile(r'"[^"]*(?:""[^"]*)+"')
-# What pandas, csv and R leave unquoted where they quote all but numbers.
+# What a program leaves unquoted where it quotes all but numbers.
 _NUMBER = re.compile(r"[-+\d.,]*(e[-+]?\d+)?|[-+]?(nan|inf|infinity)|na|true|false", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?:;…。！？।؟۔።]['\"”’»)\]]*\Z")
 LEAST_WORDS = 4  # of a cell that is a sentence rather than a column's name
@@ -73,7 +73,7 @@ def is_quoted(text: str) -> bool:
     cell that begins with a mark is well quoted ("a ""b"" c"), if all its rows then have the header's number of columns,
     and if the writer had a reason to quote just these cells:
 
-    * each of them holds a quotation mark, a tab or a line feed or is empty (pandas, csv, Spark), and no more other
+    * each of them holds a quotation mark, a tab or a line feed or is empty (pandas, csv), and no more other
       cells hold a mark: a few may have been typed by hand,
     * or also all the cells that hold a comma are quoted, and no others (Excel), and no other cell holds a mark,
     * or all cells but numbers are quoted, the header among them.
