@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neuronxa_callback.text.languages import PairsError, code_of, is_language, language_columns, may_be
+from neuronxa_callback.text.languages import (
+    PairsError,
+    code_of,
+    doubtful_columns,
+    is_language,
+    language_columns,
+    may_be,
+)
 from neuronxa_callback.text.readers import Row, flat, languages_of_lp
 
 Columns = tuple[str, str]
@@ -29,8 +36,15 @@ def choose_columns(
         PairsError: the row does not tell, or a column would be compared with itself or bear another language's name.
     """
     names = list(flat(row))
+    columns = _spelled(columns, names) if columns else None
     columns = columns or _by_language(names, source_lang, target_lang, origin) or _by_name(names)
     languages = language_columns(names)
+    unknown = [code for code in (source_lang, target_lang) if code and not _column_of(names, code, origin)]
+    if columns is None and unknown and languages:
+        raise PairsError(
+            f"{origin} has the columns {', '.join(map(str, names))}, and none of them is {' or '.join(unknown)}; "
+            "name that column by its code, or pass columns=(source, target)."
+        )
     if columns is None and len(languages) > 2:
         raise PairsError(f"{origin} holds {len(languages)} languages; choose two with source_lang and target_lang.")
     if columns is None or not {*columns} <= {*names}:
@@ -53,6 +67,13 @@ def cells(row: Row, columns: Columns) -> tuple[Any, Any]:
     return flattened.get(columns[0]), flattened.get(columns[1])
 
 
+def _spelled(columns: Columns, names: Sequence[Any]) -> Columns:
+    """Return the user's columns as the file spells them: it may write "EN-us" where the user writes "en-US"."""
+    spelled = {str(name).lower(): name for name in names}
+    first, second = (name if name in names else spelled.get(str(name).lower(), name) for name in columns)
+    return first, second
+
+
 def _by_language(names: Sequence[Any], source: str | None, target: str | None, origin: str) -> Columns | None:
     """Return the columns that are named by the languages: the given ones, or the only two."""
     first, second = (_column_of(names, code, origin) for code in (source, target))
@@ -62,7 +83,9 @@ def _by_language(names: Sequence[Any], source: str | None, target: str | None, o
     others = [name for name in languages if name not in (first, second)]
     if first or second:
         return None if len(others) != 1 else (first or others[0], second or others[0])
-    return (others[0], others[1]) if len(others) == 2 else None
+    if source or target:
+        return None  # no column is the given language, so no column may be taken for it
+    return (others[0], others[1]) if len(others) == 2 and not doubtful_columns(names) else None
 
 
 def _column_of(names: Sequence[Any], code: str | None, origin: str) -> str | None:
@@ -88,6 +111,8 @@ def _remedy(names: Sequence[Any]) -> str:
             f"{two_scripts[0]} is written in two scripts, so pass source_lang and target_lang, one as zho_Hans or "
             "zho_Hant"
         )
+    if doubtful := doubtful_columns(names):
+        return f"{doubtful[0]} may be a language, too, so pass source_lang and target_lang, or columns=(source, target)"
     return (
         "name two of them by FLORES-200 codes (in the first line of a TSV or CSV file), or pass "
         "columns=(source, target)"

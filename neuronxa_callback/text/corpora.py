@@ -20,6 +20,7 @@ from neuronxa_callback.text.languages import (
     head_languages,
     is_language,
     is_variant,
+    stem_of_tag,
     tatoeba_head_languages,
     tatoeba_languages,
 )
@@ -79,7 +80,7 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
             * a folder with one file per language, named by its code. Line i of every file is the same sentence.
               FLORES-200's release has this layout ("flores200_dataset/devtest" with "isl_Latn.devtest"), and so have
               the parallel Bibles as MEXA reads them ("isl_Latn.txt" and the like) and NTREX-128
-              ("newstest2019-ref.isl.txt");
+              ("newstest2019-ref.isl.txt"). Where a tag is the ending ("text.is"), the names must be alike but for it;
             * a folder of Tatoeba's test sets in LASER's layout ("tatoeba.isl-eng.isl" and "tatoeba.isl-eng.eng").
               English is in every pair;
             * a data set of the hub, or a folder with a copy of one, and its split after a colon. The data set has one
@@ -122,12 +123,27 @@ def _by_language(folder: Path) -> dict[str, Path]:
     there = [path for path in sorted(folder.iterdir()) if path.is_file()]
     files = _one_a_language(folder, there, flores_code_in_name)
     if len(files) < 2:  # a short tag such as "is" may be an ending of another kind, so it counts only without codes
-        files = _one_a_language(folder, there, code_in_name)
+        files = _one_a_language(folder, _named_alike(folder, there), code_in_name)
     if len(files) < 2:
         inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _has_language(path)), None)
         hint = f"; did you mean {inner}?" if inner else "; name at least two by FLORES-200 codes, such as isl_Latn.txt."
         raise PairsError(f"{folder} holds {len(files)} files named by a language{hint}")
     return files
+
+
+def _named_alike(folder: Path, paths: list[Path]) -> list[Path]:
+    """Return the files without those whose ending looks like a tag, but that no other file shares its stem with."""
+    of_stem: dict[str, list[Path]] = {}
+    for path in paths:
+        if (stem := stem_of_tag(path)) is not None:
+            of_stem.setdefault(stem, []).append(path)
+    stems = [stem for stem, found in of_stem.items() if len(found) > 1]
+    if len(stems) > 1:
+        raise PairsError(
+            f"{folder} has files of two texts, {of_stem[stems[0]][0].name} and {of_stem[stems[1]][0].name}; move the "
+            "files of one away."
+        )
+    return [path for path in paths if (stem := stem_of_tag(path)) is None or stem in stems]
 
 
 def _one_a_language(folder: Path, paths: list[Path], code_of_name: Callable[[Path], str | None]) -> dict[str, Path]:

@@ -23,6 +23,7 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _TEXT_ENDINGS = (".txt", ".sgm", ".sgml", ".xml")
 # Codes that differ in FLORES+ and FLORES-200. The paper's lists of languages use those of FLORES-200.
 FLORES_PLUS = {"cmn_Hans": "zho_Hans", "cmn_Hant": "zho_Hant", "ekk_Latn": "est_Latn", "fil_Latn": "tgl_Latn"}
+_NUMBERS = ("id", "no")  # columns that mostly hold numbers, and are Indonesian and Norwegian otherwise
 _SCRIPT_NAMES = {"Hans": "Simplified", "Hant": "Traditional"}  # as FLORES-200 has them
 
 
@@ -141,6 +142,15 @@ def code_of(tag: Any) -> str | None:
     return tag if is_language(tag) else _code_of(tag, any_language=False)
 
 
+def with_region(tag: str) -> str:
+    """Return a language's tag with its region in capitals, as `code_of` needs it: "pt-BR" for "pt-br".
+
+    BCP 47 knows no case. But in the name of a column or file, "en-is" is two languages, so only tags from elsewhere may
+    be changed so.
+    """
+    return re.sub(r"(?<=[-_])[A-Za-z]{2}\Z", lambda region: region[0].upper(), tag)
+
+
 @cache
 def _code_of(tag: str, any_language: bool) -> str | None:
     if not _TAG.fullmatch(tag) or not langcodes.tag_is_valid(tag) or _is_two_languages(tag):
@@ -200,12 +210,26 @@ def language_columns(names: Iterable[Any]) -> dict[str, str]:
     if len(codes) > 1:
         return codes
     tags = {name: code for name in names if (code := code_of(name))}
-    numbers = {name for name in tags if name.lower() in ("id", "no")}
+    numbers = {name for name in tags if name.lower() in _NUMBERS}
     return (
         tags
         if len(tags) < 3 and not {"source", "target"} <= {*names}
         else {n: tags[n] for n in tags if n not in numbers}
     )
+
+
+def doubtful_columns(names: Iterable[Any]) -> list[str]:
+    """Return the columns that make a guess of two others unsafe, where short tags and not codes name a pair.
+
+    In "src, mt, da" the two columns that FLORES-200 has languages for are not the pair, but a machine translation and a
+    direct assessment: "src" is a language, too (Sardinian in ISO 639-3).
+    """
+    names = list(names)
+    guessed = language_columns(names)
+    if len(guessed) != 2 or all(map(is_language, guessed)):
+        return []
+    others = [name for name in names if isinstance(name, str) and name not in guessed and name.lower() not in _NUMBERS]
+    return [name for name in others if len(name) in (2, 3) and name.isascii() and langcodes.tag_is_valid(name)]
 
 
 def tag_in_name(path: str | Path) -> str | None:
@@ -214,9 +238,7 @@ def tag_in_name(path: str | Path) -> str | None:
     The part is a code as in FLORES' "devtest/isl_Latn.devtest"; the tag in NTREX' "newstest2019-ref.tgk-Cyrl.txt"; or
     the last part, as in OPUS' "Books.en-is.is.gz", in WMT's "newstest2021.en-is.ref.A.is" and in "src.en.sgm".
     """
-    name = Path(path).name
-    if Path(name).suffix.lower() in COMPRESSED:
-        name = name[: -len(Path(name).suffix)]
+    name = _uncompressed(path)
     if code := flores_code_in_name(name):
         return code
     if match := _NTREX.fullmatch(name):
@@ -224,6 +246,21 @@ def tag_in_name(path: str | Path) -> str | None:
     ending = Path(name).suffix.lower() in _TEXT_ENDINGS
     parts = name.split(".")[: -1 if ending else None]
     return parts[-1] if (ending or len(parts) > 1) and code_of(parts[-1]) else None
+
+
+def stem_of_tag(path: str | Path) -> str | None:
+    """Return the part of a file's name before its tag, "text" of "text.is.gz", or None if the tag is no mere ending.
+
+    Files with other endings look alike ("clean.pl", "lib.so"), so tags that are endings need a common stem.
+    """
+    tag, name = tag_in_name(path), _uncompressed(path)
+    is_ending = tag is not None and not is_language(tag) and "." + tag == Path(name).suffix
+    return Path(name).stem if is_ending else None
+
+
+def _uncompressed(path: str | Path) -> str:
+    name = Path(path).name
+    return Path(name).stem if Path(name).suffix.lower() in COMPRESSED else name
 
 
 def code_in_name(path: str | Path) -> str | None:

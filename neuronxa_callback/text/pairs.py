@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 
 from neuronxa_callback.text.columns import cells, choose_columns, languages_of
 from neuronxa_callback.text.embedded import embedded
-from neuronxa_callback.text.languages import PairsError, check_language, code_of, is_language_pair
+from neuronxa_callback.text.languages import PairsError, check_language, code_of, is_language_pair, with_region
 from neuronxa_callback.text.overlap import HeldOut, Overlap, Sentences
-from neuronxa_callback.text.readers import Rows, open_rows, open_two_files
-from neuronxa_callback.text.surface import equal_sides, plain
+from neuronxa_callback.text.readers import Rows, open_rows, open_two_files, with_sides
+from neuronxa_callback.text.surface import equal_sides, is_number, plain
 
 __all__ = ["DEFAULT_SIZE", "PairsError", "ParallelPairs"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 100
+MOST_NUMBERS = 0.5  # share of a side's sentences that are numbers above which the side is refused
 MOST_EQUAL = 0.5  # share of pairs with equal sides above which they are refused
 
 
@@ -126,7 +127,7 @@ class ParallelPairs:
                     "reference."
                 )
             return spec if isinstance(spec, ParallelPairs) else cls._embedded(spec, n)
-        source_lang, target_lang = code_of(source_lang) or source_lang, code_of(target_lang) or target_lang
+        source_lang, target_lang = _code_of_given(source_lang), _code_of_given(target_lang)
         if _is_two_files(spec):
             source, target = (Path(path).expanduser() for path in spec)
             named, read = open_two_files(source, target, reference)
@@ -137,7 +138,8 @@ class ParallelPairs:
             raise _no_pairs(read)
         chosen = choose_columns(first, columns, source_lang, target_lang, read.origin)
         languages = languages_of(chosen, source_lang, target_lang)
-        return _checked(replace(read, rows=chain([first], read.rows)), chosen, *languages, n)
+        whole = with_sides(replace(read, rows=chain([first], read.rows)), chosen)
+        return _checked(whole, chosen, *languages, n)
 
     @classmethod
     def _embedded(cls, name: str, n: int | None) -> ParallelPairs:
@@ -183,9 +185,19 @@ def _checked(
     source, target = [s for s, _ in kept], [t for _, t in kept]
     for code, side in ((source_lang, source), (target_lang, target)):
         _check_sentences(code, side, read.place)
+        numbers = [pair for pair, sentence in enumerate(side) if is_number(sentence)]
+        if len(numbers) > MOST_NUMBERS * len(side):
+            raise PairsError(
+                f"{len(numbers)} of the {len(side)} {code} sentences of {read.origin} are numbers; the first: "
+                f"{read.place(numbers[0])} holds {side[numbers[0]].strip()[:60]!r}; give columns or files of sentences."
+            )
     sides = Sides(tuple(sentence.strip() for sentence in source), tuple(sentence.strip() for sentence in target))
     _check_sides(sides, f"{source_lang}-{target_lang}", read.place)
     return ParallelPairs(sides.source, sides.target, source_lang, target_lang)
+
+
+def _code_of_given(tag: str | None) -> str | None:
+    return (code_of(with_region(tag)) or tag) if isinstance(tag, str) else tag
 
 
 def _is_two_files(spec: Any) -> bool:

@@ -76,3 +76,12 @@ def _unit_rows(counts: Sequence[Counter[str]], columns: dict[str, int]) -> spars
     indices = [columns[ngram] for row in counts for ngram in row]
     ends = np.cumsum([0, *map(len, counts)])
     return sparse.csr_array((np.array(data, dtype=np.float64), indices, ends), shape=(len(counts), len(columns)))
+
+
+def is_number(sentence: str) -> bool:
+    """Return whether a sentence is a number, a time or the like: digits and no letter, or what Python reads as one."""
+    try:
+        float(sentence)
+    except ValueError:
+        return any(map(str.isdigit, sentence)) and not any(map(str.isalpha, sentence))
+    return True

@@ -38,6 +38,13 @@ def test_the_order_is_that_of_the_name(tmp_path: Path) -> None:
     assert ParallelPairs.load(write_zip(tmp_path / "o.zip", names)).source_lang == "isl_Latn"
 
 
+@pytest.mark.parametrize(("tag", "code"), [("pt_br", "por_Latn"), ("zh_cn", "zho_Hans"), ("pt_BR", "por_Latn")])
+def test_a_region_in_lower_case(tag: str, code: str, tmp_path: Path) -> None:
+    names = {f"o.en-{tag}.en": SIDES["Books.en-is.en"], f"o.en-{tag}.{tag}": SIDES["Books.en-is.is"]}
+    pairs = ParallelPairs.load(write_zip(tmp_path / "o.zip", {**names, "o.en-is": "x", "o.is-is": "x"}))
+    assert (pairs.source_lang, pairs.target_lang, pairs.target) == ("eng_Latn", code, ICELANDIC)
+
+
 def test_chinese_with_the_code_that_the_user_gives(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "o.zip", {"o.en-zh.en": SIDES["Books.en-is.en"], "o.en-zh.zh": SIDES["Books.en-is.is"]})
     assert ParallelPairs.load(path, "eng_Latn", "zho_Hant").target_lang == "zho_Hant"

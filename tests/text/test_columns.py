@@ -12,6 +12,7 @@ import pytest
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.corpora import open_corpus
+from neuronxa_callback.text.languages import PairsError
 from tests.text.samples import CODES, ENGLISH, EXPECTED, ICELANDIC, ROWS, refused, write
 
 pytestmark = pytest.mark.unit
@@ -39,6 +40,36 @@ class TestNames:
         rows = [{"en": s, "id": t} for s, t in ROWS]
         assert ParallelPairs.load(rows).target_lang == "ind_Latn"
 
+    @pytest.mark.parametrize(
+        ("other", "is_tag"), [("src", True), ("URL", True), ("zh", True), ("idx", False), ("score", False)]
+    )
+    def test_two_short_names_beside_another_are_no_guess(self, other: str, is_tag: bool, tmp_path: Path) -> None:
+        """In quality estimation, "mt" and "da" are no Maltese and Danish."""
+        rows = [{other: "x", "mt": s, "da": t} for s, t in ROWS]
+        path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+        assert ParallelPairs.load(rows, "mt", "da").target_lang == "dan_Latn"
+        assert ParallelPairs.load(rows, *CODES, columns=("mt", "da")) == EXPECTED
+        codes = [{other: "x", "mlt_Latn": s, "dan_Latn": t} for s, t in ROWS]
+        assert ParallelPairs.load(codes).target_lang == "dan_Latn"
+        if not is_tag:
+            assert ParallelPairs.load(rows).target_lang == "dan_Latn"
+            assert open_corpus(path).languages == ("mlt_Latn", "dan_Latn")
+            return
+        refused(f"the list has the columns {other}, mt, da; {other} (may be a language, too|is written in two)", rows)
+        with pytest.raises(PairsError, match=f"has the columns {other}, mt, da; name at least two by FLORES-200 codes"):
+            open_corpus(path)
+
+    @pytest.mark.parametrize("numbers", [("78.3", "91", "0.5"), ("1e-07", "nan", "-3"), ("12:30", "10 %", "Three.")])
+    def test_numbers_are_no_sentences(self, numbers: tuple[str, ...]) -> None:
+        rows = [{"run": s, "min": number} for s, number in zip(ENGLISH, numbers, strict=True)]
+        refused(
+            rf"[23] of the 3 min_Latn sentences of the list are numbers; the first: row 1 of the list holds "
+            f"'{numbers[0]}'; give columns or files of sentences",
+            rows,
+        )
+        most = [{"en": s, "is": t} for s, t in zip(ENGLISH, (*ICELANDIC[:2], "1984."), strict=True)]
+        assert ParallelPairs.load(most).target[2] == "1984."
+
     def test_codes_come_first(self) -> None:
         rows = [{"eng_Latn": s, "isl_Latn": t, "is": "x", "fr": "y"} for s, t in ROWS]
         assert ParallelPairs.load(rows) == EXPECTED
@@ -50,7 +81,7 @@ class TestNames:
         assert ParallelPairs.load(rows, "en", "zho_Hant").target_lang == "zho_Hant"
         rows = [{"en": s, "zh-TW": t} for s, t in ROWS]
         assert ParallelPairs.load(rows).target_lang == "zho_Hant"
-        refused("columns en, zh-TW; name two", rows, "eng_Latn", "zho_Hans")
+        refused("columns en, zh-TW, and none of them is zho_Hans", rows, "eng_Latn", "zho_Hans")
 
     def test_languages_in_another_order_than_the_columns(self) -> None:
         refused(
@@ -59,6 +90,17 @@ class TestNames:
             *CODES[::-1],
             columns=("en", "is"),
         )
+
+    def test_a_given_language_that_no_column_has(self) -> None:
+        said = "the list has the columns en, is, and none of them is deu_Latn; name that column by its code, or pass"
+        for options in ({"source_lang": "de"}, {"target_lang": "deu_Latn"}, {"source_lang": "en", "target_lang": "de"}):
+            refused(said, PARTS, **options)
+        refused(
+            "the columns en, is, fr, and none of them is deu_Latn", [{**part, "fr": "x"} for part in PARTS], "de", "is"
+        )
+        assert ParallelPairs.load(PARTS, "de", columns=("en", "is")).source_lang == "deu_Latn"
+        rows = [{"source": s, "target": t, "en": "x"} for s, t in ROWS]
+        assert ParallelPairs.load(rows, "de", "is").source == ENGLISH
 
     def test_a_given_language_counts_more_than_a_short_name(self) -> None:
         rows = [{"it": s, "hr": t} for s, t in ROWS]  # input text and human reference

@@ -133,6 +133,22 @@ def test_a_folder_of_compressed_files_and_files_by_their_endings(tmp_path: Path)
     assert set(open_corpus(folder).languages) == set(TEXT)
 
 
+def test_endings_that_are_no_languages(tmp_path: Path) -> None:
+    for name in ("text.id", "clean.pl", "model.pt", "build.sh", "lib.so.gz"):
+        (tmp_path / name).write_text("One.\nTwo.\n")
+    with pytest.raises(PairsError, match="holds 0 files named by a language"):
+        open_corpus(tmp_path)
+    for tag in ("en", "is"):
+        (tmp_path / f"dev.{tag}").write_text("\n".join(TEXT[{"en": "eng_Latn", "is": "isl_Latn"}[tag]]))
+    assert open_corpus(tmp_path).languages == ("eng_Latn", "isl_Latn")
+    (tmp_path / "de.txt").write_text("\n".join(TEXT["deu_Latn"]))  # .txt is the ending, and the tag is the name
+    assert {*open_corpus(tmp_path).languages} == {"deu_Latn", "eng_Latn", "isl_Latn"}
+    for tag in ("fr", "es"):
+        (tmp_path / f"test.{tag}").write_text("One.\nTwo.\n")
+    with pytest.raises(PairsError, match=r"has files of two texts, dev\.en and test\.es; move the files of one away"):
+        open_corpus(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------- parallel Bibles
 
 

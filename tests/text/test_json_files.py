@@ -55,6 +55,18 @@ def test_a_fault_in_an_array_has_its_line(kind: str, tmp_path: Path) -> None:
 
 
 @kinds
+@pytest.mark.parametrize("behind", ['{"eng_Latn": "A.", "isl_Latn": "B."}', "]", "[]", ","])
+def test_text_behind_an_array(kind: str, behind: str, tmp_path: Path) -> None:
+    text = json.dumps(OBJECTS, indent=1, ensure_ascii=False)
+    lines = text.count("\n") + 1
+    path = write(tmp_path / f"b.{kind}", f"{text}\n{behind}\n")
+    refused(rf"b\.{kind}, line {lines + 1}, is not JSON \(text after the array's '\]'\); correct", path)
+    assert ParallelPairs.load(path, n=2).source == EXPECTED.source[:2]  # only what is read is checked
+    assert ParallelPairs.load(write(path, f"\n{text}\r\n \t\n")) == EXPECTED
+    refused(rf"b\.{kind}, line {lines - 1}, is not JSON \(a ',' before '\]'\)", write(path, text[:-2] + ",\n]"))
+
+
+@kinds
 def test_one_object_is_named(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"o.{kind}", json.dumps({"version": 1, "data": OBJECTS}, indent=1))
     refused(rf"o\.{kind} is one JSON object with the keys version, data; write an array of objects or one", path)

@@ -71,6 +71,13 @@ class TestTmx:
             ('The <ph x="1">&lt;br/&gt;</ph>sea<it pos="begin">{\\i</it>.', "The sea."),
             ('The <hi type="bold">blue <hi>sea</hi></hi>.', "The blue sea."),
             ("The<ut>{\\b}</ut> sea.", "The sea."),
+            ("The<ph>&lt;br/&gt;</ph>sea.", "The sea."),
+            ("The <ph>&lt;BR&gt;</ph> sea.", "The sea."),
+            ('The<ph type="lb">x</ph>sea.', "The sea."),
+            ('<hi>The<ph type="lb"/></hi>sea.', "The sea."),
+            ("The<ph>\n</ph>sea.", "The sea."),
+            ("The<ph>\\n</ph>sea.", "The sea."),
+            ("The<ph>&lt;brand/&gt;</ph>se<ph/>a.", "Thesea."),
             ('The <bpt i="1">&lt;a title="<sub>A footnote.</sub>"&gt;</bpt>sea<ept i="1"/>.', "The sea."),
             ("The <!-- blue --><?x y?>sea.", "The sea."),
             ("<![CDATA[Salt & pepper.]]>", "Salt & pepper."),
@@ -97,11 +104,14 @@ class TestTmx:
         refused(r"m\.tmx has the columns en-US and en-GB, which are all eng_Latn; choose with columns=", path, *CODES)
         assert ParallelPairs.load(path, columns=("en-US", "is")) == EXPECTED
 
-    def test_a_missing_language(self, tmp_path: Path) -> None:
+    def test_a_missing_language(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         units = [unit(("en", "One."), ("is", "Einn.")), unit(("en", "Two.")), unit(("en", "Three."), ("is", "Þrír."))]
         path = write(tmp_path / "m.tmx", tmx_text(*units))
-        refused(r"m\.tmx, line 5, holds None where the isl_Latn sentence should be; correct it", path)
-        refused(r"m\.tmx has the columns en, is; name two", path, "eng_Latn", "deu_Latn")
+        said = f"NeuronXA: {path}: units without en or is are left out, 1 in all; the first is {path}, line 5."
+        for options in ({"n": 2}, {"n": None}, {"columns": ("EN", "is")}):
+            assert ParallelPairs.load(path, **options).target == ("Einn.", "Þrír.")
+            assert caplog.messages == [said]
+        refused(r"m\.tmx has the columns en, is, and none of them is deu_Latn", path, "eng_Latn", "deu_Latn")
         without = write(tmp_path / "w.tmx", tmx_text("<tu>\n<tuv><seg>One.</seg></tuv></tu>"))
         refused(r"w\.tmx, line 5, has a tuv without xml:lang; add it or remove that unit", without)
         empty = write(tmp_path / "e.tmx", tmx_text('<tu><tuv xml:lang="en"/></tu>'))
@@ -115,8 +125,44 @@ class TestTmx:
         assert ParallelPairs.load(path, "en", "is", n=2) == of_rows(ROWS[:2])
         back = ParallelPairs.load(path, "de", "en")
         assert (back.source[0], back.target) == ("Sjórinn er lygn.!", EXPECTED.source)
+        assert ParallelPairs.load(path, columns=("en-GB", "is-IS"), n=2) == of_rows(ROWS[:2])
+        refused(r"m\.tmx holds 3 languages; choose two", path)
         assert open_corpus(path).pairs("eng_Latn", "isl_Latn").target == EXPECTED.target
-        refused(r"m\.tmx has the columns en-GB, de-DE; name two", path, "deu_Latn", "isl_Latn")
+        refused(r"m\.tmx has no unit with both deu_Latn and isl_Latn; choose two", path, "deu_Latn", "isl_Latn")
+
+    def test_the_first_unit_does_not_decide(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        units = [unit(("is", "Ein.")), *(unit(("en", s), ("is", t)) for s, t in ROWS), unit(("en", "One."))]
+        path = write(tmp_path / "m.tmx", tmx_text(*units))
+        for arguments in ((), CODES, ("en",)):
+            assert ParallelPairs.load(path, *arguments, n=3) == EXPECTED
+        assert open_corpus(path, n=3).pairs(*CODES).target == EXPECTED.target
+        assert [message.partition(": units ")[2] for message in caplog.messages] == [
+            f"without {names} are left out, 2 in all; the first is {path}, line 4."
+            for names in ("en or is", "eng_Latn or isl_Latn", "eng_Latn or is")
+        ]
+        empty = tmx_text(*units[1:3], unit(("en", "One."), ("is", "")))
+        refused(r"e\.tmx, line 6, has an empty isl_Latn sentence; fill it in", write(tmp_path / "e.tmx", empty))
+
+    @pytest.mark.parametrize(
+        ("tag", "code"),
+        [
+            ("sv-se", "swe_Latn"),
+            ("nb-no", "nob_Latn"),
+            ("pt_br", "por_Latn"),
+            ("zh-tw", "zho_Hant"),
+            ("en-is", "eng_Latn"),
+            ("PT-br", "por_Latn"),
+        ],
+    )
+    def test_tags_know_no_case(self, tag: str, code: str, tmp_path: Path) -> None:
+        """BCP 47. In the name of a column or file, "en-is" is two languages."""
+        units = [unit((spelled, s), ("fo", t)) for spelled, (s, t) in zip((tag, tag.upper(), tag), ROWS, strict=True)]
+        path = write(tmp_path / "m.tmx", tmx_text(*units))
+        for options in ({}, {"source_lang": tag}, {"columns": (tag, "fo")}, {"columns": (tag.upper(), "FO")}):
+            pairs = ParallelPairs.load(path, **options)
+            assert (pairs.source_lang, pairs.source) == (code, EXPECTED.source)
+        xlf = write_xliff(tmp_path / "x.xlf", xliff.xlifffile, (tag, "fo"))
+        assert ParallelPairs.load(xlf).source_lang == code
 
     def test_regions_that_change_between_units(self, tmp_path: Path) -> None:
         tags = ("en-US", "en-GB", "en")
@@ -148,7 +194,7 @@ class TestXliff:
 
     def test_inline_elements_of_version_1(self, tmp_path: Path) -> None:
         units = (
-            '<trans-unit id="1"><source>The <g id="1">blue</g> <x id="2"/>sea<ph id="3">&lt;br/&gt;</ph>.</source>'
+            '<trans-unit id="1"><source>The <g id="1">blue</g> <x id="2"/>sea<ph id="3">&lt;b/&gt;</ph>.</source>'
             '<seg-source>No.</seg-source><target><mrk mtype="seg" mid="0">Blár sjór</mrk><bpt id="4">{</bpt>.</target>'
             "<alt-trans><source>Other.</source><target>Annað.</target></alt-trans></trans-unit>"
             '<trans-unit id="2"><source>Two.</source><target>Tveir.</target></trans-unit>'
@@ -166,6 +212,60 @@ class TestXliff:
         )
         path = write(tmp_path / "x.xliff", text)
         assert ParallelPairs.load(path) == ParallelPairs(("The blue sea.", "Two."), ("Blár sjór.", "Tveir."), *CODES)
+
+    @pytest.mark.parametrize(
+        "line_break", ['<x id="1" ctype="lb"/>', '<ph id="1" ctype="lb">x</ph>', '<ph id="1">&lt;br /&gt;</ph>']
+    )
+    def test_line_breaks_of_version_1(self, line_break: str, tmp_path: Path) -> None:
+        units = "".join(
+            f"<trans-unit id='{s}'><source>{s.replace(' ', line_break)}</source><target>{t}</target></trans-unit>"
+            for s, t in ROWS
+        )
+        assert ParallelPairs.load(write(tmp_path / "x.xlf", xliff_1(units))) == EXPECTED
+
+    @pytest.mark.parametrize("line_break", ['<ph id="1" type="fmt" subType="xlf:lb"/>', '<ph id="1" dataRef="d2"/>'])
+    def test_line_breaks_of_version_2(self, line_break: str, tmp_path: Path) -> None:
+        data = '<originalData><data id="d1">{b}</data><data id="d2">&lt;br/&gt;</data></originalData>'
+        segments = "".join(
+            f'<unit id="u{n}">{data}<segment><source>{s.replace(" ", line_break)}<ph id="2" dataRef="d1"/></source>'
+            f"<target>{t}</target></segment></unit>"
+            for n, (s, t) in enumerate(ROWS)
+        )
+        assert ParallelPairs.load(write(tmp_path / "x.xlf", xliff_2(segments))) == EXPECTED
+
+    @pytest.mark.parametrize("state", ["new", "needs-translation", "needs-adaptation", "needs-l10n"])
+    def test_unfinished_targets_of_version_1(
+        self, state: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        states = ("", "translated", "needs-review-translation", state, state)
+        units = "\n".join(
+            f"<trans-unit><source>{s}</source><target{f' state={name!r}' if name else ''}>{t}</target></trans-unit>"
+            for (s, t), name in zip([*ROWS, ("Four.", "Four."), ("Five.", "Five.")], states, strict=True)
+        )
+        path = write(tmp_path / "x.xlf", xliff_1(units))
+        assert ParallelPairs.load(path) == EXPECTED
+        assert caplog.messages == [
+            f"NeuronXA: {path}: units whose state says that they are not yet translated are left out, 2 in all; the "
+            f"first is {path}, line 4."
+        ]
+
+    def test_unfinished_targets_of_version_2(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        segments = "".join(
+            f'<unit id="u{n}"><segment{state}><source>{s}</source><target>{t}</target></segment></unit>'
+            for n, ((s, t), state) in enumerate(
+                [
+                    (ROWS[0], ""),
+                    (("No.", "No."), ' state="initial"'),
+                    *((row, ' state="translated"') for row in ROWS[1:]),
+                ]
+            )
+        )
+        path = write(
+            tmp_path / "x.xlf",
+            xliff_2(segments + '<unit id="e"><segment state="initial"><source>No.</source></segment></unit>'),
+        )
+        assert ParallelPairs.load(path) == EXPECTED
+        assert "are left out, 2 in all" in caplog.messages[0]
 
     def test_a_unit_without_a_translation(self, tmp_path: Path) -> None:
         units = '\n<trans-unit id="u7"><source>One.</source></trans-unit>'
@@ -187,6 +287,13 @@ def xliff_1(units: str) -> str:
     return (
         '<xliff xmlns="urn:oasis:names:tc:xliff:document:1.2" version="1.2"><file source-language="en" '
         f'target-language="is"><body>{units}</body></file></xliff>'
+    )
+
+
+def xliff_2(units: str) -> str:
+    return (
+        '<xliff xmlns="urn:oasis:names:tc:xliff:document:2.0" version="2.0" srcLang="en" trgLang="is">'
+        f'<file id="f">{units}</file></xliff>'
     )
 
 

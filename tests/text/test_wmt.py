@@ -55,6 +55,13 @@ class TestSgm:
         paths = two_sgm(tmp_path, sgm("src", ("A &amp; b.", "&quot;C&quot; &lt; d.")), sgm("ref", ("A.", "C.")))
         assert ParallelPairs.load(paths).source == ("A & b.", '"C" < d.')
 
+    def test_a_region_in_lower_case(self, tmp_path: Path) -> None:
+        sides = (
+            sgm(side, text, 'srclang="sv-se" trglang="pt-br"') for side, text in (("src", ENGLISH), ("ref", ICELANDIC))
+        )
+        pairs = ParallelPairs.load(two_sgm(tmp_path, *sides))
+        assert (pairs.source_lang, pairs.target_lang) == ("swe_Latn", "por_Latn")
+
     def test_languages_from_the_names_or_the_user(self, tmp_path: Path) -> None:
         unsaid = [sgm(side, text, "") for side, text in (("src", ENGLISH), ("ref", ICELANDIC))]
         paths = two_sgm(tmp_path, *unsaid)
@@ -150,12 +157,19 @@ class TestXml:
         assert list(pairs.source) == fields["src"]
         assert list(pairs.target) == [WMTXMLDataset._clean(line) for line in fields["ref:A"]]
 
-    def test_a_segment_without_the_reference(self, tmp_path: Path) -> None:
+    def test_a_segment_without_the_reference(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = write(tmp_path / "t.xml", wmt_xml(("A", ("Einn.", "", "Þrír.")), ("B", OTHER)))
         refused(r"t\.xml, line 5 \(segment 2 of document d1\), has no reference A, only B; add it or choose", path)
         assert ParallelPairs.load(path, reference="B").target == OTHER
         path = write(tmp_path / "t.xml", wmt_xml(("A", ("Einn.", "", "Þrír."))))
+        caplog.clear()
         assert ParallelPairs.load(path).source == (ENGLISH[0], ENGLISH[2])
+        assert caplog.messages == [
+            f"NeuronXA: {path}: segments without a reference are left out, 1 in all; the first is {path}, line 5 "
+            "(segment 2 of document d1)."
+        ]
+        lower = write(tmp_path / "l.xml", wmt_xml(("A", ICELANDIC)).replace('lang="en"', 'lang="en-us"'))
+        assert ParallelPairs.load(lower) == EXPECTED
 
     def test_no_reference(self, tmp_path: Path) -> None:
         refused(

@@ -3,7 +3,7 @@
 from neuronxa_callback.text.readers.content import FILES
 from neuronxa_callback.text.readers.delimited import cells_as_long_as
 from neuronxa_callback.text.readers.files import is_readable, languages_in, open_rows, open_two_files
-from neuronxa_callback.text.readers.rows import Row, Rows, flat, languages_of_lp
+from neuronxa_callback.text.readers.rows import Row, Rows, flat, languages_of_lp, with_sides
 
 __all__ = [
     "FILES",
@@ -16,4 +16,5 @@ __all__ = [
     "languages_of_lp",
     "open_rows",
     "open_two_files",
+    "with_sides",
 ]

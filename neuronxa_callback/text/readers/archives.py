@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from neuronxa_callback.text.languages import PairsError, code_of
+from neuronxa_callback.text.languages import PairsError, code_of, with_region
 from neuronxa_callback.text.readers.content import decode, lines_of
 from neuronxa_callback.text.readers.rows import Located
 
@@ -31,7 +31,7 @@ def zip_rows(path: Path) -> Located:
             f"{path} has {len(lines[0])} lines in {names[0]} and {len(lines[1])} in {names[1]}; line i of one must "
             "translate line i of the other."
         )
-    tags = [_tag(name) for name in names]
+    tags = [_language(name) for name in names]
     for number, pair in enumerate(zip(*lines, strict=True), start=1):
         yield f"line {number} of {names[0]} and {names[1]} in {path}", dict(zip(tags, pair, strict=True))
 
@@ -40,11 +40,16 @@ def _tag(name: str) -> str:
     return Path(name).suffix[1:]
 
 
+def _language(name: str) -> str:
+    """Return the language of a file's ending as a tag. "pt_br" is Portuguese of Brazil, but "en-is" two languages."""
+    return with_region(_tag(name)) if "_" in _tag(name) else _tag(name)
+
+
 def _two_sides(path: Path, names: list[str]) -> tuple[str, str]:
     by_stem: dict[str, list[str]] = {}
     for name in names:
         # "zh" alone names no code, but its file is one side all the same.
-        if code_of(_tag(name)) or _tag(name) == "zh":
+        if code_of(_language(name)) or _tag(name) == "zh":
             by_stem.setdefault(name.rpartition(".")[0], []).append(name)
     sides = [(stem, found) for stem, found in by_stem.items() if len(found) == 2]
     if len(sides) != 1:

@@ -111,6 +111,12 @@ def decode(name: str, content: bytes) -> str:
     return text
 
 
+def without_blank_end(text: str) -> str:
+    """Return a table's text without the line feed and the blank lines at its end. A last cell may be empty."""
+    end = text.find("\n", len(text.rstrip()))
+    return text if end < 0 else text[:end].removesuffix("\r")
+
+
 def lines_of(text: str) -> list[str]:
     """Split text into lines as editors do: only line feeds end a line. A sentence may hold other separators.
 

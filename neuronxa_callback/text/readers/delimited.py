@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuronxa_callback.text.languages import PairsError, code_of
-from neuronxa_callback.text.readers.rows import Located, Row
+from neuronxa_callback.text.readers.rows import Located, Row, say_once
 
 Codes = tuple[str | None, str | None]
 
 _SEPARATORS = (",", ";", "\t")  # Excel writes CSV with ";" where "," is the decimal mark
 _EXCEL_HINT = re.compile(r"sep=(.)\r?\n")  # a first line by which a program tells Excel the separator
-_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|[^"\t\r\n]*)(\t|\r?\n|\Z)')  # of a TSV file in which cells may be quoted
-_NUMBER = re.compile(r"[-+\d.,]*")
+# A cell of a TSV file in which cells may be quoted. In a plain one, a mark that does not begin it is a mark.
+_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|(?!")[^\t\r\n]*)(\t|\r?\n|\Z)')
+_AS_PROGRAMS_QUOTE = re.compile(r'"[^"]*(?:""[^"]*)+"')
+# What a program leaves unquoted where it quotes all but numbers.
+_NUMBER = re.compile(r"[-+\d.,]*(e[-+]?\d+)?|[-+]?(nan|inf|infinity)|na|true|false", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?:;…。！？।؟۔።]['\"”’»)\]]*\Z")
 LEAST_WORDS = 4  # of a cell that is a sentence rather than a column's name
 
@@ -48,7 +51,7 @@ def tsv_rows(path: Path, text: str, codes: Codes) -> Located:
         return _rows(path, "TSV", reader, codes)
     # Only a line feed ends a line.
     lines = io.StringIO(text, newline="\n")
-    return _rows(path, "TSV", csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), codes)
+    return _doubted(path, _rows(path, "TSV", csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), codes))
 
 
 def csv_rows(path: Path, text: str, codes: Codes) -> Located:
@@ -67,11 +70,12 @@ def is_quoted(text: str) -> bool:
     r"""Return whether a TSV file is one whose writer quotes cells, as pandas and Excel do.
 
     Raw TSV has no quoting, and a sentence there may begin and end with a quotation mark. The file is quoted if each
-    cell that holds a mark is well quoted ("a ""b"" c"), if all its rows then have the header's number of columns, and
-    if the writer had a reason to quote just these cells:
+    cell that begins with a mark is well quoted ("a ""b"" c"), if all its rows then have the header's number of columns,
+    and if the writer had a reason to quote just these cells:
 
-    * each of them holds a quotation mark, a tab or a line feed (pandas, csv),
-    * or also all the cells that hold a comma are quoted, and no others (Excel),
+    * each of them holds a quotation mark, a tab or a line feed or is empty (pandas, csv), and no more other
+      cells hold a mark: a few may have been typed by hand,
+    * or also all the cells that hold a comma are quoted, and no others (Excel), and no other cell holds a mark,
     * or all cells but numbers are quoted, the header among them.
 
     A cell "Yes." in a file without such a reason is a sentence in quotation marks. Where a quoted cell would span
@@ -83,12 +87,28 @@ def is_quoted(text: str) -> bool:
         return False
     every = [cell for row in cells for cell in row]
     quoted = [cell for cell in every if cell.startswith('"')]
-    if any("\n" in cell for cell in quoted) and _is_rectangular(text):
+    if not quoted or (any("\n" in cell for cell in quoted) and _is_rectangular(text)):
         return False
     plain = [cell for cell in every if not cell.startswith('"')]
-    unneeded = [cell for cell in quoted if not re.search(r'["\t\n\r]', cell[1:-1])]
-    as_excel = all("," in cell for cell in unneeded) and not any("," in cell for cell in plain)
-    return not unneeded or as_excel or all(map(_NUMBER.fullmatch, plain))
+    marked = sum('"' in cell for cell in plain)
+    unneeded = [cell for cell in quoted if not re.search(r'["\t\n\r]|\A\Z', cell[1:-1])]
+    if not unneeded:
+        return marked <= len(quoted)
+    as_excel = all("," in cell for cell in unneeded) and not marked and not any("," in cell for cell in plain)
+    return as_excel or all(map(_NUMBER.fullmatch, plain))
+
+
+def _doubted(path: Path, located: Located) -> Located:
+    """Yield the rows of raw TSV; a log line names the first one that looks as if a program had quoted a cell."""
+    said = False
+    for place, row in located:
+        if not said and any(map(_AS_PROGRAMS_QUOTE.fullmatch, row.values())):
+            said = True
+            say_once(
+                f"{place} holds a cell that a program seems to have quoted, but other cells of {path} are not quoted "
+                "as programs do, so all quotation marks are read as part of the text; write .csv or .jsonl."
+            )
+        yield place, row
 
 
 def _cells(text: str) -> list[list[str]] | None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.text.languages import PairsError, code_in_name, code_of, language_columns
+from neuronxa_callback.text.languages import (
+    PairsError,
+    code_in_name,
+    code_of,
+    doubtful_columns,
+    language_columns,
+    with_region,
+)
 from neuronxa_callback.text.readers.archives import zip_rows
-from neuronxa_callback.text.readers.content import FILES, kind_of, lines_of, read_bytes, read_text
+from neuronxa_callback.text.readers.content import FILES, kind_of, lines_of, read_bytes, read_text, without_blank_end
 from neuronxa_callback.text.readers.delimited import Codes, cells_as_long_as, csv_rows, tsv_rows
 from neuronxa_callback.text.readers.json_files import json_rows
 from neuronxa_callback.text.readers.rows import Located, Rows, flat, rows_of, usable
@@ -30,9 +38,10 @@ def open_rows(spec: Any, n: int | None, codes: Codes = (None, None), reference: 
     Args:
         spec: the path of a file with one of the endings `FILES`, a test set of sacrebleu ("wmt21:en-is"), a
             `datasets.Dataset`, a `pandas.DataFrame` or a list of dicts.
-        n: how many rows of a file to read; None reads all. A data set is read only as far as its rows are used.
-        codes: the languages that the user names. A TSV or CSV file without a header needs both. With both, the units of
-            a TMX file that lack one of them are left out.
+        n: how many rows of a file to read; None reads all. A TMX file is read whole, and a data set only as far as its
+            rows are used.
+        codes: the languages that the user names. A TSV or CSV file without a header needs both. The columns of a TMX
+            file are named by them.
         reference: which of several references to read; None takes the first.
 
     Raises:
@@ -46,19 +55,19 @@ def open_rows(spec: Any, n: int | None, codes: Codes = (None, None), reference: 
         return _first(set_rows(str(spec), reference), str(spec), n)
     kind = kind_of(path)
     if kind in _XML:
-        return _first(_xml_rows(path, kind, codes, reference), str(path), n)
+        return _xml_rows(path, kind, n, codes, reference)
     _refuse_reference(str(path), reference)
     if kind in (".zip", ".parquet"):
         return _first(zip_rows(path) if kind == ".zip" else parquet_rows(path, n), str(path), n)
     if kind not in FILES:
         raise PairsError(_unknown(str(spec), kind))
-    text = read_text(path).rstrip()
+    text = without_blank_end(read_text(path))
     readers: dict[str, Callable[[], Located]] = {
         ".tsv": lambda: tsv_rows(path, text, codes),
         ".csv": lambda: csv_rows(path, text, codes),
     }
     with cells_as_long_as(len(text)):
-        return _first(readers.get(kind, lambda: json_rows(path, text))(), str(path), n)
+        return _first(readers.get(kind, lambda: json_rows(path, text.rstrip()))(), str(path), n)
 
 
 def _first(located: Located, origin: str, n: int | None) -> Rows:
@@ -66,16 +75,18 @@ def _first(located: Located, origin: str, n: int | None) -> Rows:
     return rows_of(iter(list(islice(usable(located, origin), n))), origin)
 
 
-def _xml_rows(path: Path, kind: str, codes: Codes, reference: str | None) -> Located:
+def _xml_rows(path: Path, kind: str, n: int | None, codes: Codes, reference: str | None) -> Rows:
     from neuronxa_callback.text.readers import memories, wmt, xml_files
 
     root = xml_files.parse(path, read_bytes(path))
     name = xml_files.name_of(root).lower()
     if name == "dataset":
-        return wmt.wmt_rows(path, root, reference)
+        return _first(wmt.wmt_rows(path, root, reference), str(path), n)
     _refuse_reference(str(path), reference)
-    if name in ("tmx", "xliff"):
-        return memories.tmx_rows(path, root, codes) if name == "tmx" else memories.xliff_rows(path, root)
+    if name == "tmx":  # read whole: the first n units need not have the two languages
+        return replace(_first(memories.tmx_rows(path, root, codes), str(path), None), partial=True)
+    if name == "xliff":
+        return _first(memories.xliff_rows(path, root), str(path), n)
     if name in ("srcset", "refset", "tstset", "mteval"):
         raise PairsError(f"{path} holds one side of a test set; give a tuple of two paths, the source's and another.")
     expected = {".tmx": "TMX", ".xml": "TMX, XLIFF or a test set of WMT"}.get(kind, "XLIFF")
@@ -121,7 +132,8 @@ def open_two_files(source: Path, target: Path, reference: str | None = None) -> 
     if all(marked):
         first, second = wmt.read_sgm(source, texts[0], None), wmt.read_sgm(target, texts[1], reference)
         wmt.check_same_segments(source, first, target, second)
-        codes = code_of(first.language) or named[0], code_of(second.language) or named[1]
+        stated = [code_of(with_region(side.language or "")) for side in (first, second)]
+        codes = stated[0] or named[0], stated[1] or named[1]
         return codes, rows_of(_segments(source, first, target, second), f"{source} and {target}")
     if any(marked):
         one, other = (source, target) if marked[0] else (target, source)
@@ -159,7 +171,7 @@ def languages_in(spec: Any, n: int | None) -> list[str]:
     read = open_rows(spec, n)
     names = list(dict.fromkeys(name for row in read.rows for name in flat(row)))
     codes = language_columns(names)
-    if len(set(codes.values())) < 2:
+    if len(set(codes.values())) < 2 or doubtful_columns(names):
         raise PairsError(
             f"{read.origin} has the columns {', '.join(map(str, names))}; name at least two by FLORES-200 codes."
         )

@@ -27,7 +27,7 @@ def _line_rows(path: Path, text: str) -> Located:
         except (json.JSONDecodeError, RecursionError) as error:
             if number == 1:
                 _refuse_one_object(path, text)
-            raise _not_json(path, number, error) from None
+            raise _not_json(path, number, _reason(error)) from None
         yield f"{path}, line {number},", _checked(path, number, row)
 
 
@@ -52,16 +52,24 @@ def _array_rows(path: Path, text: str) -> Located:
         try:
             row, end = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            raise _not_json(path, error.lineno, error) from None
+            raise _not_json(path, error.lineno, _reason(error)) from None
         except RecursionError as error:
-            raise _not_json(path, number, error) from None
+            raise _not_json(path, number, _reason(error)) from None
         yield f"{path}, line {number},", _checked(path, number, row)
         place = _skip_space(text, end)
         if text.startswith(",", place):
-            place = _skip_space(text, place + 1)
+            comma, place = place, _skip_space(text, place + 1)
+            if text.startswith("]", place):
+                raise _not_json(path, _line(text, comma), "a ',' before ']'")
         elif not text.startswith("]", place):
-            line = text.count("\n", 0, place) + 1
-            raise PairsError(f"{path}, line {line}, is not JSON (no ',' or ']' after an object); correct that line.")
+            raise _not_json(path, _line(text, place), "no ',' or ']' after an object")
+    rest = _skip_space(text, place + 1)
+    if rest < len(text):
+        raise _not_json(path, _line(text, rest), "text after the array's ']'")
+
+
+def _line(text: str, place: int) -> int:
+    return text.count("\n", 0, place) + 1
 
 
 def _skip_space(text: str, place: int) -> int:
@@ -70,8 +78,11 @@ def _skip_space(text: str, place: int) -> int:
     return place
 
 
-def _not_json(path: Path, number: int, error: Exception) -> PairsError:
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+def _reason(error: Exception) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+
+
+def _not_json(path: Path, number: int, reason: str) -> PairsError:
     return PairsError(f"{path}, line {number}, is not JSON ({reason}); correct or remove that line.")
 
 

@@ -9,43 +9,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neuronxa_callback.text.languages import PairsError, may_be
+from neuronxa_callback.text.languages import PairsError, may_be, with_region
 from neuronxa_callback.text.readers.delimited import Codes
-from neuronxa_callback.text.readers.rows import Located, Row
+from neuronxa_callback.text.readers.rows import Located, Row, say_left_out
 from neuronxa_callback.text.readers.xml_files import LANG, child, children, column_names, descendants, text_without
 
 # What these hold is code of the original file (section "Content markup" of TMX 1.4b), and "sub" in them is text apart
 # from the sentence, such as a footnote. The text of "hi" (TMX) and of "g", "pc" and "mrk" (XLIFF) is the sentence's.
 _CODE = frozenset({"bpt", "ept", "ph", "it", "ut", "sub"})
+# States of XLIFF 1.2 in which a target may hold the source's text or another text's translation.
+_UNFINISHED = frozenset({"new", "needs-translation", "needs-adaptation", "needs-l10n"})
 
 
 def tmx_rows(path: Path, root: Any, codes: Codes = (None, None)) -> Located:
-    """Yield the units of a TMX file: a column for each language, named as the file names it, the source's first.
+    """Yield the units of a TMX file: a column for each language of the file, the source's first.
 
-    If the user names both languages, the units that hold both are read, and their columns are named by the codes. Other
-    units are left out: a memory of many languages may pair each of them with English in a unit of its own. A file
-    without any such unit is read whole.
+    A column is None where the unit lacks that language. Its name is the file's tag for the language, or the user's code
+    where the unit has one tag that can mean it: the region may change from unit to unit.
     """
     units = list(_tmx_units(path, root))
-    asked = [(place, named) for place, sides in units if (named := _named_by(sides, codes))]
-    yield from asked or units
+    tags = {tag for _, sides in units for tag in sides}
+    if all(any(may_be(tag, code) for tag in tags) for code in codes if code):
+        units = [(place, _named_by(sides, codes)) for place, sides in units]
+    names = dict.fromkeys(name for _, sides in units for name in sides)
+    in_order = sorted(names, key=lambda name: name.lower() != _source(root).lower())
+    for place, sides in units:
+        yield place, {name: sides.get(name) for name in in_order}
 
 
-def _named_by(sides: Row, codes: Codes) -> Row | None:
-    """Return a unit with the columns of two languages named by their codes, or None if it lacks one.
+def _named_by(sides: Row, codes: Codes) -> Row:
+    """Return a unit with the columns of the user's languages named by their codes, where one column alone is each."""
+    found = {code: [name for name in sides if may_be(name, code)] for code in codes if code}
+    code_of_name = {names[0]: code for code, names in found.items() if len(names) == 1}
+    return {code_of_name.get(name, name): text for name, text in sides.items()}
 
-    Columns keep their names where several of them are one language.
-    """
-    found = [[name for name in sides if code and may_be(name, code)] for code in codes]
-    if not all(found):
-        return None
-    codes_of = {names[0]: code for names, code in zip(found, codes, strict=True) if len(names) == 1 and code}
-    return {codes_of.get(name, name): text for name, text in sides.items()}
+
+def _source(root: Any) -> str:
+    header = child(root, "header")
+    return header.get("srclang", "") if header is not None else ""
 
 
 def _tmx_units(path: Path, root: Any) -> Located:
-    header = child(root, "header")
-    source = header.get("srclang", "") if header is not None else ""
+    """Yield the units with the tags that they have. A tag keeps the spelling of its first unit."""
+    spelled: dict[str, str] = {}
     for unit in descendants(root, "tu"):
         place = f"{path}, line {unit.sourceline},"
         sides: dict[str, str] = {}
@@ -57,14 +63,23 @@ def _tmx_units(path: Path, root: Any) -> Located:
                 raise PairsError(
                     f"{path}, line {variant.sourceline}, has a tuv without {lacking}; add it or remove that unit."
                 )
-            sides.setdefault(language, text_without(segment, _CODE))
-        yield place, dict(sorted(sides.items(), key=lambda side: side[0].lower() != source.lower()))
+            name = spelled.setdefault(language.lower().replace("_", "-"), with_region(language))
+            sides.setdefault(name, text_without(segment, _CODE))
+        yield place, sides
 
 
 def xliff_rows(path: Path, root: Any) -> Located:
-    """Yield the units of an XLIFF file: two columns named by its languages, or "source" and "target"."""
-    found = _xliff_2(root) if root.get("version", "").startswith("2") else _xliff_1(root)
+    """Yield the units of an XLIFF file: two columns named by its languages, or "source" and "target".
+
+    Units whose target is no translation yet are left out; a log line says how many.
+    """
+    found = list(_xliff_2(root) if root.get("version", "").startswith("2") else _xliff_1(root))
+    unfinished = {unit for unit, _ in found if _is_unfinished(unit)}
+    places = [f"{path}, line {unit.sourceline}" for unit, _ in found if unit in unfinished]
+    say_left_out(str(path), "units whose state says that they are not yet translated", places)
     for unit, languages in found:
+        if unit in unfinished:
+            continue
         source, target = (child(unit, side) for side in ("source", "target"))
         if source is None or target is None:
             lacking = "source" if source is None else "target"
@@ -74,6 +89,12 @@ def xliff_rows(path: Path, root: Any) -> Located:
             )
         sides = (text_without(side, _CODE) for side in (source, target))
         yield f"{path}, line {unit.sourceline},", dict(zip(languages, sides, strict=True))
+
+
+def _is_unfinished(unit: Any) -> bool:
+    target = child(unit, "target")
+    # XLIFF 2 has the state at the segment, and 1.2 at the target.
+    return unit.get("state") == "initial" or (target is not None and target.get("state") in _UNFINISHED)
 
 
 def _xliff_1(root: Any) -> Iterator[tuple[Any, tuple[str, str]]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
+
+from neuronxa_callback.text.languages import PairsError
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +27,13 @@ class Rows:
         rows: the rows, each of which maps column names to cells. They can be read only once.
         place: returns the words for the place of row i, counted from 0, once it is read.
         origin: the words for the whole file or data set.
+        partial: whether a row may lack a side (None), as the units of a translation memory do (`with_sides`).
     """
 
     rows: Iterator[Row]
     place: Callable[[int], str]
     origin: str
+    partial: bool = False
 
 
 def rows_of(located: Located, origin: str) -> Rows:
@@ -41,6 +46,39 @@ def rows_of(located: Located, origin: str) -> Rows:
             yield row
 
     return Rows(kept(), places.__getitem__, origin)
+
+
+@cache  # a corpus opens its file once for each language pair
+def say_once(message: str) -> None:
+    """Log a warning, unless the same one was logged before."""
+    logger.warning("NeuronXA: %s", message)
+
+
+def say_left_out(origin: str, what: str, places: Sequence[str]) -> None:
+    """Log how many parts of a file are left out and where the first one is, if there are any."""
+    if places:
+        first = places[0].rstrip(",")
+        say_once(f"{origin}: {what} are left out, {len(places)} in all; the first is {first}.")
+
+
+def with_sides(read: Rows, columns: tuple[str, str]) -> Rows:
+    """Return the rows of a translation memory that have both sides; a log line says how many others there are.
+
+    Raises:
+        PairsError: no row has both.
+    """
+    if not read.partial:
+        return read
+    located = [(row, read.place(number)) for number, row in enumerate(read.rows)]
+    kept = [(place, row) for row, place in located if None not in (row[columns[0]], row[columns[1]])]
+    if not kept:
+        raise PairsError(
+            f"{read.origin} has no unit with both {columns[0]} and {columns[1]}; choose two languages that stand "
+            "together."
+        )
+    lacking = [place for row, place in located if None in (row[columns[0]], row[columns[1]])]
+    say_left_out(read.origin, f"units without {columns[0]} or {columns[1]}", lacking)
+    return rows_of(iter(kept), read.origin)
 
 
 def usable(located: Located, origin: str) -> Located:

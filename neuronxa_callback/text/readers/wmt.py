@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import unescape
 
 from neuronxa_callback.text.languages import PairsError
-from neuronxa_callback.text.readers.rows import Located
+from neuronxa_callback.text.readers.rows import Located, say_left_out
 from neuronxa_callback.text.readers.xml_files import child, children, column_names, descendants
 
 # It only looks like SGML ("&" stands as it is), so sacrebleu and others read it by such expressions, too.
@@ -39,6 +40,14 @@ class Side:
 
     segments: list[Segment]
     language: str | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A translator's sentences of one document, by the number of their segment."""
+
+    language: str | None
+    sentences: dict[str, str]
 
 
 def is_sgm(text: str) -> bool:
@@ -106,33 +115,56 @@ def wmt_rows(path: Path, root: Any, reference: str | None) -> Located:
     if not names:
         raise PairsError(f"{path} holds no reference; give a test set with <src> and <ref>.")
     chosen = _chosen(path, list(names), reference)
-    for document in documents:
-        yield from _document_rows(path, document, chosen)
+    texts = [_references(document) for document in documents]
+    lonely = [
+        _place(path, document, segment)
+        for document, references in zip(documents, texts, strict=True)
+        for segment in _sources(path, document)
+        if not _has_any(references, segment)
+    ]
+    say_left_out(str(path), "segments without a reference", lonely)
+    for document, references in zip(documents, texts, strict=True):
+        yield from _document_rows(path, document, references, chosen)
 
 
-def _document_rows(path: Path, document: Any, chosen: str) -> Located:
-    source = child(document, "src")
-    if source is None:
-        raise PairsError(f"{path}, line {document.sourceline}, has a document without <src>; add it or remove it.")
-    translators = {ref.get("translator", ""): ref for ref in children(document, "ref")}
-    texts = {
-        name: {_number(segment): _sentence(segment) for segment in descendants(ref, "seg")}
-        for name, ref in translators.items()
-    }
-    for segment in descendants(source, "seg"):
-        number, sentence = _number(segment), _sentence(segment)
-        if not any(text.get(number) for text in texts.values()):
+def _document_rows(path: Path, document: Any, references: dict[str, Reference], chosen: str) -> Located:
+    for segment in _sources(path, document):
+        if not _has_any(references, segment):
             continue
-        place = f"{path}, line {segment.sourceline} (segment {number} of document {document.get('id')}),"
-        target = texts.get(chosen, {}).get(number)
+        number, place = _number(segment), _place(path, document, segment)
+        target = references[chosen].sentences.get(number) if chosen in references else None
         if target is None:
-            has = next(name for name, text in texts.items() if text.get(number))
+            has = next(name for name, reference in references.items() if reference.sentences.get(number))
             raise PairsError(
                 f"{place} has no reference {chosen or '(the unnamed one)'}, only {has or 'an unnamed one'}; add it or "
                 "choose the other one with reference=."
             )
-        languages = column_names(source.get("lang"), translators[chosen].get("lang"))
-        yield place, dict(zip(languages, (sentence, target), strict=True))
+        languages = column_names(child(document, "src").get("lang"), references[chosen].language)
+        yield place, dict(zip(languages, (_sentence(segment), target), strict=True))
+
+
+def _references(document: Any) -> dict[str, Reference]:
+    return {
+        ref.get("translator", ""): Reference(
+            ref.get("lang"), {_number(segment): _sentence(segment) for segment in descendants(ref, "seg")}
+        )
+        for ref in children(document, "ref")
+    }
+
+
+def _sources(path: Path, document: Any) -> Iterator[Any]:
+    source = child(document, "src")
+    if source is None:
+        raise PairsError(f"{path}, line {document.sourceline}, has a document without <src>; add it or remove it.")
+    return descendants(source, "seg")
+
+
+def _has_any(references: dict[str, Reference], segment: Any) -> bool:
+    return any(reference.sentences.get(_number(segment)) for reference in references.values())
+
+
+def _place(path: Path, document: Any, segment: Any) -> str:
+    return f"{path}, line {segment.sourceline} (segment {_number(segment)} of document {document.get('id')}),"
 
 
 def _number(segment: Any) -> str:

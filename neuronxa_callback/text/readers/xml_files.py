@@ -9,7 +9,7 @@ from typing import Any
 
 from lxml import etree
 
-from neuronxa_callback.text.languages import PairsError
+from neuronxa_callback.text.languages import PairsError, with_region
 
 # An external document type is not loaded, and an entity is left as a node of its own, which is then refused.
 _SAFE = {
@@ -20,6 +20,9 @@ _SAFE = {
     "remove_comments": True,
     "remove_pis": True,
 }
+
+_BREAK = "\0"  # no XML holds this character
+_BREAK_CODE = re.compile(r"[ \t]*(<br\s*/?>|\\n|\r?\n)\s*", re.IGNORECASE)
 
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
@@ -66,14 +69,38 @@ def descendants(element: Any, name: str) -> Iterator[Any]:
 
 def column_names(source: str | None, target: str | None) -> tuple[str, str]:
     """Return the languages as names of two columns, or "source" and "target" where the file does not say both."""
-    return (source, target) if source and target else ("source", "target")
+    return (with_region(source), with_region(target)) if source and target else ("source", "target")
 
 
 def text_without(element: Any, dropped: frozenset[str]) -> str:
-    """Return the text of an element and of those in it, but not the text inside elements of the dropped names."""
+    """Return the text of an element and of those in it, but not the text inside elements of the dropped names.
+
+    Code that breaks the line is a space, lest it join two words.
+    """
+    return re.sub(rf"\s*{_BREAK}\s*", " ", _parts_without(element, dropped))
+
+
+def _parts_without(element: Any, dropped: frozenset[str]) -> str:
     parts = [element.text or ""]
     for inner in element:
-        if name_of(inner) not in dropped:
-            parts.append(text_without(inner, dropped))
+        is_code = name_of(inner) in dropped
+        if (is_code or not "".join(inner.itertext())) and _breaks_the_line(inner):
+            parts.append(_BREAK)
+        elif not is_code:
+            parts.append(_parts_without(inner, dropped))
         parts.append(inner.tail or "")
     return "".join(parts)
+
+
+def _breaks_the_line(code: Any) -> bool:
+    """Return whether inline code is a line break, by its type (TMX, XLIFF 1.2, XLIFF 2) or by what it stands for."""
+    types = (code.get("type"), code.get("ctype"), code.get("subType"))
+    return "lb" in types or "xlf:lb" in types or _BREAK_CODE.fullmatch(_original(code)) is not None
+
+
+def _original(code: Any) -> str:
+    """Return what inline code stands for. XLIFF 2 keeps it apart, in the unit's originalData."""
+    unit = next(code.iterancestors("{*}unit"), None) if code.get("dataRef") else None
+    if unit is None:
+        return "".join(code.itertext())
+    return next((data.text or "" for data in descendants(unit, "data") if data.get("id") == code.get("dataRef")), "")
