@@ -104,6 +104,8 @@ class Run:
             watch.evaluator.check(decoder)
             if watch.metrics:
                 watch.quality.check(decoder)
+                if moment.is_first_process:
+                    watch.quality.check_device()
         if moment.is_first_process and watch.train_texts is not None:
             failed = "the training text could not be searched for held-out sentences"
             # A data set's transform may draw random numbers.
