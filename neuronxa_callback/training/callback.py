@@ -43,7 +43,8 @@ class NeuronXACallback(TrainerCallback):
     pairs), `eval_nasca_eng_Latn-isl_Latn` (one language pair) and `eval_neuronxa_runtime` (seconds). They reach
     `state.log_history`, every tracker of `report_to`, `OUTPUT_DIR/neuronxa/scores.jsonl`, and the metrics that
     `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read. An `evaluate()` with another
-    prefix, such as "test", and `predict()` return the scores with that prefix: `test_nasca`.
+    prefix, such as "test", and `predict()` return the scores with that prefix: `test_nasca`. In training `predict()`
+    returns those that the step already has.
 
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and

@@ -50,12 +50,12 @@ class Weights:
 def _adapters(model: nn.Module) -> tuple[tuple[str, ...], bool] | None:
     """Return the state of the first layer with adapters. PEFT gives all of them the same.
 
-    transformers' models have methods of these names, so the type decides.
+    A layer has this property. transformers' models have a method of the same name.
     """
     for module in model.modules():
-        layer: Any = module
-        if isinstance(disabled := getattr(layer, "disable_adapters", None), bool):
-            return tuple(layer.active_adapters), disabled
+        if isinstance(getattr(type(module), "disable_adapters", None), property):
+            layer: Any = module
+            return tuple(layer.active_adapters), layer.disable_adapters
     return None
 
 
