@@ -218,17 +218,24 @@ class QualityEvaluator:
         return [name for name in self.metrics if name in self.models]
 
     def check(self, decoder: Decoder) -> None:
-        """Check before training that every held-out source fits into a prompt, and that COMET's device is there.
+        """Check before training that every held-out source fits into a prompt.
 
         Raises:
-            ValueError: one of them does not, or is not. The message says which and why.
+            ValueError: one of them does not. The message says which and why.
         """
-        if not self.metrics:
-            return
+        for pair in self.jobs.values() if self.metrics else ():
+            translation.check(decoder, pair.source, pair.source_lang, pair.target_lang, self.prompt)
+
+    def check_device(self) -> None:
+        """Check before training that COMET's device is there, by starting COMET's Python if it is a GPU.
+
+        Only the process that scores needs it: the others never start COMET.
+
+        Raises:
+            ValueError: the device is not there.
+        """
         if self.slow:
             comet_device.check_there(self.worker.device)
-        for pair in self.jobs.values():
-            translation.check(decoder, pair.source, pair.source_lang, pair.target_lang, self.prompt)
 
     def translate(
         self, decoder: Decoder, budget: TokenBudget | None = None

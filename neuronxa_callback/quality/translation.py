@@ -62,7 +62,9 @@ def translate(
     what the chat template puts behind an answer, at 4 times the source's tokens plus 16, or behind as many lines as the
     source has. Empty lines do not count. A source of several lines has no such end of lines if the prompt is a chat
     message and the chat template says how an answer ends. The call leaves the model's mode and generation
-    configuration, the random state and the tokenizer's settings as they were.
+    configuration, the random state and the tokenizer's own settings (`padding_side`, ...) as they were. A fast
+    tokenizer also keeps the truncation and padding of its last call. Each call sets them anew, and the calls made here,
+    which neither truncate nor pad, leave them off.
 
     Args:
         decoder: the model and its tokenizer.

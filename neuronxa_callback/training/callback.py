@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,11 +14,12 @@ from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.settings import Quality
-from neuronxa_callback.training.checks import check_alone, check_floor
+from neuronxa_callback.training.checks import check_alone, check_floor, check_one_trainer
 from neuronxa_callback.training.metric_names import is_read_by_trainer, named_for, prefix_of
 from neuronxa_callback.training.run import Run
 from neuronxa_callback.training.schedule import interval, is_interval
 from neuronxa_callback.training.settings import StoppingRule
+from neuronxa_callback.training.step_scores import StepScores
 from neuronxa_callback.training.trainer import FalseAlarm, Moment, is_in_front, move_to_front
 from neuronxa_callback.training.watch import Watch
 from neuronxa_callback.vocabulary import Method, TokenPooling
@@ -43,7 +43,8 @@ class NeuronXACallback(TrainerCallback):
     pairs), `eval_nasca_eng_Latn-isl_Latn` (one language pair) and `eval_neuronxa_runtime` (seconds). They reach
     `state.log_history`, every tracker of `report_to`, `OUTPUT_DIR/neuronxa/scores.jsonl`, and the metrics that
     `metric_for_best_model`, `load_best_model_at_end` and `EarlyStoppingCallback` read. An `evaluate()` with another
-    prefix, such as "test", and `predict()` return the scores with that prefix: `test_nasca`.
+    prefix, such as "test", and `predict()` return the scores with that prefix: `test_nasca`. In training `predict()`
+    returns those that the step already has.
 
     With quality metrics the model also translates the held-out sources at each evaluation. This adds `eval_comet`,
     `eval_cometkiwi`, `eval_chrf` and `eval_bleu` (with the same suffixes), and `eval_translation_empty` and
@@ -127,6 +128,8 @@ class NeuronXACallback(TrainerCallback):
         self.on_error = on_error
         self._metrics: tuple[str, ...] | None = None if self.quality.local_only else tuple(self.quality.metrics)
         self._run: Run | None = None
+        # The scores of the evaluations that are under way; one may come from within another one's turns.
+        self._turns: list[tuple[Mapping[str, float], StepScores]] = []
         self.false_alarm = FalseAlarm()
 
     @property
@@ -134,16 +137,17 @@ class NeuronXACallback(TrainerCallback):
         """The metrics that the last evaluation should have given and did not."""
         return self._run.scores.missing if self._run else ()
 
-    def scores_for(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the scores of the present step with their names among an evaluation's metrics; NaN if one is missing.
+    def take_scores(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores of an evaluation with their names among its metrics; NaN if one is missing.
+
+        There are none if this callback had no turn at the evaluation, as after its removal.
 
         Args:
-            metrics: the metrics of the evaluation.
+            metrics: the metrics of the evaluation: the same object that `on_evaluate` got.
         """
-        if self._run is None:
-            return {}
-        scores = self._run.scores
-        return named_for(prefix_of(metrics), dict.fromkeys(scores.missing, math.nan) | scores.values)
+        scores = next((scores for of, scores in self._turns if of is metrics), StepScores())
+        self._turns = [turn for turn in self._turns if turn[0] is not metrics]
+        return named_for(prefix_of(metrics), scores.complete)
 
     # ------------------------------------------------------------------------------------------ Trainer events
 
@@ -155,12 +159,14 @@ class NeuronXACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin a run, and refuse what cannot be measured before training starts."""
-        move_to_front(self)
-        self.false_alarm.let_through(all_of_them=True)
-        if self._run is not None:
-            self._run.close()  # an earlier run was interrupted
         moment = Moment.of(self, control, kwargs)
         check_alone(NeuronXACallback, moment.trainer.callback_handler.callbacks)
+        check_one_trainer(self, moment)
+        move_to_front(self)
+        self.false_alarm.let_through(all_of_them=True)
+        self._turns.clear()
+        if self._run is not None:
+            self._run.close()  # an earlier run was interrupted
         self._run = Run.begin(self._watch(moment), moment)
 
     def on_epoch_begin(
@@ -181,6 +187,7 @@ class NeuronXACallback(TrainerCallback):
         """Log the scores that COMET has finished. Score every `eval_steps` if the Trainer never evaluates."""
         moment = Moment.of(self, control, kwargs)
         run = self._current_run(moment)
+        run.remember_weights(moment)
         run.log_finished(moment)
         if run.schedule.stopped:
             run.stop_again(moment)
@@ -202,21 +209,31 @@ class NeuronXACallback(TrainerCallback):
         them with each set would count one step several times. `LastTurn` adds them for the Trainer.
         """
         moment, metrics = Moment.of(self, control, kwargs), {} if metrics is None else metrics
-        run, prefix = self._evaluated(moment, metrics), prefix_of(metrics)
-        if not is_in_front(self):
+        scores, prefix = self._evaluated(moment, metrics), prefix_of(metrics)
+        if is_in_front(self):
+            self._turns.append((metrics, scores))
+            if self._watch(moment).chooses_best_model(moment):
+                self.false_alarm.hold_back(moment.args.metric_for_best_model)
+        else:
             move_to_front(self)
-        elif run.watch.chooses_best_model(moment):
-            self.false_alarm.hold_back(moment.args.metric_for_best_model)
-        is_counted = is_read_by_trainer(prefix) and run.in_training
-        if not is_counted or run.scores.is_turn(moment.is_nested):
-            metrics.update(named_for(prefix, run.scores.values))
+        is_counted = is_read_by_trainer(prefix) and self._is_in_run(moment)
+        if not is_counted or scores.is_turn(moment.is_nested):
+            metrics.update(named_for(prefix, scores.values))
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
-        """Score as at an evaluation. The scores join the metrics that `Trainer.predict` returns."""
-        self._evaluated(Moment.of(self, control, kwargs), metrics)
-        metrics.update(self.scores_for(metrics))
+        """Add the scores to the metrics that `Trainer.predict` returns.
+
+        In training they are those that the step has, and nothing is measured: a user's callback may predict at any
+        step.
+        """
+        moment = Moment.of(self, control, kwargs)
+        if not self._is_in_run(moment):
+            scores = self._evaluated(moment, metrics)
+        else:
+            scores = self._run.known(moment) if self._run else StepScores()
+        metrics.update(named_for(prefix_of(metrics), scores.complete))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -239,22 +256,31 @@ class NeuronXACallback(TrainerCallback):
 
     # ------------------------------------------------------------------------------------------ runs
 
-    def _evaluated(self, moment: Moment, others: Mapping[str, float]) -> Run:
-        """Return the run that has the scores of the present weights for an evaluation with these other metrics.
+    def _is_in_run(self, moment: Moment) -> bool:
+        """Return whether the event belongs to a training run that has not ended.
 
-        Outside training it waits for COMET and keeps no history. That begins with the end of the run, when the Trainer
-        may have loaded its best checkpoint.
+        Its end comes before that of `train()`, when the Trainer may have loaded its best checkpoint.
         """
-        if moment.is_training and (self._run is None or self._run.in_training):
-            run = self._current_run(moment)
-            run.evaluate(moment, others)
-            return run
+        return moment.is_training and (self._run is None or self._run.in_training)
+
+    def _evaluated(self, moment: Moment, others: Mapping[str, float]) -> StepScores:
+        """Return the scores of the present weights for an evaluation with these other metrics.
+
+        Outside training it waits for COMET and keeps no history. Within the training of another Trainer there are none,
+        because that one's run must not be lost.
+        """
+        if moment.is_within_another_training(self):
+            if self._run is not None:
+                self._run.warn_of_another_trainer()
+            return StepScores()
+        if self._is_in_run(moment):
+            return self._current_run(moment).evaluate(moment, others)
         self._run = run = Run(self._watch(moment), prefix=prefix_of(others))
         try:
             run.score(moment)
+            return run.scores
         finally:
             run.close()
-        return run
 
     def _current_run(self, moment: Moment) -> Run:
         if self._run is None or not self._run.in_training:  # the callback joined when training was under way

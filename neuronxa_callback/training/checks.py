@@ -16,6 +16,7 @@ from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.text.overlap import search, texts_of
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.settings import StoppingRule
+from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.vocabulary import OVER_PAIRS
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,15 @@ def check_alone(kind: type[TrainerCallback], callbacks: Sequence[TrainerCallback
         raise ValueError(
             f"the Trainer has several {kind.__name__}s, whose scores would share their names; give one of "
             "them all the pairs (a list), methods and metrics."
+        )
+
+
+def check_one_trainer(callback: TrainerCallback, moment: Moment) -> None:
+    """Raise ValueError if a training begins within that of another Trainer that has the same callback."""
+    if moment.is_within_another_training(callback):
+        raise ValueError(
+            f"the {type(callback).__name__} watches the training of another Trainer; give each Trainer a "
+            f"{type(callback).__name__} of its own."
         )
 
 

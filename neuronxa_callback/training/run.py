@@ -21,8 +21,10 @@ from neuronxa_callback.training.judge import Judge
 from neuronxa_callback.training.metric_checks import Logged, check_best_metric, check_stopping_metric
 from neuronxa_callback.training.metric_names import (
     correlation_metrics,
+    is_read_by_trainer,
     metrics_of,
     named_for,
+    prefix_of,
     quality_metrics,
     translation_metrics,
 )
@@ -34,6 +36,7 @@ from neuronxa_callback.training.step_scores import StepScores
 from neuronxa_callback.training.summary import print_stop, summarise
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
+from neuronxa_callback.training.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class Run:
         self._budget = TokenBudget(watch.evaluator.token_budget)
         self._translation_budget = TokenBudget()
         self._judge = Judge(watch.rule, self.history, self._faults)
+        self._trained: Weights | None = None
         self._mapped = 0  # how many evaluations the last maps showed
 
     # ------------------------------------------------------------------------------------------ begin and end
@@ -100,6 +104,8 @@ class Run:
             watch.evaluator.check(decoder)
             if watch.metrics:
                 watch.quality.check(decoder)
+                if moment.is_first_process:
+                    watch.quality.check_device()
         if moment.is_first_process and watch.train_texts is not None:
             failed = "the training text could not be searched for held-out sentences"
             # A data set's transform may draw random numbers.
@@ -114,8 +120,9 @@ class Run:
             with faults.guarded(failed):
                 series = find_series(watch, moment)
         run = cls(watch, replace(series, schedule=moment.first_process_value(series.schedule)))
+        run._trained = weights = Weights.of(moment.model)
         if run.schedule.resumed_at is not None:
-            run.scores = StepScores.resumed(logged_at(run.schedule.resumed_at, moment.state, names))
+            run.scores = StepScores.resumed(logged_at(run.schedule.resumed_at, moment.state, names), weights)
         return run
 
     def end(self, moment: Moment) -> None:
@@ -140,25 +147,54 @@ class Run:
     def close(self) -> None:
         """Give up the scores that COMET has not finished, and end its process. The run has ended."""
         self.in_training = False
+        self.scores, self._trained = StepScores(missing=self.scores.missing), None
         self._queue.clear()
         self.watch.quality.close()
 
     # ------------------------------------------------------------------------------------------ an evaluation
 
-    def evaluate(self, moment: Moment, others: Mapping[str, float]) -> None:
-        """Have the step's scores ready for an evaluation. A step is measured once, at its first evaluation.
+    def evaluate(self, moment: Moment, others: Mapping[str, float]) -> StepScores:
+        """Return the scores of the step for an evaluation in training. A step is measured once, at its first one.
+
+        An evaluation of other weights gets none: of the model without its adapter, of another adapter, of an average
+        that was swapped in. The Trainer's own measures whatever it evaluates, because it chooses the best model by it.
 
         Args:
             moment: the event of the evaluation.
             others: the Trainer's own metrics of this evaluation. The stopping rule may use one of them.
         """
         step = moment.state.global_step
-        if self.schedule.due(step):
+        is_due = self.schedule.due(step)
+        is_own = not moment.is_nested and is_read_by_trainer(prefix_of(others))
+        expected_weights = self._trained if is_due else self.scores.weights
+        if not (is_due and is_own) and self._has_other_weights(moment, expected_weights):
+            if moment.is_first_process:
+                self._faults.warn_once(
+                    f"an evaluation at step {step} is of other weights or adapters than the step's scores, so it does "
+                    "not get them.",
+                    "other weights",
+                )
+            return StepScores(missing=tuple(self.watch.expected(moment, self.in_training)) if is_own else ())
+        if is_due:
             self.score(moment, others)
         elif step not in (self.schedule.scored, self.schedule.resumed_at):
             self.forget()
         elif self.scores.values and step != self.schedule.resumed_at:
             self.scores.values |= self._judge.judge_again(moment, {**others, **self.scores.values})
+        return self.scores
+
+    def known(self, moment: Moment) -> StepScores:
+        """Return the scores of the step if it has any, and nothing is measured."""
+        return StepScores() if self._has_other_weights(moment, self.scores.weights) else self.scores
+
+    def remember_weights(self, moment: Moment) -> None:
+        """Remember the weights that are trained, before a callback of the user's has its turn to swap them."""
+        self._trained = Weights.of(moment.model)
+
+    @staticmethod
+    def _has_other_weights(moment: Moment, weights: Weights | None) -> bool:
+        """Return whether the model has other weights than these. The processes must agree, so the first one decides."""
+        return moment.first_process_value(weights is not None and not weights.are_in(moment.model))
 
     def forget(self) -> None:
         """Forget the scores, because they are not those of the present weights."""
@@ -172,6 +208,7 @@ class Run:
             others: the Trainer's own metrics of this evaluation. The stopping rule may use one of them.
         """
         step = self.schedule.scored = moment.state.global_step
+        weights = Weights.of(moment.model) if self.in_training else None
         start = time.perf_counter()
         decoder: Decoder | None = None
         # The decoder is found in the mixed precision of the training, because it records that precision.
@@ -184,7 +221,7 @@ class Run:
             too_much = self._overhead.add(step, start, time.perf_counter())
             if too_much and moment.is_first_process:
                 logger.warning("NeuronXA: %s", too_much)
-        self.scores = StepScores.measured(metrics, self.watch.expected(moment, self.in_training))
+        self.scores = StepScores.measured(metrics, self.watch.expected(moment, self.in_training), weights)
 
     def _score_alignment(self, moment: Moment, decoder: Decoder | None) -> dict[str, float]:
         report: AlignmentReport | None = None
@@ -262,6 +299,14 @@ class Run:
         metrics = moment.first_process_value(metrics)
         moment.log(named_for(self._prefix, metrics))
         return metrics
+
+    def warn_of_another_trainer(self) -> None:
+        """Warn once that the callback is in another Trainer, which evaluates while this run goes on."""
+        self._faults.warn_once(
+            "another Trainer with the same NeuronXACallback evaluates during this training and gets no scores; give "
+            "each Trainer a NeuronXACallback of its own.",
+            "another Trainer",
+        )
 
     # ------------------------------------------------------------------------------------------ COMET's scores
 

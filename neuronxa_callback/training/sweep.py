@@ -258,6 +258,7 @@ class _Scoring:
             decoder = Decoder.find(model, self.tokenizer)
             self.evaluator.check(decoder)
             self.quality.check(decoder)
+            self.quality.check_device()
             _check_series(self.history, self.evaluator, self.quality, decoder)
 
     def _measured(self, evaluation: Evaluation) -> Evaluation:

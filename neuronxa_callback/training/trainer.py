@@ -76,6 +76,12 @@ class Moment:
         callers = _callers()
         return any(frame.f_code.co_name == "train" and frame.f_locals.get("self") is self.trainer for frame in callers)
 
+    def is_within_another_training(self, callback: TrainerCallback) -> bool:
+        """Return whether the event comes from within the `train()` of another Trainer that has this callback too."""
+        trainers = [frame.f_locals.get("self") for frame in _callers() if frame.f_code.co_name == "train"]
+        others = [other for other in trainers if isinstance(other, Trainer) and other is not self.trainer]
+        return any(callback in other.callback_handler.callbacks for other in others)
+
     @property
     def is_nested(self) -> bool:
         """Whether the event comes from within another: a callback of the user's evaluates, and not the Trainer."""
@@ -236,12 +242,12 @@ class FalseAlarm(logging.Filter):
 
 
 class Scoring(Protocol):
-    """A callback that has the scores of the present step."""
+    """A callback that has the scores of evaluations."""
 
     false_alarm: FalseAlarm
 
-    def scores_for(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the scores with their names among an evaluation's metrics; NaN if one is missing."""
+    def take_scores(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores of the evaluation that has these metrics, with their names among them."""
 
 
 def move_to_front(callback: Any) -> None:
@@ -258,8 +264,12 @@ def move_to_front(callback: Any) -> None:
 
 
 def is_in_front(callback: Any) -> bool:
-    """Return whether a callback was moved to the front. The Trainer tells it of no event when it is added later."""
-    return any(_is_tail_of(other, callback) for other in calling_trainer(callback).callback_handler.callbacks)
+    """Return whether a callback was moved to the front. The Trainer tells it of no event when it is added later.
+
+    A callback that was removed and added again comes behind the `LastTurn` that it left.
+    """
+    callbacks = calling_trainer(callback).callback_handler.callbacks
+    return any(_is_tail_of(other, callback) for other in callbacks[callbacks.index(callback) :])
 
 
 def _is_tail_of(other: TrainerCallback, callback: Any) -> bool:
@@ -272,6 +282,8 @@ class LastTurn(TrainerCallback):
     Without them a Trainer that chooses its best model by such a score would end the run with a KeyError. An
     EarlyStoppingCallback that saw them at each evaluation of a step would count the step several times, and a NaN as a
     step without improvement. Its turn comes before, so it finds no score and waits.
+
+    It stays when the user removes its callback, and then it has nothing to give.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -288,10 +300,4 @@ class LastTurn(TrainerCallback):
         """Add the scores."""
         self.scoring.false_alarm.let_through()
         if metrics is not None:
-            metrics.update(self.scoring.scores_for(metrics))
-
-    def on_predict(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
-    ) -> None:
-        """Add the scores."""
-        metrics.update(self.scoring.scores_for(metrics))
+            metrics.update(self.scoring.take_scores(metrics))

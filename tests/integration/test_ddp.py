@@ -113,6 +113,29 @@ def test_processes_with_other_comet_models_at_hand_do_not_wait_for_each_other(
     assert [step for step, _ in ast.literal_eval((output_dir / "comet-0.txt").read_text())] == [0, 3, 6]
 
 
+CHECKING = """
+import os
+import sys
+from neuronxa_callback import NeuronXACallback, Quality
+from neuronxa_callback.quality.comet import environment
+from tests.support import ICELANDIC, sft
+
+os.environ[environment.VARIABLE] = sys.argv[3] + f"-{os.environ['RANK']}"
+callback = NeuronXACallback(ICELANDIC, quality=Quality("comet", comet_device="cuda"))
+sft(sys.argv[1], [callback], use_cpu=True).train()
+"""
+
+
+def test_one_process_alone_looks_for_comets_gpu(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        python = tmp_path / f"python-{rank}"  # it says nothing, so nothing is refused
+        python.write_text(f"#!/bin/sh\necho started >> {tmp_path}/started-{rank}\nexit 1\n")
+        python.chmod(0o755)
+    run(tmp_path, "checking", tmp_path / "python", CHECKING)
+    assert (tmp_path / "started-0").exists()
+    assert not (tmp_path / "started-1").exists()
+
+
 RESUMABLE = not transformers.__version__.startswith("4.")
 LATER = pytest.mark.skipif(not RESUMABLE, reason="transformers 4 cannot resume DDP on a CPU (it reads onto cpu:0)")
 

@@ -269,32 +269,28 @@ def test_a_model_path_of_nothing_is_left_out_by_the_default(with_comet: None, co
 class TestAGpuThatIsNotThere:
     """No machine has a hundred of them."""
 
-    def test_is_refused_before_training(self, with_comet: None, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    def test_is_refused_before_training(self, with_comet: None) -> None:
         message = (
             r"^comet_device='cuda:99' is not there: COMET's Python, \S+, sees (no|\d+) GPUs?; use comet_device='cpu'"
         )
         with pytest.raises(ValueError, match=message):
-            QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+            QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check_device()
 
-    def test_is_nothing_to_other_metrics(
-        self, with_comet: None, llama: Any, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
-        QualityEvaluator("chrf", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+    def test_is_nothing_to_other_metrics(self, with_comet: None) -> None:
+        QualityEvaluator("chrf", [PAIRS], comet_device="cuda:99").check_device()
 
-    def test_is_not_looked_for_without_comet(
-        self, llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_is_not_looked_for_without_comet(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(comet_environment.VARIABLE, str(tmp_path / "gone"))
-        QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+        QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check_device()
 
     def test_is_not_looked_for_where_comets_python_does_not_say(
-        self, llama: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         broken = tmp_path / "python"
         broken.write_text("#!/bin/sh\nexit 1\n")
         broken.chmod(0o755)
         monkeypatch.setenv(comet_environment.VARIABLE, str(broken))
-        QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check(Decoder.find(llama, tokenizer))
+        QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check_device()
 
 
 def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -244,6 +244,17 @@ class TestNothingIsChanged:
         assert (base.generation_config, model.generation_config) == own
         assert base.is_gradient_checkpointing
 
+    def test_a_call_that_truncates_and_pads_gives_the_same_before_and_after(
+        self, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        """Its truncation and padding are the last call's, and ours leaves them off."""
+        options: dict[str, Any] = {"truncation": True, "max_length": 5, "padding": "max_length"}
+        before = tokenizer("A fox.", **options)["input_ids"]
+        assert tokenizer.backend_tokenizer.truncation["max_length"] == 5
+        translate(Decoder.find(tiny_llama(), tokenizer), ICELANDIC.source[:2], *PAIR)
+        assert (tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding) == (None, None)
+        assert tokenizer("A fox.", **options)["input_ids"] == before
+
     def test_also_when_it_fails(self, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
         model = tiny_llama().train()
         own = model.generation_config
