@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from dataclasses import replace
 from typing import Any
@@ -356,3 +357,32 @@ class Forwarding(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.inner.forward(x)
+
+
+class Beside(nn.Module):
+    """A real FFN under the names that are read, and another real FFN beside it under other names."""
+
+    def __init__(self, read: Any, other: Any) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj, self.act_fn = (
+            read.gate_proj, read.up_proj, read.down_proj, read.act_fn
+        )  # fmt: skip
+        self.into, self.times, self.out = other.gate_proj, other.up_proj, other.down_proj
+
+    def forward(self, x: Tensor) -> Any:
+        read = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return read + self.out(self.act_fn(self.into(x)) * self.times(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("number", [0, 1, 15, 29])
+def test_a_real_ffn_that_is_not_read_is_refused(
+    number: int, dtype: torch.dtype, smollm: Any, smollm_tokenizer: Any
+) -> None:
+    """SmolLM2's own activations: some layers have tokens that are hundreds of times larger than others."""
+    model = copy.deepcopy(smollm).to(dtype)
+    check_all(model, smollm_tokenizer)
+    layers = model.model.layers
+    layers[number].mlp = Beside(layers[number].mlp, copy.deepcopy(layers[(number + 1) % 30].mlp))
+    with pytest.raises(UnreadableFFNError, match=rf"model\.layers\.{number}\.mlp \(Beside\) holds neurons that"):
+        check_all(model, smollm_tokenizer)
