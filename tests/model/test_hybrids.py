@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from benchmarks.architectures.configs import tiny_model
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, encode
 from neuronxa_callback.alignment.encoder import encode_all
 from neuronxa_callback.alignment.pair_scores import layer_numbers
+from neuronxa_callback.cli import app
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import watch
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.survey.sentence_map import _middle_layer
 from tests import reference
+from tests.support import make_tokenizer
 
 pytestmark = pytest.mark.once  # transformers 4.57 lacks or holds these models otherwise
 
@@ -232,3 +236,35 @@ class TestValuesOfExperts:
         )
         torch.testing.assert_close(output.reshape(expected.shape), expected, atol=1e-4, rtol=1e-4)
         assert values.any()
+
+
+class TestTheCommandLine:
+    """`neuronxa score` gives numbers or one sentence, and never a traceback."""
+
+    @staticmethod
+    def score(kind: str, method: str, folder: Path) -> tuple[int, str]:
+        tiny_model(kind).save_pretrained(folder / "model")
+        make_tokenizer().save_pretrained(folder / "model")
+        arguments = ["score", str(folder / "model"), "--langs", "isl_Latn", "--n", "8", "--methods", method]
+        result = CliRunner().invoke(app, [*arguments, "--output", str(folder / "out")], env={"COLUMNS": "400"})
+        return result.exit_code, result.output + (result.stderr or "")
+
+    @pytest.mark.parametrize(("kind", "method"), [("mamba", "mexa"), ("gemma3n_text", "mexa"), ("moshi", "nasca")])
+    def test_what_can_be_read_is_scored(self, kind: str, method: str, tmp_path: Path) -> None:
+        code, output = self.score(kind, method, tmp_path)
+        assert code == 0, output
+        assert method in output
+
+    @pytest.mark.parametrize(
+        ("kind", "method", "message"),
+        [
+            ("mamba", "nasca", "Error: no layer of MambaForCausalLM holds an FFN that can be read"),
+            ("prophetnet", "nasca", "Error: no layer of ProphetNetForCausalLM holds an FFN that can be read"),
+            ("prophetnet", "mexa", "Error: a layer of ProphetNetDecoder gets hidden states of the shape"),
+        ],
+    )
+    def test_what_cannot_is_refused(self, kind: str, method: str, message: str, tmp_path: Path) -> None:
+        code, output = self.score(kind, method, tmp_path)
+        assert code != 0
+        assert message in output
+        assert "Traceback" not in output
