@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -390,7 +391,15 @@ def test_a_resumed_step_is_evaluated_with_its_scores_and_not_counted_again(tmp_p
     assert not [message for message in warned if "early stopping" in message]
 
 
-@pytest.mark.parametrize("settings", [{"prediction_loss_only": True}, {"save_strategy": "best"}])
+# transformers 4.57 does not say which checkpoint is the best with save_strategy="best".
+knows_its_best = pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason='save_strategy="best" of transformers 4 names none'
+)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"prediction_loss_only": True}, pytest.param({"save_strategy": "best"}, marks=knows_its_best)]
+)
 def test_the_best_step_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
     options = {**STEPS, **BEST, **settings}
     trainer = sft(tmp_path, [NeuronXACallback(FRENCH)], max_steps=8, learning_rate=3e-2, **options)
