@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,12 @@ REPRESENTATION_OF: dict[Method, Representation] = {
     "anc": "embedding",
     "sads": "signed",
 }
+
+
+def reads_neurons(representations: Iterable[Representation]) -> bool:
+    """Return whether any of the representations is one of FFN neurons, and not of hidden states."""
+    return any(representation != "embedding" for representation in representations)
+
 
 # These scores are shares of weakly aligned pairs. The paper's Eq. 5 is about them.
 ALIGNMENT: tuple[Method, ...] = ("nasca", "navca", "mexa")

@@ -23,7 +23,7 @@ from neuronxa_callback.model.check import check_once
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
 from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.vocabulary import NeuronRepresentation, Representation, TokenPooling, check_choice
+from neuronxa_callback.vocabulary import NeuronRepresentation, Representation, TokenPooling, check_choice, reads_neurons
 
 # Both were found by measurement. Small batches stay in a CPU's caches. An accelerator is faster with few large batches.
 CPU_TOKEN_BUDGET = 512
@@ -94,7 +94,7 @@ def encode_all(
     passes = _passes(decoder, sentences, representations)
     chosen = {read: check_layers(layers, read, decoder) for read in representations}
     shortest = min((ids for _, token_ids in passes for ids in token_ids), key=len)
-    check_once(decoder, shortest, neurons=set(representations) != {"embedding"})
+    check_once(decoder, shortest, neurons=reads_neurons(representations))
     encoded = {read: _room_for(read, numbers, decoder, len(sentences)) for read, numbers in chosen.items()}
     with decoder.evaluation_mode():
         for reads, token_ids in passes:
@@ -197,7 +197,7 @@ class _Reader:
     ) -> None:
         self.decoder = decoder
         # A model whose FFNs cannot be read has hidden states all the same.
-        self.ffns = decoder.ffns if set(chosen) - {"embedding"} else []
+        self.ffns = decoder.ffns if reads_neurons(chosen) else []
         self.chosen = chosen
         self.encoded = encoded
         self.weights = weights

@@ -21,7 +21,15 @@ from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import RESAMPLES
 from neuronxa_callback.text.languages import is_language_pair
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.vocabulary import OVER_PAIRS, LayerPooling, Method, Representation, TokenPooling, check_choice
+from neuronxa_callback.vocabulary import (
+    OVER_PAIRS,
+    LayerPooling,
+    Method,
+    Representation,
+    TokenPooling,
+    check_choice,
+    reads_neurons,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +123,7 @@ class NeuronXAEvaluator:
             encoder.check_layers(self.layers, read, decoder)
         texts = {text for pair in pairs or self.pairs for text in (pair.source, pair.target)}
         shortest = min((ids for text in texts for ids in decoder.tokenize(text)), key=len)
-        check(decoder, shortest, neurons=reads != {"embedding"})
+        check(decoder, shortest, neurons=reads_neurons(reads))
 
     def fitting(self, decoder: Decoder) -> tuple[list[ParallelPairs], list[str]]:
         """Return the language pairs that fit the model's context, and a message about each one that does not.

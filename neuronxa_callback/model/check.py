@@ -18,6 +18,7 @@ from neuronxa_callback.model.explained import TOKENS, explained
 from neuronxa_callback.model.hooks import watch_inputs
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.state import is_out_of_memory
+from neuronxa_callback.model.taps import removing
 from neuronxa_callback.model.tolerance import rounding, tokens_that_differ
 
 LEAK = 0.01  # share of a hidden state that rounding in all layers together does not reach in float32
@@ -164,11 +165,8 @@ def _check_wrapper(decoder: Decoder, ids: Sequence[int], alone: Tensor, toleranc
     if decoder.model is decoder.base:
         return
     seen: list[Tensor] = []
-    handle = decoder.stack.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-    try:
+    with removing(decoder.stack.register_forward_hook(lambda module, args, output: seen.append(output[0]))):
         decoder.model(input_ids=torch.tensor([list(ids)], device=decoder.device), use_cache=False)
-    finally:
-        handle.remove()
     if not seen or _is_other(decoder, seen[-1][0], alone, tolerance):
         raise UnreadableFFNError(
             f"{type(decoder.model).__name__} changes the model from outside its layers, so a pass over them alone "

@@ -116,7 +116,9 @@ class DenseFFN:
 
     def silenced(self) -> AbstractContextManager[None]:
         """While open, set every neuron to 0 in forward passes."""
-        return _silenced(self.inner)
+        return taps.removing(
+            self.inner.register_forward_pre_hook(lambda _, args: (torch.zeros_like(args[0]), *args[1:]))
+        )
 
     @contextmanager
     def checked(self) -> Iterator[None]:
@@ -143,15 +145,6 @@ class DenseFFN:
                 f"{self.name} does not multiply the activated gate with the input projection as Eq. 1 of the paper "
                 f"does, so its neurons' states cannot be read from its gate. {REMEDY}"
             )
-
-
-@contextmanager
-def _silenced(module: nn.Module) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(lambda _, args: (torch.zeros_like(args[0]), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def read_dense(ffn: nn.Module, name: str, place: int, hidden_size: int | None = None) -> DenseFFN | None:

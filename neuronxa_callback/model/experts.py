@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,13 +31,11 @@ class Experts:
         module: the module that is called with hidden states (tokens, hidden), the chosen experts (tokens, k) and their
             weights.
         sign_preserving: as in `DenseFFN`.
-        layer: as in `DenseFFN`; experts are never shared by layers.
     """
 
     name: str
     module: Any
     sign_preserving: bool
-    layer: None = None
 
     @property
     def neurons(self) -> int:
@@ -60,6 +58,11 @@ class Experts:
         return _has(self.module, "has_gate", default=True)
 
     @property
+    def activation(self) -> Activation:
+        """The activation function sigma, times a positive number."""
+        return _sigma_of_experts(self.module) if self.gated else self.module.act_fn
+
+    @property
     def rule(self) -> str:
         """The condition under which a neuron is active."""
         return "routed&sigma(gate)>0" if self.gated else "routed&sigma(up)>0"
@@ -68,17 +71,17 @@ class Experts:
         self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
     ) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does. A value is FFN^I(x) before the router's weight."""
-        read = {"nas": self._states, "nav": self._absolute, "signed": self._values}[representation]
+        read = self._reader(representation)
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen, _ = _routing(args, kwargs)
             receive(self._of_routed(hidden, chosen, read, torch.bool if representation == "nas" else hidden.dtype))
 
-        return _removing(self.module.register_forward_pre_hook(hook, with_kwargs=True))
+        return taps.removing(self.module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def silenced(self) -> AbstractContextManager[None]:
         """While open, make the experts contribute nothing in forward passes."""
-        return _removing(self.module.register_forward_hook(lambda module, args, output: torch.zeros_like(output)))
+        return taps.removing(self.module.register_forward_hook(lambda module, args, output: torch.zeros_like(output)))
 
     def _of_routed(
         self, hidden: Tensor, chosen: Tensor, read: Callable[[Tensor], Tensor], dtype: torch.dtype
@@ -100,12 +103,19 @@ class Experts:
         bias = getattr(self.module, f"{name}_bias")[expert] if self.module.has_bias else None
         return nn.functional.linear(hidden, weight.T if self.module.is_transposed else weight, bias)
 
-    def _states(self, projected: Tensor) -> Tensor:
+    def _reader(self, representation: NeuronRepresentation) -> Callable[[Tensor], Tensor]:
+        """Return the function from an expert's projections to its states or values."""
+        return {"nas": self._states, "nav": self._absolute, "signed": self._values}[representation]
+
+    def _gate(self, projected: Tensor) -> Tensor:
+        """Return the input of sigma from an expert's projections."""
         if not self.gated:
-            return projected > 0 if self.sign_preserving else self.module.act_fn(projected) > 0
-        half = slice(projected.shape[-1] // 2) if self.module.is_concatenated else slice(None, None, 2)
-        gate = projected[..., half]
-        return gate > 0 if self.sign_preserving else _sigma_of_experts(self.module)(gate) > 0
+            return projected
+        return projected[..., : self.width] if self.module.is_concatenated else projected[..., ::2]
+
+    def _states(self, projected: Tensor) -> Tensor:
+        gate = self._gate(projected)
+        return gate > 0 if self.sign_preserving else self.activation(gate) > 0
 
     def _values(self, projected: Tensor) -> Tensor:
         values: Tensor = self.module._apply_gate(projected) if self.gated else self.module.act_fn(projected)
@@ -129,7 +139,7 @@ class Experts:
             hidden, chosen, weights = _routing(args, kwargs)
             differs.append(differ(output.reshape(hidden.shape), self._output(hidden, chosen, weights)))
 
-        with _removing(self.module.register_forward_hook(hook, with_kwargs=True)):
+        with taps.removing(self.module.register_forward_hook(hook, with_kwargs=True)):
             yield
         _check_once(self.name, len(differs), any(differs))
 
@@ -158,9 +168,8 @@ class _OwnForm(Experts):
         """The activation function sigma."""
         return self.module.act_fn  # type: ignore[no-any-return]
 
-    def _states(self, projected: Tensor) -> Tensor:
-        gate = projected.chunk(2, dim=-1)[0]
-        return gate > 0 if self.sign_preserving else self.activation(gate) > 0
+    def _gate(self, projected: Tensor) -> Tensor:
+        return projected[..., : self.width]
 
     def _values(self, projected: Tensor) -> Tensor:
         gate, up = projected.chunk(2, dim=-1)
@@ -207,7 +216,7 @@ class Llama4Experts(_OwnForm):
         self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
     ) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does."""
-        read = {"nas": self._states, "nav": self._absolute, "signed": self._values}[representation]
+        read = self._reader(representation)
         return taps.inputs(self.module, lambda hidden: receive(read(self._gate_up(hidden)).transpose(0, 1).flatten(1)))
 
     def _gate_up(self, hidden: Tensor) -> Tensor:
@@ -223,7 +232,7 @@ class Llama4Experts(_OwnForm):
             expected = self._values(self._gate_up(args[0])) @ self.module.down_proj
             differs.append(differ(output, expected.reshape(output.shape)))
 
-        with _removing(self.module.register_forward_hook(hook)):
+        with taps.removing(self.module.register_forward_hook(hook)):
             yield
         _check_once(self.name, len(differs), any(differs))
 
@@ -251,7 +260,7 @@ class JetMoeExperts(_OwnForm):
         self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
     ) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does."""
-        read = {"nas": self._states, "nav": self._absolute, "signed": self._values}[representation]
+        read = self._reader(representation)
         return self._projecting(
             lambda hidden, routed, projected: receive(self._placed(hidden, routed, read(projected)))
         )
@@ -265,7 +274,7 @@ class JetMoeExperts(_OwnForm):
             routed.append((len(args[0]), output))
 
         with ExitStack() as hooks:
-            hooks.enter_context(_removing(self.module.router.register_forward_hook(keep_routing)))
+            hooks.enter_context(taps.removing(self.module.router.register_forward_hook(keep_routing)))
             hooks.enter_context(
                 taps.outputs([self.module.input_linear], lambda projected: receive(*routed.pop(), projected))
             )
@@ -281,7 +290,7 @@ class JetMoeExperts(_OwnForm):
 
     def silenced(self) -> AbstractContextManager[None]:
         """While open, make the experts contribute nothing in forward passes."""
-        return _removing(
+        return taps.removing(
             self.module.output_linear.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
         )
 
@@ -298,6 +307,14 @@ class JetMoeExperts(_OwnForm):
         _check_once(self.name, len(inner), any(map(differ, inner, expected)))
 
 
+# By the names of their modules' classes.
+OWN_FORMS: dict[str, type[Experts]] = {
+    "DbrxExperts": DbrxExperts,
+    "Llama4TextExperts": Llama4Experts,
+    "JetMoeMoE": JetMoeExperts,
+}
+
+
 def read_experts(module: Any, name: str) -> Experts | None:
     """Return the experts that a module holds, or None if it is something else.
 
@@ -305,22 +322,17 @@ def read_experts(module: Any, name: str) -> Experts | None:
         UnreadableFFNError: the experts are quantised, or held in a way that is not known.
     """
     kind = type(module).__name__
-    if kind == "DbrxExperts":
-        return DbrxExperts(name, module, preserves_sign(module.mlp.activation_fn))
-    if kind == "Llama4TextExperts":
-        return Llama4Experts(name, module, preserves_sign(module.act_fn))
-    if kind == "JetMoeMoE":
-        return JetMoeExperts(name, module, preserves_sign(module.activation))
-    if not hasattr(type(module), "_apply_gate"):
+    if kind not in OWN_FORMS and not hasattr(type(module), "_apply_gate"):
         return None
-    gated = _has(module, "has_gate", default=True)
-    weights = getattr(module, "gate_up_proj" if gated else "up_proj", None)
-    if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.dim() != 3:
-        raise UnreadableFFNError(
-            f"{name} ({kind}) holds no gated experts in one unquantised tensor gate_up_proj. Load the model without "
-            f"quantising its experts. {REMEDY}"
-        )
-    return Experts(name, module, preserves_sign(_sigma_of_experts(module) if gated else module.act_fn))
+    experts = OWN_FORMS.get(kind, Experts)(name, module, sign_preserving=False)
+    if kind not in OWN_FORMS:
+        weights = getattr(module, "gate_up_proj" if experts.gated else "up_proj", None)
+        if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.dim() != 3:
+            raise UnreadableFFNError(
+                f"{name} ({kind}) holds no gated experts in one unquantised tensor gate_up_proj. Load the model "
+                f"without quantising its experts. {REMEDY}"
+            )
+    return replace(experts, sign_preserving=preserves_sign(experts.activation))
 
 
 def _has(module: Any, flag: str, default: bool = False) -> bool:
@@ -355,11 +367,3 @@ def _check_once(name: str, calls: int, differs: bool) -> None:
             f"{name} does not compute its experts as Eq. 1 of the paper from the weights that it holds, so their "
             f"neurons cannot be read. {REMEDY}"
         )
-
-
-@contextmanager
-def _removing(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from neuronxa_callback.model import taps
 from neuronxa_callback.model.neurons import FFN
 from neuronxa_callback.vocabulary import NeuronRepresentation
 
@@ -53,13 +54,10 @@ def _input_hook(layer: int, receive: Callable[[int, Tensor], None]) -> Any:
     return hook
 
 
-@contextmanager
-def watch_output(layer: nn.Module, receive: Callable[[Tensor], None]) -> Iterator[None]:
+def watch_output(layer: nn.Module, receive: Callable[[Tensor], None]) -> AbstractContextManager[None]:
     """While open, hand a layer's output hidden states (batch, tokens, hidden) to `receive`."""
-    handle = layer.register_forward_hook(
-        lambda module, args, output: receive(output[0] if isinstance(output, tuple) else output)
+    return taps.removing(
+        layer.register_forward_hook(
+            lambda module, args, output: receive(output[0] if isinstance(output, tuple) else output)
+        )
     )
-    try:
-        yield
-    finally:
-        handle.remove()

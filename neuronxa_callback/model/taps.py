@@ -7,8 +7,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Receive = Callable[[Tensor], None]
+
+
+@contextmanager
+def removing(handle: RemovableHandle) -> Iterator[None]:
+    """Keep a hook for the length of a context."""
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from neuronxa_callback.survey.figures import DPI, MapPanel, file_name, map_figur
 from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.tables import Cell, Table
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation, TokenPooling
+from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation, TokenPooling, reads_neurons
 
 PERPLEXITY = 30.0  # scikit-learn's default. It must be below the number of points, so few points take a third of it.
 SEED = 0
@@ -112,7 +112,7 @@ def measure_maps(
 def _middle_layer(decoder: Decoder, representations: Sequence[Representation]) -> int:
     """Return the number of the middle layer, or of the nearest one with an FFN if neurons are read (hybrid stacks)."""
     middle = max(1, len(decoder.layers) // 2)
-    if set(representations) == {"embedding"}:
+    if not reads_neurons(representations):
         return middle
     return min(decoder.ffn_layers, key=lambda layer: abs(layer - middle))
 
