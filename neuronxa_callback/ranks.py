@@ -127,7 +127,7 @@ class Ranks:
         """Bring the processes' parts together on the first one.
 
         Args:
-            values: this process's part (layers, its sentences, features), on the device of the process group.
+            values: this process's part (layers, its sentences, features).
             places: for each process, the places of its sentences among all sentences.
             total: the number of all sentences.
 
@@ -136,6 +136,8 @@ class Ranks:
         """
         longest = max(map(len, places))
         part = torch.nn.functional.pad(values, (0, 0, 0, longest - values.shape[1])).contiguous()
+        if dist.get_backend() == "gloo":
+            part = part.cpu()
         parts = [torch.empty_like(part) for _ in places] if self.is_first else None
         dist.gather(part, parts, dst=0)
         if parts is None:
