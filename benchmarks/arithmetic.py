@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from benchmarks.machine import describe
 from neuronxa_callback import ParallelPairs, alignment_score
-from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches, encode
+from neuronxa_callback.alignment.batches import batches
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, encode
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import watch
 

@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, batches
+from neuronxa_callback.alignment.batches import batches
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.text.embedded import embedded
 

@@ -10,20 +10,20 @@ of other shapes round differently; docs/method.md says by how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
+from neuronxa_callback.alignment.batches import shares
+from neuronxa_callback.alignment.pooling import token_weights
+from neuronxa_callback.alignment.reader import Reader
 from neuronxa_callback.model.check import check_once
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
-from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.vocabulary import NeuronRepresentation, Representation, TokenPooling, check_choice, reads_neurons
+from neuronxa_callback.model.hooks import watch_inputs
+from neuronxa_callback.ranks import OutOfStepError
+from neuronxa_callback.vocabulary import Representation, TokenPooling, check_choice, reads_neurons
 
 # Both were found by measurement. Small batches stay in a CPU's caches. An accelerator is faster with few large batches.
 CPU_TOKEN_BUDGET = 512
@@ -87,21 +87,29 @@ def encode_all(
     """Read several representations in the same forward passes; otherwise as `encode`.
 
     "signed" is read without special tokens. It takes passes of its own beside others if the tokenizer adds any.
+
+    If several processes share the sentences (`Decoder.ranks`), each reads its share, and all make as many forward
+    passes. The first process returns the representations of all sentences, and the others return none.
+
+    Raises:
+        RankError: another process failed, besides the errors of `encode`.
+        OutOfStepError: see `Decoder.in_one_step`.
     """
     for representation in representations:
         check_choice("representation", representation, Representation)
     check_choice("token_pooling", token_pooling, TokenPooling)
-    passes = _passes(decoder, sentences, representations)
-    chosen = {read: check_layers(layers, read, decoder) for read in representations}
-    shortest = min((ids for _, token_ids in passes for ids in token_ids), key=len)
-    check_once(decoder, shortest, neurons=reads_neurons(representations))
-    encoded = {read: _room_for(read, numbers, decoder, len(sentences)) for read, numbers in chosen.items()}
+    with decoder.ranks.together():
+        passes = _passes(decoder, sentences, representations)
+        chosen = {read: check_layers(layers, read, decoder) for read in representations}
+        shortest = min((ids for _, token_ids in passes for ids in token_ids), key=len)
+        check_once(decoder, shortest, neurons=reads_neurons(representations))
+    budget = token_budget or default_token_budget(decoder)
+    encoded: dict[Representation, Tensor] = {}
     with decoder.evaluation_mode():
         for reads, token_ids in passes:
             its = {read: chosen[read] for read in reads}
-            for rows in batches(token_ids, token_budget or default_token_budget(decoder)):
-                _encode_batch(decoder, its, token_ids, rows, token_pooling, encoded)
-    return {representation: values.cpu() for representation, values in encoded.items()}
+            encoded |= _encode_pass(decoder, its, token_ids, token_pooling, budget)
+    return encoded
 
 
 def _passes(
@@ -145,169 +153,158 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _room_for(representation: Representation, layers: Sequence[int], decoder: Decoder, sentences: int) -> Tensor:
-    """Return a tensor of zeros (layers, sentences, features) for the results, on the model's device."""
-    if representation == "embedding":
-        return torch.zeros(len(layers), sentences, decoder.hidden_size, device=decoder.device)
-    width = max(sum(ffn.neurons for ffn in decoder.ffns[layer - 1]) for layer in layers)
-    return torch.zeros(len(layers), sentences, width, device=decoder.device)
-
-
 def default_token_budget(decoder: Decoder) -> int:
     """Return the token budget that is used when none is given."""
     return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
-def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
-    """Group row numbers into batches of at most `token_budget` padded tokens, shortest sentences first.
+def _encode_pass(
+    decoder: Decoder,
+    chosen: Mapping[Representation, Sequence[int]],
+    token_ids: Sequence[Sequence[int]],
+    token_pooling: TokenPooling,
+    token_budget: int,
+) -> dict[Representation, Tensor]:
+    """Read each sentence once, on one of the processes, and return the results on the first (on the CPU)."""
+    ranks = decoder.ranks
+    dealt = shares(token_ids, token_budget, ranks.size)
+    places = [sorted(row for batch in its for row in batch) for its in dealt]
+    share = _Share(decoder, chosen, token_ids, token_pooling, places[ranks.rank])
+    with ranks.together():
+        share.read(dealt[ranks.rank], rounds=len(dealt[0]))
+    if any(ranks.values(bool(share.not_finite))):
+        with ranks.together():
+            share.raise_not_finite()
+    if ranks.size == 1:
+        return {read: values.cpu() for read, values in share.encoded.items()}
+    # A process that read no sentence does not know how many residual streams a layer has.
+    widths = ranks.values({read: values.shape[-1] for read, values in share.encoded.items()})
+    whole = {
+        read: ranks.gathered(_widened(values, max(its[read] for its in widths)), places, len(token_ids))
+        for read, values in share.encoded.items()
+    }
+    return {read: values for read, values in whole.items() if values is not None}
 
-    Sorting by length keeps padding small. Sentences of equal length are sorted by their tokens. So the batches, and
-    with them every rounding, are the same for any order of the sentences.
-    """
-    order = sorted(range(len(token_ids)), key=lambda row: (len(token_ids[row]), list(token_ids[row])))
-    cut: list[list[int]] = []
-    for row in order:
-        if cut and (len(cut[-1]) + 1) * len(token_ids[row]) <= token_budget:
-            cut[-1].append(row)
-        else:
-            cut.append([row])
-    return cut
+
+def _widened(values: Tensor, features: int) -> Tensor:
+    return nn.functional.pad(values, (0, features - values.shape[-1]))
 
 
-class _Reader:
-    """Pools the values of one batch in the hooks of its forward pass, and writes them into the results.
-
-    It keeps nothing of the batch but the results.
+class _Share:
+    """The sentences that this process reads.
 
     Args:
         decoder: the model's.
         chosen: representation -> the layers to read, as `check_layers` returns them.
-        encoded: representation -> the results (layers, sentences, features), which the reader fills.
-        weights: representation -> the weights of the batch's tokens, as `token_weights` returns them.
-        places: the batch's rows in the results.
+        token_ids: all sentences, those of the other processes too.
+        token_pooling: how tokens become a sentence.
+        rows: the places of this process's sentences among them, rising.
+
+    Attributes:
+        encoded: representation -> the results (layers, sentences of this process, features), on the model's device.
+        not_finite: a batch whose hidden states were NaN or infinite; empty if there was none.
     """
 
     def __init__(
         self,
         decoder: Decoder,
         chosen: Mapping[Representation, Sequence[int]],
-        encoded: dict[Representation, Tensor],
-        weights: Mapping[Representation, Tensor],
-        places: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        token_pooling: TokenPooling,
+        rows: Sequence[int],
     ) -> None:
         self.decoder = decoder
-        # A model whose FFNs cannot be read has hidden states all the same.
-        self.ffns = decoder.ffns if reads_neurons(chosen) else []
         self.chosen = chosen
-        self.encoded = encoded
-        self.weights = weights
-        self.places = places
-        self.due = {
-            (read, layer, part)
-            for read, layers in chosen.items()
-            for layer in layers
-            for part in range(1 if read == "embedding" else len(self.ffns[layer - 1]))
-        }
+        self.encoded = {read: _room_for(read, layers, decoder, len(rows)) for read, layers in chosen.items()}
+        self.not_finite: list[Sequence[int]] = []
+        self._token_ids = token_ids
+        self._token_pooling = token_pooling
+        self._places = {row: place for place, row in enumerate(rows)}
+        self._spare = [min(token_ids, key=len)]
+        self._deepest = max(1, *(max(layers) for layers in chosen.values()))
 
-    @contextmanager
-    def watching(self, layers: Sequence[nn.Module], deepest: int) -> Iterator[None]:
-        """Read a forward pass through the first `deepest` layers while the context is open.
+    def read(self, batches: Sequence[Sequence[int]], rounds: int) -> None:
+        """Read batches of rows in as many forward passes as other processes make.
 
-        The model's last hidden state is not read here, because the final norm comes after all layers.
+        A fault ends the reading. Where all processes must make the same passes, it is raised after the last one.
+
+        Args:
+            batches: the rows of each batch.
+            rounds: the number of passes. Those that have no batch run a sentence for the other processes' sake.
         """
-        hidden = [layer for layer in self.chosen.get("embedding", ()) if layer < deepest]
-        with ExitStack() as hooks:
-            for read in self.chosen:
-                if read != "embedding":
-                    ffns = [self.ffns[layer - 1] for layer in self.chosen[read]]
-                    hooks.enter_context(watch(ffns, read, partial(self.keep_ffn, read)))
-            inputs = [layers[layer] for layer in hidden]
-            hooks.enter_context(watch_inputs(inputs, lambda index, values: self.keep_hidden(hidden[index], values)))
-            if deepest < len(layers) and deepest in self.chosen.get("embedding", ()):
-                hooks.enter_context(watch_output(layers[deepest - 1], partial(self.keep_hidden, deepest)))
-            yield
+        failed: Exception | None = None
+        for number in range(rounds):
+            try:
+                if number >= len(batches):
+                    self._run(self._spare)
+                elif not self.not_finite or self.decoder.in_step:
+                    self._read(batches[number])
+            except Exception as error:
+                if isinstance(error, OutOfStepError) or not self.decoder.in_step:
+                    raise
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
-    def keep_hidden(self, layer: int, values: Tensor) -> None:
-        """Pool and keep the hidden states of a layer, of all its residual streams.
+    def _read(self, rows: Sequence[int]) -> None:
+        batch, device = [self._token_ids[row] for row in rows], self.decoder.device
+        lengths = torch.tensor([len(ids) for ids in batch], device=device)
+        # The source sums signed values. Their mean has the same cosines, and its size does not grow with the sentence.
+        pooling = {read: "average" if read == "signed" else self._token_pooling for read in self.chosen}
+        weights = {read: token_weights(lengths, how) for read, how in pooling.items()}
+        places = torch.tensor([self._places[row] for row in rows], device=device)
+        reader = Reader(self.decoder, self.chosen, self.encoded, weights, places)
+        with reader.watching(self.decoder.layers, self._deepest):
+            last_hidden = self._run(batch)
+        reader.raise_fault()
+        if not bool(torch.isfinite(last_hidden).all()):
+            self.not_finite = batch
+            return
+        if len(self.decoder.layers) in self.chosen.get("embedding", ()):
+            reader.keep_hidden(len(self.decoder.layers), last_hidden)
+        reader.end()
 
-        The last hidden state is one stream. It is filled up with zeros, which change no score.
+    def _run(self, batch: Sequence[Sequence[int]]) -> Tensor:
+        """Run the layers that are read, and return the last one's hidden states (batch, tokens, hidden)."""
+        with self.decoder.first_layers(self._deepest), self.decoder.in_one_step():
+            return self.decoder.run(batch)
+
+    def raise_not_finite(self) -> None:
+        """Run the batch that was not finite again, and name the first module whose output is NaN or infinite.
+
+        A process without such a batch runs a sentence for the other processes' sake.
+
+        Raises:
+            NonFiniteActivationError: this process has such a batch.
         """
-        values = self.decoder.joined_streams(values, *self.weights["embedding"].shape)
-        width, room = values.shape[-1], self.encoded["embedding"]
-        if width > room.shape[-1]:
-            self.encoded["embedding"] = nn.functional.pad(room, (0, width - room.shape[-1]))
-        self._keep("embedding", layer, 0, values)
+        layers = self.decoder.layers
+        found: list[int] = []
 
-    def keep_ffn(self, read: NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
-        """Pool and keep the states or values, (batch * tokens) x neurons, of one FFN of a chosen layer."""
-        self._keep(read, self.chosen[read][index], part, values)
+        def look(layer: int, hidden: Tensor) -> None:
+            if not found and not bool(torch.isfinite(hidden).all()):
+                found.append(layer)
 
-    def _keep(self, read: Representation, layer: int, part: int, values: Tensor) -> None:
-        if (read, layer, part) not in self.due:
-            raise UnreadableFFNError(
-                f"layer {layer} was read twice in one forward pass: a module was replaced and no longer calls its "
-                "projections exactly once. Restore its forward."
-            )
-        self.due.remove((read, layer, part))
-        # Some FFNs, and all experts, see the batch's tokens in one flat row.
-        weights = self.weights[read]
-        pooled = pool_tokens(values.reshape(*weights.shape, -1), weights).to(self.places.device)
-        first = 0 if read == "embedding" else sum(ffn.neurons for ffn in self.ffns[layer - 1][:part])
-        room = self.encoded[read][self.chosen[read].index(layer)]
-        room[:, first : first + pooled.shape[1]].index_copy_(0, self.places, pooled)
-
-    def end(self) -> None:
-        """Raise UnreadableFFNError if a chosen layer was not read."""
-        if self.due:
-            read, layer, part = min(self.due)
-            where = "the layer" if read == "embedding" else self.ffns[layer - 1][part].name
-            raise UnreadableFFNError(
-                f"layer {layer} was not read in a forward pass: {where} was replaced and no longer calls its "
-                "projections. Restore its forward."
+        with watch_inputs(layers, look), self.decoder.in_one_step():
+            self.decoder.run(self.not_finite or self._spare)
+        if self.not_finite:
+            raise NonFiniteActivationError(
+                f"the model's activations are NaN or infinite from {self._begin(found)} on, so its neurons' states "
+                "mean nothing. Its weights have probably diverged, or its dtype overflows. Look at the training loss, "
+                "or use bfloat16 or float32."
             )
 
-
-def _encode_batch(
-    decoder: Decoder,
-    chosen: Mapping[Representation, Sequence[int]],
-    token_ids: Sequence[Sequence[int]],
-    rows: Sequence[int],
-    token_pooling: TokenPooling,
-    encoded: dict[Representation, Tensor],
-) -> None:
-    """Run one batch and fill its rows of `encoded`, tensors (layers, sentences, features) on the model's device."""
-    batch = [token_ids[row] for row in rows]
-    lengths = torch.tensor([len(ids) for ids in batch], device=decoder.device)
-    # The source sums signed values. Their mean has the same cosines, and its size does not grow with the sentence.
-    weights = {read: token_weights(lengths, "average" if read == "signed" else token_pooling) for read in chosen}
-    reader = _Reader(decoder, chosen, encoded, weights, torch.tensor(rows, device=decoder.device))
-    deepest = max(1, *(max(layers) for layers in chosen.values()))
-    with reader.watching(decoder.layers, deepest), decoder.first_layers(deepest):
-        last_hidden = decoder.run(batch)
-    if not bool(torch.isfinite(last_hidden).all()):
-        raise NonFiniteActivationError(
-            f"the model's activations are NaN or infinite from {_first_non_finite(decoder, batch)} on, so its neurons' "
-            "states mean nothing. Its weights have probably diverged, or its dtype overflows. Look at the training "
-            "loss, or use bfloat16 or float32."
-        )
-    if len(decoder.layers) in chosen.get("embedding", ()):
-        reader.keep_hidden(len(decoder.layers), last_hidden)
-    reader.end()
+    def _begin(self, found: Sequence[int]) -> str:
+        if found == [0]:
+            return "the embedding layer"
+        layers = self.decoder.layers
+        names = {module: name for name, module in self.decoder.model.named_modules()}
+        layer = found[0] - 1 if found else len(layers) - 1
+        return f"layer {layer} ({names[layers[layer]]})" + ("" if found else ", or the norm behind it,")
 
 
-def _first_non_finite(decoder: Decoder, batch: Sequence[Sequence[int]]) -> str:
-    """Run the batch again and name the first module whose output is NaN or infinite."""
-    layers = decoder.layers
-    names = {module: name for name, module in decoder.model.named_modules()}
-    found: list[int] = []
-
-    def look(layer: int, hidden: Tensor) -> None:
-        if not found and not bool(torch.isfinite(hidden).all()):
-            found.append(layer)
-
-    with watch_inputs(layers, look):
-        decoder.run(batch)
-    if found == [0]:
-        return "the embedding layer"
-    layer = found[0] - 1 if found else len(layers) - 1
-    return f"layer {layer} ({names[layers[layer]]})" + ("" if found else ", or the norm behind it,")
+def _room_for(representation: Representation, layers: Sequence[int], decoder: Decoder, sentences: int) -> Tensor:
+    """Return a tensor of zeros (layers, sentences, features) for the results, on the model's device."""
+    if representation == "embedding":
+        return torch.zeros(len(layers), sentences, decoder.hidden_size, device=decoder.device)
+    width = max(sum(ffn.neurons for ffn in decoder.ffns[layer - 1]) for layer in layers)
+    return torch.zeros(len(layers), sentences, width, device=decoder.device)

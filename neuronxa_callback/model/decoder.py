@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuronxa_callback.model import engine
 from neuronxa_callback.model.layers import UnreadableFFNError, find_stack
 from neuronxa_callback.model.neurons import FFN, ffns_of
 from neuronxa_callback.model.state import evaluation_mode
+from neuronxa_callback.ranks import OutOfStepError, Ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,11 @@ class Decoder:
         streams_first: whether several residual streams stand before the batch, as in Gemma 3n.
         dtype: the arithmetic's data type, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
             ... It names autocast if autocast was on when the decoder was found.
+        ranks: the processes that share the sentences. It is this process alone unless the caller says otherwise, and
+            then each process reads all sentences.
+        gatherers: the modules around `stack` whose hooks gather sharded parameters (FSDP, ZeRO 3), the outermost first.
+        in_step: whether all processes must make the same forward passes, because each has a part of the parameters.
+        tensor_mesh: the mesh of the processes that split each layer's neurons among them (tensor parallel), or None.
     """
 
     model: nn.Module
@@ -55,16 +62,31 @@ class Decoder:
     bidirectional: bool
     streams_first: bool
     dtype: str
+    ranks: Ranks
+    gatherers: tuple[nn.Module, ...]
+    in_step: bool
+    tensor_mesh: Any
 
     @classmethod
-    def find(cls, model: nn.Module, tokenizer: Any) -> Decoder:
+    def find(
+        cls, model: nn.Module, tokenizer: Any, ranks: Ranks | None = None, device: torch.device | None = None
+    ) -> Decoder:
         """Find the parts of a model, which may be plain, quantised or under PEFT, on any one device.
+
+        Args:
+            model: the model, also as FSDP, DDP or DeepSpeed have wrapped or sharded it.
+            tokenizer: its tokenizer.
+            ranks: the processes that share the sentences. All of them must make the same calls then. They share none
+                if the model is tensor parallel: each pass needs all of them with the same sentences.
+            device: the device for the model's input. None takes that of the input embeddings, which an engine may
+                have moved away.
 
         Raises:
             UnreadableFFNError: the model is not a decoder whose layers can be read; the message says what to do.
         """
         found = find_stack(model)
-        device: torch.device = found.base.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = device or found.base.get_input_embeddings().weight.device  # type: ignore[operator]
+        tensor_mesh = engine.tensor_parallel_mesh(found.base)
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -78,6 +100,10 @@ class Decoder:
             bidirectional=_is_bidirectional(found.config),
             streams_first=hasattr(found.config, "altup_num_inputs"),
             dtype=_compute_dtype(found.base, device),
+            ranks=Ranks() if ranks is None or tensor_mesh is not None else ranks,
+            gatherers=engine.gatherers(model, found.module),
+            in_step=Ranks.of_group().size > 1 and (tensor_mesh is not None or engine.is_sharded(model)),
+            tensor_mesh=tensor_mesh,
         )
 
     @cached_property
@@ -164,8 +190,46 @@ class Decoder:
         """
         longest = max(len(ids) for ids in token_ids)
         padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=self.device)
-        output = self.stack(input_ids=padded, use_cache=False, **self._mask(token_ids, longest))
+        mask = self._mask(token_ids, longest)
+        output = engine.inside(self.gatherers, lambda: self.stack(input_ids=padded, use_cache=False, **mask))
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    @contextmanager
+    def in_one_step(self) -> Iterator[None]:
+        """Make passes that all processes make together, if the engine needs that.
+
+        Raises:
+            OutOfStepError: a pass failed on this process, and the others wait for it in the middle of theirs.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.in_step:
+                raise
+            raise OutOfStepError(
+                f"a forward pass failed on process {Ranks.of_group().rank}, and the other processes wait for it in the "
+                f"middle of theirs, because each has only a part of the model, so the run cannot go on "
+                f"({type(error).__name__}: {error})."
+            ) from error
+
+    def generating(self) -> AbstractContextManager[None]:
+        """While open, forward passes of `base` also go through the hooks that gather sharded parameters."""
+        return engine.calling(self.base, self.gatherers)
+
+    def whole(self, values: Tensor, features: int) -> Tensor:
+        """Return all of a layer's features (..., features), also where each process reads a part of them.
+
+        Raises:
+            UnreadableFFNError: some features are missing, and no other process has them.
+        """
+        if values.shape[-1] == features:
+            return values
+        if self.tensor_mesh is None:
+            raise UnreadableFFNError(
+                f"a layer gives {values.shape[-1]} of its {features} neurons on this process, and it is not known "
+                "where the others are. Train without splitting the layers, by FSDP or DeepSpeed."
+            )
+        return engine.whole_features(values, features, self.tensor_mesh)
 
     def _mask(self, token_ids: Sequence[Sequence[int]], longest: int) -> dict[str, Tensor]:
         if not self.bidirectional:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from neuronxa_callback.model.engine import unwrapped
+
 REMEDY = (
     "NeuronXA reads the FFNs of most decoders; docs/architectures.md lists them with the names of their projections. "
     "If this FFN was replaced or wrapped, keep modules with these names in it and call them."
@@ -57,12 +59,13 @@ def find_stack(model: nn.Module) -> Stack:
 
 
 def _base_model(model: nn.Module) -> nn.Module:
-    """Return the transformers model inside a PEFT wrapper, with its adapters in place, or `model` itself.
+    """Return the transformers model inside an engine's and a PEFT wrapper, with its adapters, or `model` itself.
 
     Raises:
         UnreadableFFNError: the adapters act outside the layers (prompt and prefix tuning, X-LoRA). A pass through the
             layers alone would not see them.
     """
+    model = unwrapped(model)
     if not hasattr(model, "get_base_model"):
         return model
     if getattr(model.active_peft_config, "peft_type", None) == "XLORA":
@@ -75,7 +78,7 @@ def _base_model(model: nn.Module) -> nn.Module:
             f"the adapter {model.active_adapter!r} is prompt learning ({type(model).__name__}): it adds tokens in "
             "front of the sentence instead of changing the FFNs. Use LoRA or another adapter inside the layers."
         )
-    return model.get_base_model()  # type: ignore[operator, no-any-return]
+    return unwrapped(model.get_base_model())  # type: ignore[operator]
 
 
 def _is_for_images(layer: nn.Module) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from neuronxa_callback.alignment.encoder import batches
+from neuronxa_callback.alignment.batches import shares
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.chat import has_chat_template
 from neuronxa_callback.quality.prompts import Prompt, Prompts, lines_in, make_prompts
@@ -66,6 +66,9 @@ def translate(
     tokenizer also keeps the truncation and padding of its last call. Each call sets them anew, and the calls made here,
     which neither truncate nor pad, leave them off.
 
+    If several processes share the sentences (`Decoder.ranks`), each translates its share, and all of them return all
+    translations. Where parameters are sharded, generation stays in step.
+
     Args:
         decoder: the model and its tokenizer.
         sentences: the sources.
@@ -85,20 +88,30 @@ def translate(
 
     Raises:
         ValueError: a prompt cannot be used, or it leaves no room in the model's context.
+        RankError: another process failed.
+        OutOfStepError: see `Decoder.in_one_step`.
     """
-    prompts = make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt)
-    endings = _endings(decoder, sentences, prompts)
-    generation = _greedy(decoder, prompts.end.tokens)
-    texts = [""] * len(sentences)
-    truncated = 0
-    with decoder.evaluation_mode(), _generating_with(decoder, generation):
-        for rows in batches(prompts.token_ids, token_budget or default_token_budget(decoder)):
-            batch_endings = [endings[row] for row in rows]
-            generated = _generate(decoder, [prompts.token_ids[row] for row in rows], batch_endings)
-            for row, ending, token_ids in zip(rows, batch_endings, generated, strict=True):
-                texts[row], cut = _finish(decoder.tokenizer, token_ids, ending, generation.eos_token_id)
-                truncated += cut
-    return Translations(tuple(texts), sum(not text for text in texts), truncated)
+    ranks = decoder.ranks
+    with ranks.together():
+        prompts = make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt)
+        endings = _endings(decoder, sentences, prompts)
+        generation = _greedy(decoder, prompts.end.tokens)
+    dealt = shares(prompts.token_ids, token_budget or default_token_budget(decoder), ranks.size)
+    mine, spare = dealt[ranks.rank], min(prompts.token_ids, key=len)
+    with ranks.together(), decoder.evaluation_mode(), _generating_with(decoder, generation):
+        generated: dict[int, list[int]] = {}
+        for rows in mine:
+            answers = _generate(decoder, [prompts.token_ids[row] for row in rows], [endings[row] for row in rows])
+            generated |= zip(rows, answers, strict=True)
+        if len(mine) < len(dealt[0]):  # the other processes generate once more
+            _generate(decoder, [spare], [_Ending(limit=1, lines=None, text="")])
+        made = {
+            row: _finish(decoder.tokenizer, token_ids, endings[row], generation.eos_token_id)
+            for row, token_ids in generated.items()
+        }
+    of_all = {row: each for its in ranks.values(made) for row, each in its.items()}
+    texts = tuple(of_all[row][0] for row in range(len(sentences)))
+    return Translations(texts, sum(not text for text in texts), sum(cut for _, cut in of_all.values()))
 
 
 def default_token_budget(decoder: Decoder) -> int:
@@ -234,7 +247,8 @@ def _generating_with(decoder: Decoder, generation: GenerationConfig) -> Iterator
     own = base.generation_config
     base.generation_config = generation
     try:
-        yield
+        with decoder.generating():
+            yield
     finally:
         base.generation_config = own
 
@@ -271,12 +285,14 @@ def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], endings: Seque
     input_ids = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
     stop = _Stop(decoder.tokenizer, longest, endings)
-    output = generator.generate(
-        input_ids=input_ids,
-        attention_mask=mask,
-        max_new_tokens=max(ending.limit for ending in endings),
-        stopping_criteria=StoppingCriteriaList([stop]),
-    )
+    with decoder.in_one_step():
+        output = generator.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            max_new_tokens=max(ending.limit for ending in endings),
+            stopping_criteria=StoppingCriteriaList([stop]),
+            synced_gpus=decoder.in_step,
+        )
     return output[:, longest:].tolist()  # type: ignore[no-any-return]
 
 

@@ -10,11 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode
-from neuronxa_callback.alignment.encoder import (
-    NonFiniteActivationError,
-    batches,
-    encode_all,
-)
+from neuronxa_callback.alignment.batches import batches
+from neuronxa_callback.alignment.encoder import NonFiniteActivationError, encode_all
 from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation

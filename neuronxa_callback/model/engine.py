@@ -1,0 +1,151 @@
+"""How a training engine keeps a model's parameters on several processes, and how a pass goes through its hooks.
+
+FSDP and ZeRO 3 keep a part of each parameter on each process. Hooks on the modules that they wrap gather the parameters
+before a forward pass and free them after it. A pass that goes round such a module finds parts of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def gatherers(model: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the modules around a stack of layers whose hooks gather parameters, the outermost first.
+
+    There are none if each process has whole parameters.
+    """
+    path = list(_path(model, stack))
+    if _is_zero_3(model):
+        return tuple(path[:1])  # DeepSpeed counts the passes of the outermost module
+    return tuple(module for module in path if _is_fsdp(module))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether a pass needs all processes, because each has only a part of the parameters."""
+    return _is_zero_3(model) or any(map(_is_fsdp, model.modules()))
+
+
+def inside(modules: Sequence[nn.Module], work: Callable[[], T]) -> T:
+    """Do work within the forward hooks of modules, and without their own forward; the first module is the outermost."""
+    for module in reversed(modules):
+        work = partial(_inside, module, work)
+    return work()
+
+
+def _inside(module: nn.Module, work: Callable[[], T]) -> T:
+    with _answering(unwrapped(module), lambda *args, **kwargs: work()):
+        return module()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def calling(base: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """While open, each forward pass of a model also goes through the hooks of the modules around it."""
+    around = [module for module in modules if unwrapped(module) is not base]
+    if not around:
+        yield
+        return
+    forward = base.forward
+
+    @wraps(forward)
+    def through(*args: Any, **kwargs: Any) -> Any:
+        return inside(around, lambda: forward(*args, **kwargs))
+
+    with _answering(base, through):
+        yield
+
+
+@contextmanager
+def _answering(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, give a module another forward."""
+    own = module.__dict__.get("forward")  # accelerate sets one on the instance
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module inside the wrappers of FSDP 1 and DDP, which run their hooks in a forward of their own."""
+    while isinstance(module, nn.parallel.DistributedDataParallel) or _is_fsdp_1(module):
+        module = module.module  # type: ignore[assignment]
+    return module
+
+
+def _path(model: nn.Module, inner: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules from a model down to a module inside it, without that one."""
+    name = next(name for name, module in model.named_modules() if module is inner)
+    for part in name.split(".") if name else ():
+        yield model
+        model = getattr(model, part)
+
+
+def _is_zero_3(model: nn.Module) -> bool:
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def _is_fsdp(module: nn.Module) -> bool:
+    return _is_fsdp_1(module) or (_has_processes() and isinstance(module, _fsdp().FSDPModule))
+
+
+def _is_fsdp_1(module: nn.Module) -> bool:
+    return _has_processes() and isinstance(module, _fsdp().FullyShardedDataParallel)
+
+
+def _fsdp() -> Any:
+    from torch.distributed import fsdp  # half a second, so that one process alone does not import it
+
+    return fsdp
+
+
+def _has_processes() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+# -------------------------------------------------------------------------------------------------- tensor parallel
+
+
+def tensor_parallel_mesh(base: nn.Module) -> Any:
+    """Return the mesh of the processes that split each layer's neurons among them; None if none do.
+
+    transformers keeps it on the model (`tp_plan`). A model that was split by torch's `parallelize_module` has it in its
+    parameters.
+    """
+    mesh = getattr(base, "_device_mesh", None) if (getattr(base, "_tp_size", None) or 1) > 1 else None
+    if mesh is None and _has_processes():
+        from torch.distributed.tensor import DTensor
+
+        meshes = (parameter.device_mesh for parameter in base.parameters() if isinstance(parameter, DTensor))
+        mesh = next((its for its in meshes if "tp" in _names(its) or not is_sharded(base)), None)
+    if mesh is None or mesh.ndim == 1:
+        return mesh
+    return mesh["tp"] if "tp" in _names(mesh) else None
+
+
+def _names(mesh: Any) -> tuple[str, ...]:
+    return tuple(mesh.mesh_dim_names or ())
+
+
+def whole_features(values: Tensor, features: int, mesh: Any) -> Tensor:
+    """Return all features (..., features) from the part that each process of a mesh has, in the order of the processes.
+
+    Every process of the mesh must call it.
+    """
+    from torch.distributed.tensor import DTensor, Shard
+
+    shape = torch.Size((*values.shape[:-1], features))
+    strides = torch.empty(shape, device="meta").stride()
+    parts = DTensor.from_local(values.contiguous(), mesh, [Shard(values.dim() - 1)], shape=shape, stride=strides)
+    return parts.full_tensor()
