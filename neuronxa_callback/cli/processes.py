@@ -52,7 +52,8 @@ def processes() -> Iterator[Ranks]:
     import torch.distributed as dist
 
     if not dist.is_initialized():  # a program may run several commands
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        with _stdout_on_stderr():
+            dist.init_process_group("gloo", timeout=PATIENCE)
         # At the interpreter's end, so that a traceback is printed before the others learn that this process is gone.
         atexit.register(dist.destroy_process_group)
     try:
@@ -61,6 +62,19 @@ def processes() -> Iterator[Ranks]:
         with suppress(RuntimeError):  # a process is gone
             dist.monitored_barrier(timeout=PRINTING)
         raise
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what libraries print to stderr, because stdout is a table. Gloo of some versions tells who is connected."""
+    stdout, stderr = 1, 2
+    own = os.dup(stdout)
+    os.dup2(stderr, stdout)
+    try:
+        yield
+    finally:
+        os.dup2(own, stdout)
+        os.close(own)
 
 
 def first_alone(command: Callable[..., None]) -> Callable[..., None]:
