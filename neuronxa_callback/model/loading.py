@@ -228,8 +228,8 @@ def _device(name: str | None, place: int | None) -> torch.device:
         return device
     if place >= torch.cuda.device_count():
         raise ValueError(
-            f"process {place + 1} on this machine has no GPU of its own, because there are "
-            f"{torch.cuda.device_count()}; start as many processes as GPUs, or give --device."
+            f"this machine has more processes than GPUs ({torch.cuda.device_count()}); start as many processes as "
+            "GPUs, or give --device."
         )
     return torch.device("cuda", place)
 

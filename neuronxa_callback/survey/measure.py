@@ -157,7 +157,7 @@ def measure(
     """
     keys, done = ranks.first_does(lambda: _known(choice, evaluator, path, kind))
     progress = progress or Progress(disable=True)
-    whose = "" if ranks.size == 1 else f", process {ranks.rank + 1} of {ranks.size}"
+    whose = "" if ranks.size == 1 else f", the first of {ranks.size} processes"
     task = progress.add_task(choice.name + whose, total=len(keys), completed=len(done))
     if len(done) == len(keys):
         return [done[keys[pair.name]] for pair in evaluator.pairs]

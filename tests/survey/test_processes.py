@@ -23,13 +23,14 @@ from neuronxa_callback.survey.records import ScoreLine
 from neuronxa_callback.survey.shares import collected, share
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import language_codes
-from tests.support import ROOT, make_tokenizer, raw_lines, tiny_llama
+from tests.support import ROOT, make_tokenizer, raw_lines, score_lines, tiny_llama
 
 pytestmark = pytest.mark.distributed
 
 TEXT = embedded("heldout.tsv")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+SWEEP = ["--quality", "chrf", "--dtype", "float32", "--pairs"]
 THREE = ["--langs", "isl_Latn,deu_Latn,fra_Latn", "--n", "12", "--format", "csv"]
 
 # Two processes take seconds to start, so they run many commands. What each process prints and encodes is noted.
@@ -126,6 +127,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("one", 0), ("other", 1)):
         tiny_llama(seed).save_pretrained(folder / name)
         make_tokenizer().save_pretrained(folder / name)
+    write_run(folder)
     (folder / "text").mkdir()
     columns = dict(TEXT) | {
         code: tuple(" ".join(s.split()[number % 7 :] + s.split()[: number % 7]) for s in TEXT["fra_Latn"])
@@ -134,6 +136,22 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for code, sentences in columns.items():
         (folder / "text" / f"{code}.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
     return folder
+
+
+def write_run(folder: Path) -> None:
+    """Two copies of a finished run of three checkpoints, and short sentences, one of which the third cannot read."""
+    english = ["one red cat", "two big dogs", "three old men", "four new cars", "five wet ships", "six ~ birds"]
+    french = ["un chat rouge", "deux grands chiens", "trois vieux", "quatre autos", "cinq bateaux", "six oiseaux"]
+    rows = zip(["eng_Latn", *english], ["fra_Latn", *french], strict=True)
+    (folder / "pairs.tsv").write_text("\n".join(map("\t".join, rows)), encoding="utf-8")
+    tokenizer = make_tokenizer()
+    for step in (2, 4, 6):
+        model = tiny_llama(step)
+        if step == 6:
+            model.get_input_embeddings().weight.data[tokenizer.convert_tokens_to_ids("~")] = float("nan")
+        for run in ("run", "run of one process"):
+            model.save_pretrained(folder / run / f"checkpoint-{step}")
+            tokenizer.save_pretrained(folder / run / f"checkpoint-{step}")
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +201,8 @@ def ran(places: Path, killed: Path) -> dict[str, Ran]:
             "bad-model": ["matrix", places / "none", *bad],
             "bad-format": ["retrieve", one, "--format", "html", *bad],
             "bad-option": ["score", one, "--n", 1, *bad],
+            "sweep": ["sweep", places / "run", *SWEEP, places / "pairs.tsv"],
+            "sweep-again": ["sweep", places / "run", *SWEEP, places / "pairs.tsv"],
             "report": ["report", places / "none"],
             "demo": ["demo", "--output-dir", places / "demo"],
         },
@@ -206,7 +226,7 @@ def test_languages_are_split_and_the_table_is_that_of_one_process(ran: dict[str,
     for name in ("scores.jsonl", "retrieval.jsonl", "matrix.jsonl"):
         assert by_key(places / "two" / name) == by_key(output / name)
         assert len(raw_lines(places / "two" / name)) == len(raw_lines(output / name))
-    assert "process 1 of 2" in ran["score"].err[0]
+    assert "the first of 2 processes" in ran["score"].err[0]
     english = TEXT["eng_Latn"][0]
     for name in ("score", "retrieve"):
         sides = [set(encoded) - {english} for encoded in ran[name].encoded]
@@ -264,6 +284,27 @@ def test_a_failure_on_one_process_is_the_error_of_all(ran: dict[str, Ran], place
     assert [text.count("Error: an activation is not finite") for text in both.err] == [1, 0]
 
 
+def test_a_sweep_writes_the_lines_of_one_process(ran: dict[str, Ran], places: Path) -> None:
+    output_dir, of_one = places / "run", places / "run of one process"
+    assert ran["sweep"].codes == [0, 0], ran["sweep"].err
+    printed = alone("sweep", of_one, *SWEEP, places / "pairs.tsv").replace(str(of_one), str(output_dir))
+    tables = [text.partition("Alignment and translation quality")[2] for text in (printed, ran["sweep"].out[0])]
+    assert tables[0] == tables[1] != ""
+    assert ran["sweep"].out[1] == ""
+    found, expected = score_lines(output_dir), score_lines(of_one)
+    for line in found + expected:
+        del line["runtime"]
+    assert found == expected
+    assert [line["step"] for line in found] == [2, 4]
+    assert found[0]["quality"]
+    assert ran["sweep"].err[0].count("checkpoint-6 gets no scores") == 1
+    assert ran["sweep"].err[1] == ""
+    encoded = [len(sentences) for sentences in ran["sweep"].encoded]
+    assert encoded[0] == encoded[1] > 0  # both take part in each checkpoint
+    assert ran["sweep-again"].out[0].endswith(tables[0])
+    assert len(list(output_dir.rglob("events.out.tfevents.*"))) == len(list(of_one.rglob("events.out.tfevents.*")))
+
+
 @pytest.mark.parametrize(
     ("name", "codes", "message"),
     [
@@ -299,7 +340,7 @@ def test_accelerate_launches_the_command_itself(places: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == alone("score", places / "one", *options, places / "one process")
-    assert "process 1 of 2" in done.stderr
+    assert "the first of 2 processes" in done.stderr
 
 
 @pytest.mark.unit
