@@ -155,7 +155,10 @@ class NeuronXAEvaluator:
         return self.score(Decoder.find(model, tokenizer), budget)
 
     def score(self, decoder: Decoder, budget: TokenBudget | None = None) -> AlignmentReport:
-        """Score a model as a call of the evaluator does, when its decoder has been found already."""
+        """Score a model as a call of the evaluator does, when its decoder has been found already.
+
+        If several processes share the sentences (`Decoder.ranks`), all of them return the report.
+        """
         by_language = {pair.name: report for pair, report in self.reports(decoder, self.pairs, budget)}
         return report_of_all(
             {pair.name: by_language[pair.name] for pair in self.pairs}, [pair.source for pair in self.pairs]
@@ -180,6 +183,9 @@ class NeuronXAEvaluator:
     ) -> Iterator[T]:
         """Yield what `measure` returns for each language pair and its two encoded sides.
 
+        If several processes share the sentences (`Decoder.ranks`), the first one alone calls `measure`, and all of them
+        yield what it returned.
+
         A source side that several pairs share is encoded once. Memory holds one encoded source side and one target
         side, whatever the number of pairs.
 
@@ -195,7 +201,8 @@ class NeuronXAEvaluator:
             if pair.source not in encoded:
                 encoded.clear()  # frees the memory before the next side is encoded
                 encoded[pair.source] = encode(decoder, pair.source)
-            yield measure(pair, encoded[pair.source], encode(decoder, pair.target))
+            source, target = encoded[pair.source], encode(decoder, pair.target)
+            yield decoder.ranks.first_does(partial(measure, pair, source, target))
 
     def signature(self, pair: ParallelPairs, decoder: Decoder) -> Signature:
         """Return the choices behind a pair's numbers, as sacreBLEU signs its scores.

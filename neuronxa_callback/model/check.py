@@ -118,7 +118,7 @@ def _one_sentence_for(decoder: Decoder) -> Iterator[None]:
 
 
 def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: float) -> Tensor:
-    """Check the layers in one pass over the sentence, and return its last hidden states (tokens, hidden)."""
+    """Check the layers in passes over the sentence, and return its last hidden states (tokens, hidden)."""
     ran: list[int] = []
 
     def see(layer: int, hidden: Tensor) -> None:
@@ -127,8 +127,6 @@ def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: fl
 
     with ExitStack() as checks:
         if neurons:
-            names = {module: name for name, module in decoder.model.named_modules()}
-            checks.enter_context(explained(decoder.layers, decoder.ffns, names, share))
             # An ExitStack closes in reverse order, so that the first FFN is checked first and its fault is raised.
             for ffn in reversed([ffn for layer in decoder.ffns for ffn in layer]):
                 checks.enter_context(ffn.checked())
@@ -141,6 +139,10 @@ def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: fl
             f"the layers of {type(decoder.stack).__name__} do not run one after the other, each once, in a forward "
             f"pass, but {', '.join(str(layer + 1) for layer in ran)}. Use another model."
         )
+    if neurons:
+        names = {module: name for name, module in decoder.model.named_modules()}
+        with explained(decoder.layers, decoder.ffns, names, share):
+            decoder.run([ids])
     return alone
 
 

@@ -99,7 +99,7 @@ class Decoder:
             hidden_size=found.config.hidden_size,
             bidirectional=_is_bidirectional(found.config),
             streams_first=hasattr(found.config, "altup_num_inputs"),
-            dtype=_compute_dtype(found.base, device),
+            dtype=_compute_dtype(model, found.base, device),
             ranks=Ranks() if ranks is None or tensor_mesh is not None else ranks,
             gatherers=engine.gatherers(model, found.module),
             in_step=Ranks.of_group().size > 1 and (tensor_mesh is not None or engine.is_sharded(model)),
@@ -292,11 +292,13 @@ def _is_bidirectional(config: Any) -> bool:
     )
 
 
-def _compute_dtype(base: nn.Module, device: torch.device) -> str:
+def _compute_dtype(model: nn.Module, base: nn.Module, device: torch.device) -> str:
     parts = [str(base.dtype).removeprefix("torch.")]
     quantization = getattr(base.config, "quantization_config", None)
     if quantization is not None:
         parts.append(_quantization(quantization))
+    for dtype in sorted(map(str, engine.compute_dtypes(model) - {base.dtype})):
+        parts.append(f"fsdp-{dtype}".replace("torch.", ""))
     if torch.is_autocast_enabled(device.type):
         parts.append(f"autocast-{torch.get_autocast_dtype(device.type)}".replace("torch.", ""))
     return "/".join(parts)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
+WRAPPED = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
 
 def gatherers(model: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
     """Return the modules around a stack of layers whose hooks gather parameters, the outermost first.
@@ -49,7 +51,7 @@ def _inside(module: nn.Module, work: Callable[[], T]) -> T:
 @contextmanager
 def calling(base: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     """While open, each forward pass of a model also goes through the hooks of the modules around it."""
-    around = [module for module in modules if unwrapped(module) is not base]
+    around = [module for module in modules if module is not base]
     if not around:
         yield
         return
@@ -78,10 +80,25 @@ def _answering(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module inside the wrappers of FSDP 1 and DDP, which run their hooks in a forward of their own."""
-    while isinstance(module, nn.parallel.DistributedDataParallel) or _is_fsdp_1(module):
-        module = module.module  # type: ignore[assignment]
-    return module
+    """Return the module inside the wrappers of DDP, FSDP 1 and activation checkpointing.
+
+    DDP and FSDP 1 do their work in a forward of their own, and not in hooks.
+    """
+    children = dict(module.named_children())
+    names = ("module",) if isinstance(module, nn.parallel.DistributedDataParallel) else WRAPPED
+    inner = next((children[name] for name in names if name in children), None)
+    return module if inner is None else unwrapped(inner)
+
+
+def compute_dtypes(model: nn.Module) -> set[torch.dtype]:
+    """Return the data types to which FSDP turns parameters for a pass; none if it leaves them as they are."""
+    modules: list[Any] = list(model.modules())
+    policies = [module.mixed_precision for module in modules if _is_fsdp_1(module)]
+    if not policies and _has_processes():
+        sharded = [module for module in modules if isinstance(module, _fsdp().FSDPModule)]
+        policies = [module._get_fsdp_state()._mp_policy for module in sharded]  # nothing public tells it
+    dtypes = {getattr(policy, "param_dtype", None) for policy in policies}
+    return {dtype for dtype in dtypes if dtype is not None}
 
 
 def _path(model: nn.Module, inner: nn.Module) -> Iterator[nn.Module]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronxa_callback.model.dense import DenseFFN
+from neuronxa_callback.model.engine import unwrapped
 from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError
 from neuronxa_callback.model.neurons import FFN, may_hold_ffn
 from neuronxa_callback.model.tolerance import tokens_that_differ
@@ -60,13 +61,41 @@ class _Call:
         return output
 
 
+@dataclass
+class _Record:
+    """The runs of the modules of one layer.
+
+    Attributes:
+        calls: each module's first run.
+        is_open: whether runs are recorded.
+    """
+
+    calls: dict[nn.Module, _Call] = field(default_factory=dict)
+    is_open: bool = True
+
+    def keep_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep a run that begins: a forward pre-hook."""
+        numbered: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        place = next((at for at, value in numbered if _is_features(value)), None)
+        if self.is_open and place is not None and module not in self.calls:
+            self.calls[module] = _Call(_copied(args), _copied_named(kwargs), place)
+
+    def keep_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Keep what a run gave: a forward hook."""
+        call = self.calls.get(module)
+        if self.is_open and call is not None and call.output is None:
+            features = _features(output, _tokens(call.features))
+            self.calls[module] = replace(call, output=None if features is None else features.clone())
+
+
 @contextmanager
 def explained(
     layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], names: Mapping[nn.Module, str], tolerance: float
 ) -> Iterator[None]:
-    """Watch one forward pass of one sentence, and check at its end that the FFNs explain every block.
+    """Watch one forward pass of one sentence, and check at each layer's end that the FFNs explain its blocks.
 
-    The sentence must have some tokens, `TOKENS` or more.
+    The sentence must have some tokens, `TOKENS` or more. Blocks run again by themselves within the forward pass of
+    their layer, where FSDP and ZeRO 3 have gathered its parameters.
 
     Args:
         layers: the decoder layers.
@@ -77,14 +106,31 @@ def explained(
     Raises:
         UnreadableFFNError: a block holds neurons that are not read, or an FFN mixes tokens.
     """
-    calls: dict[nn.Module, _Call] = {}
     with ExitStack() as hooks:
-        for module in {module for layer in layers for module in _possible_blocks(layer)}:
-            hooks.callback(module.register_forward_pre_hook(partial(_keep_call, calls), with_kwargs=True).remove)
-            hooks.callback(module.register_forward_hook(partial(_keep_output, calls)).remove)
+        for layer, its in zip(layers, ffns, strict=True):
+            record = _Record()
+            for module in set(_possible_blocks(layer)):
+                hooks.callback(module.register_forward_pre_hook(record.keep_call, with_kwargs=True).remove)
+                hooks.callback(module.register_forward_hook(record.keep_output).remove)
+            check = partial(_check_layer, record, its, names, tolerance)
+            # In front of the hooks by which FSDP frees the layer's parameters.
+            hooks.callback(unwrapped(layer).register_forward_hook(check, prepend=True).remove)
         yield
-    for layer, its in zip(layers, ffns, strict=True):
-        _check_inside(layer, calls, its, names, tolerance)
+
+
+def _check_layer(
+    record: _Record,
+    ffns: Sequence[FFN],
+    names: Mapping[nn.Module, str],
+    tolerance: float,
+    layer: nn.Module,
+    args: Any,
+    output: Any,
+) -> None:
+    """Check the blocks of a layer, which has just run."""
+    record.is_open = False  # blocks run again in the check
+    _check_inside(layer, record.calls, ffns, names, tolerance)
+    record.calls.clear()
 
 
 def _possible_blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -109,20 +155,6 @@ def _projections(module: nn.Module) -> int:
         held = (*inner.parameters(recurse=False), *inner.buffers(recurse=False))
         count += _is_projection(inner) or any(len(getattr(tensor, "ds_shape", tensor.shape)) > 1 for tensor in held)
     return count
-
-
-def _keep_call(calls: dict[nn.Module, _Call], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    numbered: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    place = next((at for at, value in numbered if _is_features(value)), None)
-    if place is not None and module not in calls:
-        calls[module] = _Call(_copied(args), _copied_named(kwargs), place)
-
-
-def _keep_output(calls: dict[nn.Module, _Call], module: nn.Module, args: Any, output: Any) -> None:
-    call = calls.get(module)
-    if call is not None and call.output is None:
-        features = _features(output, _tokens(call.features))
-        calls[module] = replace(call, output=None if features is None else features.clone())
 
 
 def _is_features(value: Any) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from neuronxa_callback.model.engine import compute_dtypes
+
 # Leaves room for kernels that fuse or round differently in bfloat16. Swapped halves differ by far more.
 SAME_FORMULA = 0.05
 TF32 = 2.0**-10  # the relative spacing of its numbers
@@ -36,11 +38,12 @@ def rounding(model: nn.Module, device: torch.device) -> float:
     """Return a share of a number that rounding does not reach in the few operations of a block.
 
     It is the square root of the coarsest spacing of numbers in the model's arithmetic: 0.0003 in float32, 0.03 in
-    float16 and with TF32, 0.09 in bfloat16. Weights, the compute dtype of quantised layers and autocast count.
+    float16 and with TF32, 0.09 in bfloat16. Weights, the compute dtype of quantised layers, FSDP's and autocast count.
     """
     dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.itemsize > 1}
     computed = {getattr(module, "compute_dtype", None) for module in model.modules()}
     dtypes |= {dtype for dtype in computed if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
+    dtypes |= compute_dtypes(model)
     if torch.is_autocast_enabled(device.type):
         dtypes.add(torch.get_autocast_dtype(device.type))
     spacings = [torch.finfo(dtype).eps for dtype in dtypes or {torch.float32}]

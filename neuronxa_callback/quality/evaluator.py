@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -254,7 +255,8 @@ class QualityEvaluator:
         translated = {}
         with same_random_state():  # a prompt function may draw random numbers too
             for name, pair in self.jobs.items():
-                translated[name] = self._translate(pair, decoder, budget), self.signature(name, decoder)
+                made = self._translate(pair, decoder, budget)
+                translated[name] = made, decoder.ranks.first_does(partial(self.signature, name, decoder))
         return translated
 
     def _translate(self, pair: ParallelPairs, decoder: Decoder, budget: TokenBudget) -> Translations:

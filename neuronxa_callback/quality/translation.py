@@ -92,8 +92,9 @@ def translate(
         OutOfStepError: see `Decoder.in_one_step`.
     """
     ranks = decoder.ranks
+    # A prompt function may draw random numbers, so the first process makes the prompts of all.
+    prompts = ranks.first_does(lambda: make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt))
     with ranks.together():
-        prompts = make_prompts(decoder.tokenizer, sentences, source_lang, target_lang, prompt)
         endings = _endings(decoder, sentences, prompts)
         generation = _greedy(decoder, prompts.end.tokens)
     dealt = shares(prompts.token_ids, token_budget or default_token_budget(decoder), ranks.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.settings import Quality
+from neuronxa_callback.ranks import warn_on_first_alone
 from neuronxa_callback.training.checks import check_alone, check_floor, check_one_trainer
 from neuronxa_callback.training.metric_names import is_read_by_trainer, named_for, prefix_of
 from neuronxa_callback.training.run import Run
@@ -111,6 +113,7 @@ class NeuronXACallback(TrainerCallback):
         max_overhead: float = 0.1,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
+        warn_on_first_alone(os.environ.get("RANK", "0") == "0")
         if not is_interval(eval_steps):
             raise ValueError(f"eval_steps={eval_steps!r} must be a whole number of steps, or below 1 a share of all.")
         if on_error not in ("warn", "raise"):
@@ -153,6 +156,7 @@ class NeuronXACallback(TrainerCallback):
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move in front of the callbacks that read this callback's metrics."""
+        warn_on_first_alone(args.process_index == 0)
         move_to_front(self)
 
     def on_train_begin(

@@ -43,6 +43,16 @@ def check_one_trainer(callback: TrainerCallback, moment: Moment) -> None:
         )
 
 
+def check_engine(moment: Moment) -> None:
+    """Raise ValueError if the processes split each sentence among them, because no process sees a whole one then."""
+    parallel = getattr(moment.trainer.accelerator, "parallelism_config", None)
+    if getattr(parallel, "sp_enabled", False):
+        raise ValueError(
+            "NeuronXA cannot measure a model whose sentences are split over processes (sequence parallel, sp_size of "
+            "ParallelismConfig); train without it, or score the checkpoints afterwards with `neuronxa sweep`."
+        )
+
+
 def check_floor(rule: StoppingRule, evaluator: NeuronXAEvaluator) -> None:
     """Raise ValueError if no method can test the floor, or if it names a language that is not watched."""
     if rule.floor and not set(evaluator.methods) & set(OVER_PAIRS):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from neuronxa_callback.quality.comet.process import QualityError
+from neuronxa_callback.ranks import OutOfStepError
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ class Faults:
         self._warned: set[str] = set()
 
     @contextmanager
-    def guarded(self, what: str, let_through: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """Turn a failure into a warning, unless the user wants it raised.
+    def guarded(self, what: str, *let_through: type[Exception]) -> Iterator[None]:
+        """Turn a failure into a warning, unless the user wants it raised or the processes are out of step.
 
         Args:
             what: the first words of the warning. They say what did not work.
@@ -35,7 +36,7 @@ class Faults:
         try:
             yield
         except Exception as error:
-            if self.raises or isinstance(error, let_through):
+            if self.raises or isinstance(error, (OutOfStepError, *let_through)):
                 self.close()
                 raise
             logger.warning(

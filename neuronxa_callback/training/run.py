@@ -91,6 +91,7 @@ class Run:
         args = moment.args
         names = watch.possible(moment)
         logged = Logged(names, watch.metrics, moment.evaluation_sets, moment.has_metrics_of_others)
+        checks.check_engine(moment)
         check_best_metric(args, watch.rule, logged)
         check_stopping_metric(args, watch.rule, logged)
         if moment.is_first_process:
@@ -100,17 +101,19 @@ class Run:
             checks.warn_of_plateau(args, names)
         faults = Faults(watch.raises, watch.quality.close)
         with faults.guarded("the check before training failed", ValueError), moment.trainer.accelerator.autocast():
-            decoder = Decoder.find(moment.model, moment.tokenizer(watch.tokenizer))
-            watch.evaluator.check(decoder)
-            if watch.metrics:
-                watch.quality.check(decoder)
-                if moment.is_first_process:
-                    watch.quality.check_device()
-        if moment.is_first_process and watch.train_texts is not None:
+            decoder = moment.decoder(watch.tokenizer)
+            with moment.ranks.together():
+                watch.evaluator.check(decoder)
+                if watch.metrics:
+                    watch.quality.check(decoder)
+                    if moment.is_first_process:
+                        watch.quality.check_device()
+        if watch.train_texts is not None:
             failed = "the training text could not be searched for held-out sentences"
             # A data set's transform may draw random numbers.
-            with faults.guarded(failed, ValueError), same_random_state():
-                checks.search_train_texts(watch.train_texts, watch.evaluator.pairs, args)
+            with faults.guarded(failed, ValueError), same_random_state(), moment.ranks.together():
+                if moment.is_first_process:
+                    checks.search_train_texts(watch.train_texts, watch.evaluator.pairs, args)
         series = Series(History(str(args.output_dir), on_disk=False), Schedule())
         if moment.is_first_process:
             failed = (
@@ -213,7 +216,7 @@ class Run:
         decoder: Decoder | None = None
         # The decoder is found in the mixed precision of the training, because it records that precision.
         with self._faults.guarded(self._failed), moment.trainer.accelerator.autocast():
-            decoder = Decoder.find(moment.model, moment.tokenizer(self.watch.tokenizer))
+            decoder = moment.decoder(self.watch.tokenizer)
         metrics = self._score_alignment(moment, decoder)
         metrics |= self._score_quality(moment, decoder, is_aligned=bool(metrics))
         if self.in_training:
@@ -231,7 +234,7 @@ class Run:
                 report = self.watch.evaluator.score(decoder, self._budget)
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
-        # One process may fail or round differently, but all of them must choose and stop alike.
+        # The time differs, and all processes must log, choose and stop alike.
         metrics = moment.first_process_value(metrics)
         moment.log(named_for(self._prefix, metrics))
         if report is not None and moment.is_first_process:
@@ -268,7 +271,7 @@ class Run:
             moment.show_maps(evaluations)
 
     def _score_quality(self, moment: Moment, decoder: Decoder | None, is_aligned: bool) -> dict[str, float]:
-        """Translate on every process and score on the first. Scores that are not finished are logged later."""
+        """Translate on all processes and score on the first. Scores that are not finished are logged later."""
         if not self.watch.metrics:
             return {}
         quality, state = self.watch.quality, moment.state

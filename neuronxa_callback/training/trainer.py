@@ -24,6 +24,8 @@ from transformers.integrations import TensorBoardCallback
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.training.maps import run_maps
 from neuronxa_callback.training.records import Evaluation, methods_of
 
@@ -140,13 +142,30 @@ class Moment:
             state.global_step, state.epoch = now
         self.control.should_log = self.trainer.control.should_log = should_log
 
+    @property
+    def ranks(self) -> Ranks:
+        """The processes of the training."""
+        return Ranks(self.args.process_index, self.args.world_size)
+
     def first_process_value(self, value: T) -> T:
         """Return the first process's value on every process."""
-        if self.args.world_size == 1:
-            return value
-        from accelerate.utils import broadcast_object_list  # the Trainer itself needs accelerate
+        return self.ranks.first_value(value)
 
-        return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
+    def decoder(self, tokenizer: Any = None) -> Decoder:
+        """Find the decoder of the model on every process, for an evaluation that the processes share.
+
+        Args:
+            tokenizer: the user's own tokenizer, or None to take the Trainer's.
+
+        Raises:
+            UnreadableFFNError: the model cannot be read.
+            ValueError: there is no tokenizer.
+            RankError: another process failed.
+        """
+        with self.ranks.together():
+            # An engine may keep the embeddings on another device than it computes on.
+            device = self.args.device if self.ranks.size > 1 else None
+            return Decoder.find(self.model, self.tokenizer(tokenizer), self.ranks, device)
 
     def show_layers(self, report: AlignmentReport, n: int) -> None:
         """Add the figure of the score per layer to the Trainer's own TensorBoard run, if it has one."""
