@@ -266,9 +266,7 @@ def test_a_killed_run_goes_on_with_what_both_processes_had_finished(
     assert 0 < len(encoded) <= 29 - 6
     assert files(killed) == {"scores.jsonl"}
     # The lines of the killed run come first, and none of them was measured again.
-    anew = alone(
-        "score", places / "one", "--pairs", places / "text", "--format", "csv", "--output", places / "unbroken"
-    )
+    anew = alone("score", places / "one", "--pairs", places / "text", *MANY, "--output", places / "unbroken")
     assert ran["killed"].out[0] == anew
 
 
