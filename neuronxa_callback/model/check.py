@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.experts import Experts
 from neuronxa_callback.model.explained import TOKENS, explained
 from neuronxa_callback.model.hooks import watch_inputs
 from neuronxa_callback.model.layers import UnreadableFFNError
@@ -74,6 +75,8 @@ def check(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True) -> N
     """
     ids = _of_some_tokens(token_ids, decoder.context_length)
     _check_vocabulary(decoder, ids)
+    if neurons and decoder.tensor_mesh is not None:
+        _check_no_experts(decoder)
     with decoder.evaluation_mode(), _one_sentence_for(decoder):
         share = rounding(decoder.model, decoder.device)
         try:
@@ -97,6 +100,14 @@ def _check_vocabulary(decoder: Decoder, ids: Sequence[int]) -> None:
         raise UnreadableFFNError(
             f"the tokenizer gives the token id {max(ids)}, and {type(decoder.base).__name__} has {known} embeddings; "
             "call model.resize_token_embeddings(len(tokenizer)), or use the model's own tokenizer."
+        )
+
+
+def _check_no_experts(decoder: Decoder) -> None:
+    if any(isinstance(ffn, Experts) for layer in decoder.ffns for ffn in layer):
+        raise UnreadableFFNError(
+            f"the experts of {type(decoder.base).__name__} are split over processes (tensor parallel), and their "
+            "neurons cannot be gathered. Load the model without tp_plan, and split it by FSDP or DeepSpeed."
         )
 
 

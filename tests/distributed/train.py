@@ -9,19 +9,22 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers import TrainerCallback, TrainerState
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality, StoppingRule
-from tests.support import make_tokenizer, sft, tiny_llama
+from neuronxa_callback.ranks import OutOfStepError
+from tests.support import sft
 
 
 @dataclass(frozen=True)
@@ -34,65 +37,95 @@ class Settings:
         watched: whether the callback is there.
         pairs: the number of held-out sentence pairs.
         translates: whether the model translates, too.
-        patience: the stopping rule's.
-        learning_rate: the Trainer's.
-        fault: what fails on the last process: "", "read", "pass", "prompt" or "memory".
+        stops: whether a stopping rule ends the training at its second step.
+        max_steps: the Trainer's. Every step is evaluated.
+        fault: what fails on the last process at the second step; see `Saboteur`.
         on_error: the callback's.
     """
 
     engine: str
     lora: bool = False
     watched: bool = True
-    pairs: int = 10
+    pairs: int = 6
     translates: bool = True
-    patience: int | None = None
-    learning_rate: float = 1e-2
-    max_steps: int = 4
+    stops: bool = False
+    max_steps: int = 2
     fault: str = ""
     on_error: Any = "warn"
 
 
-def train(output_dir: Path, settings: Settings) -> None:
-    """Train, and write each process's log and the whole weights to the output folder."""
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = None
-    callback = NeuronXACallback(
-        [ParallelPairs.load(name, n=settings.pairs) for name in ("eng_Latn-isl_Latn", "eng_Latn-fra_Latn")],
+class Saboteur(TrainerCallback):
+    """Let something fail on the last process, and only at the evaluation of the second step.
+
+    * "pass": a layer's forward pass.
+    * "memory": the first forward pass, by lack of memory.
+    * "twice": an FFN calls its gate twice, which is found within the pass.
+    """
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Break the model behind the first step's evaluation, and mend it behind the second's."""
+        ffn = decoder_layers(model)[1].mlp
+        if state.global_step == 1 and args.process_index == args.world_size - 1:
+            self.handle = ffn.register_forward_pre_hook(self.fail)
+        elif state.global_step == 2 and args.process_index == args.world_size - 1:
+            self.handle.remove()
+
+    def fail(self, ffn: Any, args: Any) -> None:
+        """Fail in evaluation mode."""
+        if ffn.training:
+            return
+        if self.fault == "twice":
+            ffn.gate_proj(args[0])
+        elif self.fault == "memory":
+            self.fault = ""
+            raise torch.OutOfMemoryError("out of memory")
+        elif self.fault:
+            raise RuntimeError("the pass failed")
+
+
+def callback_of(settings: Settings) -> NeuronXACallback:
+    """Return the callback of a training."""
+    pairs = [ParallelPairs.load(name, n=settings.pairs) for name in ("eng_Latn-isl_Latn", "eng_Latn-fra_Latn")]
+    return NeuronXACallback(
+        pairs,
         methods=("nasca", "navca", "mexa"),
         eval_steps=1,
-        quality=Quality("chrf") if settings.translates else (),
-        stopping=StoppingRule(settings.patience) if settings.patience else None,
+        quality=Quality("chrf", pairs=["eng_Latn-fra_Latn"]) if settings.translates else (),
+        stopping=StoppingRule(2, min_delta=1.0) if settings.stops else None,
         on_error=settings.on_error,
     )
+
+
+def train(output_dir: Path, settings: Settings) -> None:
+    """Train, and write each process's log and the whole weights to the output folder."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    options: dict[str, Any] = {"deepspeed": _deepspeed(int(settings.engine[-1]))} if "zero" in settings.engine else {}
+    stage = {"zero2": 2, "zero3": 3}.get(settings.engine)
     trainer = sft(
         output_dir,
-        [callback] if settings.watched else [],
-        tiny_llama(),
-        tokenizer,
-        _lora() if settings.lora else None,
+        [callback_of(settings)] if settings.watched else [],
+        peft_config=lora_config() if settings.lora else None,
         use_cpu=True,
         max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
         report_to="tensorboard",
-        per_device_train_batch_size=4 // processes if processes < 3 else 1,
-        **options,
+        per_device_train_batch_size=4 // processes,
+        **({} if stage is None else {"deepspeed": _deepspeed(stage)}),
     )
+    if settings.fault:
+        trainer.add_callback(Saboteur(settings.fault))
     if settings.engine.startswith("fsdp"):
         trainer.model = trainer.model_wrapped = _sharded(trainer.model, settings.engine)
         # On the CPU accelerate would wrap the model by DDP.
         trainer.accelerator.prepare_model = lambda model, **options: model
-    is_last = trainer.args.process_index == trainer.args.world_size - 1
-    if settings.fault and is_last:
-        _break(callback, trainer.model, settings.fault)
     error = ""
     try:
         trainer.train()
+    except OutOfStepError:
+        raise
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-        if type(raised).__name__ == "OutOfStepError":
-            raise
     result = {"log": trainer.state.log_history, "step": trainer.state.global_step, "error": error}
     (output_dir / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(result))
     weights = _whole_weights(trainer.model, settings.engine)
@@ -100,7 +133,13 @@ def train(output_dir: Path, settings: Settings) -> None:
         torch.save(weights, output_dir / "weights.pt")
 
 
-def _lora() -> Any:
+def decoder_layers(model: Any) -> Any:
+    """Return the decoder layers of the Llama inside the wrappers of PEFT and FSDP 1."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.model.layers
+
+
+def lora_config() -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
@@ -117,34 +156,14 @@ def _deepspeed(stage: int) -> dict[str, Any]:
 
 
 def _sharded(model: Any, engine: str) -> nn.Module:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = decoder_layers(model)
     if engine == "fsdp2":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        for layer in base.model.layers:
+        for layer in layers:
             fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        return model  # type: ignore[no-any-return]
-    from functools import partial
-
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
-
-    policy = partial(transformer_auto_wrap_policy, transformer_layer_cls={type(base.model.layers[0])})
-    return FullyShardedDataParallel(
-        model, auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu")
-    )
-
-
-def _break(callback: NeuronXACallback, model: Any, fault: str) -> None:
-    """Let something fail on this process alone."""
-    if fault == "read":
-        callback.evaluator.representations = {"nasca": "broken"}  # type: ignore[dict-item]
-    elif fault == "prompt":
-        callback.quality.worker = None  # type: ignore[assignment]
-    raise ValueError(fault)
+        return fully_shard(model, mesh=mesh)  # type: ignore[no-any-return]
+    policy = partial(transformer_auto_wrap_policy, transformer_layer_cls={type(layers[0])})
+    return FullyShardedDataParallel(model, auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu"))
 
 
 def _whole_weights(model: Any, engine: str) -> dict[str, torch.Tensor]:
@@ -154,8 +173,6 @@ def _whole_weights(model: Any, engine: str) -> dict[str, torch.Tensor]:
         with deepspeed.zero.GatheredParameters(list(model.parameters())):
             return {name: value.detach().clone() for name, value in model.named_parameters()}
     if engine.startswith("fsdp"):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
         return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))  # type: ignore[return-value]
     return dict(model.state_dict())
 

@@ -1,0 +1,171 @@
+"""Real processes under torchrun, with the engines that share a model or its sentences among them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from neuronxa_callback.model.decoder import Decoder
+from tests.distributed.train import Settings, callback_of, lora_config
+from tests.support import ROOT, make_tokenizer, score_lines, tiny_llama
+
+pytestmark = [pytest.mark.trainer, pytest.mark.distributed]
+
+ENGINES = ["ddp", "fsdp2", "fsdp1", "zero2", "zero3"]
+
+
+def launch(folder: Path, script: str, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run one of this folder's scripts under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return subprocess.run(
+        [*command, str(ROOT / "tests" / "distributed" / script), str(folder), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def run(folder: Path, settings: Settings, processes: int = 2) -> list[dict[str, Any]]:
+    """Train under torchrun, and return what each process ended with."""
+    values = json.dumps(vars(settings))
+    done = launch(folder, "train.py", values, processes=processes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(processes)]
+
+
+def scores(result: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """Return the scores in a process's log by step, without the times that they took."""
+    found: dict[int, dict[str, float]] = {}
+    for entry in result["log"]:
+        mine = {name: value for name, value in entry.items() if name.startswith("eval_") and "runtime" not in name}
+        found.setdefault(entry["step"], {}).update(mine)
+    return {step: its for step, its in found.items() if its}
+
+
+def measured_alone(folder: Path, settings: Settings) -> dict[str, float]:
+    """Return the scores of the weights that a training ended with, as one process measures them."""
+    model: Any = tiny_llama()
+    if settings.lora:
+        model = get_peft_model(model, lora_config())
+    missing, unexpected = model.load_state_dict(torch.load(folder / "weights.pt"), strict=False)
+    assert not missing
+    assert not unexpected
+    callback = callback_of(settings)
+    decoder = Decoder.find(model, make_tokenizer())
+    found = {f"eval_{method}": score for method, score in callback.evaluator.score(decoder).score.items()}
+    if settings.translates:
+        report = callback.quality.score(callback.quality.translate(decoder))
+        found["eval_chrf"] = report.mean("chrf") or 0.0
+    return found
+
+
+def assert_equal_to_one_process(folder: Path, results: list[dict[str, Any]], settings: Settings) -> None:
+    """Check that the processes agree, and that the last scores are those of one process."""
+    assert all(result["error"] == "" for result in results)
+    first, *others = map(scores, results)
+    assert all(other == first for other in others)
+    last = first[max(first)]
+    expected = measured_alone(folder, settings)
+    assert {name: last[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert [line["step"] for line in score_lines(folder)] == list(first)
+    assert len(list(folder.rglob("events.out.tfevents.*"))) == 1
+
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None or shutil.which("g++") is None,
+    reason="DeepSpeed is not installed, or it lacks the C++ compiler that builds its operations",
+)
+
+
+def with_zero(*engines: str) -> list[Any]:
+    return [pytest.param(engine, marks=needs_deepspeed) if "zero" in engine else engine for engine in engines]
+
+
+@pytest.mark.parametrize("engine", with_zero("ddp", "fsdp2", "fsdp1", "zero2", "zero3"))
+def test_a_training_has_the_scores_of_one_process(engine: str, tmp_path: Path) -> None:
+    settings = Settings(engine)
+    assert_equal_to_one_process(tmp_path, run(tmp_path, settings), settings)
+
+
+@pytest.mark.parametrize("engine", with_zero("fsdp2", "zero3"))
+def test_weights_are_those_of_a_training_without_the_callback(engine: str, tmp_path: Path) -> None:
+    settings = Settings(engine, lora=True)
+    assert_equal_to_one_process(tmp_path / "watched", run(tmp_path / "watched", settings), settings)
+    run(tmp_path / "bare", Settings(engine, lora=True, watched=False))
+    watched, bare = (torch.load(tmp_path / name / "weights.pt") for name in ("watched", "bare"))
+    assert watched.keys() == bare.keys()
+    assert all(torch.equal(watched[name], bare[name]) for name in bare)
+
+
+def test_fewer_sentences_than_processes_and_a_stopping_rule(tmp_path: Path) -> None:
+    settings = Settings("ddp", pairs=2, stops=True, max_steps=5)
+    results = run(tmp_path, settings, processes=3)
+    assert_equal_to_one_process(tmp_path, results, settings)
+    assert [result["step"] for result in results] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("engine", "fault"), [("ddp", "pass"), ("fsdp2", "twice")])
+def test_a_failure_on_one_process_costs_all_of_them_one_evaluation(engine: str, fault: str, tmp_path: Path) -> None:
+    values = json.dumps(vars(Settings(engine, fault=fault, max_steps=3)))
+    done = launch(tmp_path, "train.py", values)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        found = scores(json.loads((tmp_path / f"rank-{rank}.json").read_text()))
+        assert [step for step, its in found.items() if "eval_nasca" in its] == [0, 1, 3]
+    warnings = [line for line in done.stderr.splitlines() if "without its scores" in line]
+    assert len(warnings) == 1
+    assert "process 1 failed: " in warnings[0]
+
+
+def test_a_lack_of_memory_on_one_process_halves_the_batches_of_all(tmp_path: Path) -> None:
+    settings = Settings("ddp", fault="memory", translates=False)
+    assert_equal_to_one_process(tmp_path, run(tmp_path, settings), settings)
+
+
+def test_on_error_raise_ends_every_process(tmp_path: Path) -> None:
+    results = run(tmp_path, Settings("ddp", fault="pass", max_steps=3, on_error="raise", translates=False))
+    assert [result["step"] for result in results] == [2, 2]
+    assert results[0]["error"] == "RankError: process 1 failed: RuntimeError: the pass failed"
+    assert results[1]["error"] == "RuntimeError: the pass failed"
+
+
+def test_a_failure_in_the_middle_of_a_sharded_pass_ends_the_run(tmp_path: Path) -> None:
+    """The other process waits in the pass. It must not wait for the time limit of half an hour."""
+    done = launch(tmp_path, "train.py", json.dumps(vars(Settings("fsdp2", fault="pass", translates=False))))
+    assert done.returncode != 0
+    assert "OutOfStepError: a forward pass failed on process 1" in done.stderr
+
+
+def test_neurons_of_a_tensor_parallel_model_are_gathered(tmp_path: Path) -> None:
+    model, tokenizer = tiny_llama(), make_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    done = launch(tmp_path, "split_layers.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    settings = Settings("one")
+    callback = callback_of(settings)
+    expected = callback.evaluator(model, tokenizer)
+    translated = callback.quality.translate(Decoder.find(model, tokenizer))
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        assert found["per_layer"] == {name: pytest.approx(its.tolist()) for name, its in expected.per_layer.items()}
+        assert found["texts"] == [list(made.texts) for made, _ in translated.values()]
+        assert found["refused"].startswith("the experts of ")
+
+
+def test_processes_agree_on_values_and_failures(tmp_path: Path) -> None:
+    done = launch(tmp_path, "agree.py", processes=3)
+    assert done.returncode == 0, done.stderr[-3000:]
