@@ -236,7 +236,8 @@ def _device(name: str | None, place: int | None) -> torch.device:
 
 def _place() -> int | None:
     """Return this process's number on its machine, from 0, if a launcher started several processes; None otherwise."""
-    return int(os.environ["LOCAL_RANK"]) if dist.is_available() and dist.is_initialized() else None
+    several = dist.is_available() and dist.is_initialized()
+    return int(os.environ["LOCAL_RANK"]) if several and "LOCAL_RANK" in os.environ else None
 
 
 def load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:
