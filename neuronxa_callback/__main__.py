@@ -1,5 +1,5 @@
 """`python -m neuronxa_callback` is the command `neuronxa`."""
 
-from neuronxa_callback.cli import app
+from neuronxa_callback.cli import run
 
-app()
+run()

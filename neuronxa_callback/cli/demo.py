@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from neuronxa_callback.cli.output import give_up
+from neuronxa_callback.cli.processes import are_several
 
 
 def demo(
@@ -28,6 +29,8 @@ def demo(
 
     console = Console()
     try:
+        if are_several():
+            raise DemoError("the demo trains in one process; start it without torchrun and accelerate launch.")
         finished = demo_run.run(model, output_dir, steps, eval_steps, minutes, console)
     except DemoError as error:
         give_up(console, error)

@@ -9,22 +9,31 @@ from neuronxa_callback.cli.correlate import correlate
 from neuronxa_callback.cli.demo import demo
 from neuronxa_callback.cli.flatten import flattened
 from neuronxa_callback.cli.map import sentence_map
+from neuronxa_callback.cli.processes import first_alone, is_first, silent
 from neuronxa_callback.cli.run import report, sweep
 from neuronxa_callback.cli.survey import compare, layers, matrix, retrieve, score
 
 app = typer.Typer(help="Cross-lingual alignment (NeuronXA) of language models.", no_args_is_help=True)
 comet_app = typer.Typer(help="The environment that COMET runs in.", no_args_is_help=True)
 
-app.command()(flattened(demo))
-app.command()(flattened(report))
+app.command()(first_alone(flattened(demo)))
+app.command()(first_alone(flattened(report)))
 app.command()(flattened(sweep))
 app.command()(flattened(score))
 app.command()(flattened(layers))
 app.command()(flattened(retrieve))
 app.command()(flattened(matrix))
-app.command("map")(flattened(sentence_map))
-app.command()(flattened(correlate))
+app.command("map")(first_alone(flattened(sentence_map)))
+app.command()(first_alone(flattened(correlate)))
 app.command()(flattened(compare))
 app.add_typer(comet_app, name="comet")
-comet_app.command()(flattened(setup))
-comet_app.command()(flattened(check))
+comet_app.command()(first_alone(flattened(setup)))
+comet_app.command()(first_alone(flattened(check)))
+
+
+def run() -> None:
+    """Run the command that the arguments name. Of several processes the first alone prints."""
+    if is_first():
+        app()
+    else:
+        silent(app)

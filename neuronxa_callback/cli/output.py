@@ -30,6 +30,7 @@ def surveying(showing: Showing, counted: str = "languages") -> Iterator[tuple[Co
     from transformers.utils.logging import disable_progress_bar
 
     from neuronxa_callback.model.loading import ModelError
+    from neuronxa_callback.ranks import RankError
 
     disable_progress_bar()  # transformers' bar of each model's weights would break into ours
     console = Console()
@@ -41,7 +42,7 @@ def surveying(showing: Showing, counted: str = "languages") -> Iterator[tuple[Co
             check_choice("format", showing.format, TableFormat)
         with progress_bar(errors, TextColumn(counted)) as progress:
             yield console, progress
-    except (ModelError, ValueError, OSError, ArithmeticError) as error:
+    except (ModelError, RankError, ValueError, OSError, ArithmeticError) as error:
         give_up(errors, error)
 
 

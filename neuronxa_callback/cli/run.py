@@ -11,6 +11,7 @@ from rich.console import Console
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.cli.options import Loading, Methods, Translating
 from neuronxa_callback.cli.output import give_up, progress_bar
+from neuronxa_callback.cli.processes import processes
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.vocabulary import help_of
 
@@ -66,27 +67,31 @@ def sweep(
 
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.model.loading import ModelError
+    from neuronxa_callback.ranks import RankError
     from neuronxa_callback.training import sweep as run_sweep
     from neuronxa_callback.training.history import History
     from neuronxa_callback.training.summary import summarise
 
     console = Console()
     disable_progress_bar()  # transformers' bar of each model's weights would break into ours
-    try:
-        evaluator = NeuronXAEvaluator(pairs or AlignmentSettings.pairs, methods.chosen())
-        quality = translating.evaluator(evaluator.pairs)
-        with progress_bar(console) as progress:
-            evaluations = run_sweep.run(
-                output_dir,
-                evaluator,
-                quality,
-                base=base,
-                dtype=loading.dtype,
-                load_in_4bit=loading.load_in_4bit,
-                device=loading.device,
-                progress=progress,
-            )
-    except (ModelError, CometEnvironmentError, ValueError, OSError) as error:
-        give_up(console, error)
+    with processes() as ranks:
+        try:
+            with ranks.together():
+                evaluator = NeuronXAEvaluator(pairs or AlignmentSettings.pairs, methods.chosen())
+                quality = translating.evaluator(evaluator.pairs)
+            with progress_bar(console) as progress:
+                evaluations = run_sweep.run(
+                    output_dir,
+                    evaluator,
+                    quality,
+                    base=base,
+                    dtype=loading.dtype,
+                    load_in_4bit=loading.load_in_4bit,
+                    device=loading.device,
+                    progress=progress,
+                    ranks=ranks,
+                )
+        except (ModelError, RankError, CometEnvironmentError, ValueError, OSError) as error:
+            give_up(console, error)
     summarise(evaluations, console)
     console.out(f"Scores: {History(output_dir).path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -59,11 +61,12 @@ class Loader:
         checkpoints: the checkpoints as `find_checkpoints` returns them.
         dtype: data type of the loaded weights.
         load_in_4bit: whether to load the weights in NF4.
-        device: device of the weights; None takes a GPU if there is one.
+        device: device of the weights; None takes a GPU if there is one. Of several processes on a machine, each takes
+            its own.
 
     Raises:
         ModelError: dtype is "auto" and the configuration that names it cannot be loaded.
-        ValueError: the dtype or the device is unknown.
+        ValueError: the dtype or the device is unknown, or there are more processes than GPUs.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Loader:
         device: str | None = None,
     ) -> None:
         check_choice("dtype", dtype, Dtype)
-        self.device = _device(device)
+        self.device = _device(device, _place())
         self.load_in_4bit = load_in_4bit
         self.base = checkpoints[0]
         # "auto" is settled once, because a base may be stored in another dtype than the models trained from it.
@@ -205,15 +208,36 @@ def _stored_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
         return AutoConfig.from_pretrained(stored.source, trust_remote_code=False).dtype or torch.float32
 
 
-def _device(name: str | None) -> torch.device:
+def _device(name: str | None, place: int | None) -> torch.device:
+    """Return the device of this name.
+
+    Args:
+        name: the name; None takes a GPU if there is one.
+        place: this process's number on its machine, to take the GPU with this number; None for one process alone.
+    """
     has_gpu = torch.cuda.is_available()
     try:
         device = torch.device(name or ("cuda" if has_gpu else "cpu"))
     except RuntimeError:
         raise ValueError(f"device {name!r} is unknown; use cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not has_gpu:
+    if device.type != "cuda":
+        return device
+    if not has_gpu:
         raise ValueError(f"device {name!r} is not on this machine; use cpu.")
-    return device
+    if device.index is not None or place is None:
+        return device
+    if place >= torch.cuda.device_count():
+        raise ValueError(
+            f"this machine has more processes than GPUs ({torch.cuda.device_count()}); start as many processes as "
+            "GPUs, or give --device."
+        )
+    return torch.device("cuda", place)
+
+
+def _place() -> int | None:
+    """Return this process's number on its machine, from 0, if a launcher started several processes; None otherwise."""
+    several = dist.is_available() and dist.is_initialized()
+    return int(os.environ["LOCAL_RANK"]) if several and "LOCAL_RANK" in os.environ else None
 
 
 def load_tokenizer(checkpoints: Sequence[Checkpoint]) -> Any:

@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.measure import ModelChoice, measure, scores_of
 from neuronxa_callback.survey.records import ScoreLine
+from neuronxa_callback.survey.shares import length, share
 from neuronxa_callback.survey.tables import SIGNIFICANT, chance_notes, holm, reach_notes
 from neuronxa_callback.tables import Cell, Table, rounded
 from neuronxa_callback.text.corpora import Corpus
@@ -61,38 +63,64 @@ def measure_matrix(
     folder: Path,
     notes: list[str],
     progress: Progress | None = None,
+    ranks: Ranks = Ranks(),
 ) -> list[ScoreLine]:
     """Measure a model on the evaluator's language pairs and write matrix.jsonl; see `survey.measure`.
 
     The encoded languages stay in folder/encoded until all pairs are done. A language takes layers x sentences x
     features x 4 bytes, which is 183 MB for 100 sentences and the NAS of an 8B Llama.
+
+    Several processes share the languages, and when all of these are encoded, the pairs. The folder must be one that all
+    of them see.
     """
-    store = _Store(choice, evaluator, folder / "encoded")
-    records = measure(choice, evaluator, folder / "matrix.jsonl", ScoreLine, scores_of, notes, progress, store.encode)
-    store.remove()
+    # The first alone names the store: a model's copy on another machine may have files of another time.
+    store = _Store(evaluator, ranks.first_does(lambda: _place(choice, evaluator, folder / "encoded")), ranks)
+    path, prepare = folder / "matrix.jsonl", store.fill if ranks.size > 1 else None
+    records = measure(choice, evaluator, path, ScoreLine, scores_of, notes, progress, store.encode, prepare, ranks)
+    if ranks.is_first:
+        store.remove()
     return records
 
 
-class _Store:
-    """Encoded languages on disk. Each model and each choice of what is read has its own folder."""
+def _place(choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path) -> Path:
+    """Return the folder of the encoded languages. Each model and each choice of what is read has its own."""
+    reads = sorted(set(evaluator.representations.values()))
+    choices = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
+    return folder / _digest(choices)
 
-    def __init__(self, choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path) -> None:
+
+class _Store:
+    """Encoded languages on disk."""
+
+    def __init__(self, evaluator: NeuronXAEvaluator, folder: Path, ranks: Ranks) -> None:
         self.evaluator = evaluator
         self.budget = TokenBudget(evaluator.token_budget)
-        reads = sorted(set(evaluator.representations.values()))
-        choices = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
-        self.folder = folder / _digest(choices)
+        self.folder = folder
+        self.ranks = ranks
+
+    def fill(self, decoder: Decoder, pairs: Sequence[ParallelPairs]) -> None:
+        """Encode this process's share of the pairs' languages, without those that are on the disk."""
+        sides = list(dict.fromkeys(side for pair in pairs for side in (pair.source, pair.target)))
+        for sentences in share(sides, length, self.ranks):
+            if not self._path(sentences).exists():
+                self._encode(decoder, sentences)
 
     def encode(self, decoder: Decoder, sentences: Sequence[str]) -> Encoded:
         """Return the encoded sentences from the disk. If they are not there, encode and save them first."""
-        path = self.folder / f"{_digest(tuple(sentences))}.safetensors"
-        if path.exists():
-            return load_file(path)  # type: ignore[return-value]
+        path = self._path(sentences)
+        return load_file(path) if path.exists() else self._encode(decoder, sentences)  # type: ignore[return-value]
+
+    def _path(self, sentences: Sequence[str]) -> Path:
+        return self.folder / f"{_digest(tuple(sentences))}.safetensors"
+
+    def _encode(self, decoder: Decoder, sentences: Sequence[str]) -> Encoded:
         encoded = self.evaluator.encode(decoder, sentences, self.budget)
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
+        path = self._path(sentences)
+        # A kill leaves either a whole file or no file. Two processes never write one file.
+        unfinished = path.with_suffix(f".{self.ranks.rank}.tmp")
         save_file({str(read): values.contiguous() for read, values in encoded.items()}, unfinished)
-        unfinished.replace(path)  # a kill leaves either a whole file or no file
+        unfinished.replace(path)
         return encoded
 
     def remove(self) -> None:

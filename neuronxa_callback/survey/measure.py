@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +16,13 @@ from torch import nn
 
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.pair_scores import PairScores, of_report
-from neuronxa_callback.files import OtherRecordError, append_record, read_records
+from neuronxa_callback.files import append_record
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.loading import Checkpoint, Loader, check_packages, load_tokenizer, read_json
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.survey.records import IDENTITY, Line, Retrieval, ScoreLine
+from neuronxa_callback.survey.shares import collected, length, own_file, put_together, share
 from neuronxa_callback.text.corpora import Corpus
 from neuronxa_callback.text.pairs import PairsError, ParallelPairs
 from neuronxa_callback.vocabulary import Dtype
@@ -100,10 +102,15 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def score(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, notes: list[str], progress: Progress | None = None
+    choice: ModelChoice,
+    evaluator: NeuronXAEvaluator,
+    folder: Path,
+    notes: list[str],
+    progress: Progress | None = None,
+    ranks: Ranks = Ranks(),
 ) -> list[ScoreLine]:
     """Measure a model on the evaluator's language pairs with its methods and write scores.jsonl; see `measure`."""
-    return measure(choice, evaluator, folder / "scores.jsonl", ScoreLine, scores_of, notes, progress)
+    return measure(choice, evaluator, folder / "scores.jsonl", ScoreLine, scores_of, notes, progress, ranks=ranks)
 
 
 def measure(
@@ -115,11 +122,16 @@ def measure(
     notes: list[str],
     progress: Progress | None = None,
     encode: Callable[[Decoder, Sequence[str]], Encoded] | None = None,
+    prepare: Callable[[Decoder, Sequence[ParallelPairs]], None] | None = None,
+    ranks: Ranks = Ranks(),
 ) -> list[Line]:
     """Measure a model on the evaluator's language pairs that have no line in the file yet.
 
     Each pair's line is on disk as soon as the pair is done, so a run that was stopped continues where it was. Only one
     encoded source side and one encoded target side are kept in memory, whatever the number of pairs.
+
+    Several processes share the pairs. Each loads the model. If one fails, the others measure their shares before all of
+    them raise its error, and the lines are kept.
 
     Args:
         choice: the model. It is loaded only if a pair is left to measure.
@@ -130,8 +142,10 @@ def measure(
         numbers: a function of the evaluator, the language pair, its two encoded sides and their signature. It returns
             a line's numbers with their signature.
         notes: gets a sentence for each language that is left out.
-        progress: shows a task that counts the language pairs.
+        progress: shows a task that counts the language pairs, without those that other processes measure.
         encode: a function that encodes one side's sentences. None means the evaluator's own.
+        prepare: a function that every process calls with the pairs that are left, before it measures its share.
+        ranks: the processes that share the work. All of them must make this call.
 
     Returns:
         the lines of these pairs in their order, without the pairs that were left out.
@@ -139,45 +153,53 @@ def measure(
     Raises:
         ModelError: the model cannot be loaded.
         ValueError: the model cannot be measured (see `NeuronXAEvaluator.check`), or the file holds something else.
+        RankError: another process failed.
     """
-    keys = {pair.name: _key(choice, evaluator, pair) for pair in evaluator.pairs}
-    done = _done(path, kind)
+    keys, done = ranks.first_does(lambda: _known(choice, evaluator, path, kind))
     progress = progress or Progress(disable=True)
-    task = progress.add_task(choice.name, total=len(keys), completed=sum(key in done for key in keys.values()))
-    pairs = evaluator.pairs
-    if any(key not in done for key in keys.values()):
-        with choice.loaded() as (model, tokenizer):
-            decoder = Decoder.find(model, tokenizer)
+    whose = "" if ranks.size == 1 else f", the first of {ranks.size} processes"
+    task = progress.add_task(choice.name + whose, total=len(keys), completed=len(done))
+    if len(done) == len(keys):
+        return [done[keys[pair.name]] for pair in evaluator.pairs]
+    new: list[Line] = []
+    with ExitStack() as stack:
+        with ranks.together():
+            decoder = Decoder.find(*stack.enter_context(choice.loaded()))
             pairs, left_out = evaluator.fitting(decoder)
-            notes += left_out
-            progress.update(task, total=len(pairs))
             evaluator.check(decoder, pairs)
-            left = [pair for pair in pairs if keys[pair.name] not in done]
+        notes += left_out
+        left = [pair for pair in pairs if keys[pair.name] not in done]
+        if prepare is not None:
+            with ranks.together():
+                prepare(decoder, left)
+        mine = share(left, lambda pair: length(pair.target), ranks)
+        progress.update(task, total=len(pairs) - len(left) + len(mine))
 
-            def line(pair: ParallelPairs, source: Encoded, target: Encoded) -> Line:
-                measured = numbers(evaluator, pair, source, target, evaluator.signature(pair, decoder))
-                place = {"model": choice.name, "lang": pair.target_lang, "pivot": pair.source_lang}
-                return kind.model_validate(place | {"corpus": pair.corpus, "key": keys[pair.name], **dict(measured)})
+        def line(pair: ParallelPairs, source: Encoded, target: Encoded) -> Line:
+            measured = numbers(evaluator, pair, source, target, evaluator.signature(pair, decoder))
+            place = {"model": choice.name, "lang": pair.target_lang, "pivot": pair.source_lang}
+            return kind.model_validate(place | {"corpus": pair.corpus, "key": keys[pair.name], **dict(measured)})
 
-            for record in evaluator.each(decoder, left, line, encode):
-                append_record(path, record)
-                done[record.key] = record
+        with ranks.together():
+            for record in evaluator.each(decoder, mine, line, encode):
+                append_record(own_file(path, ranks), record)
+                new.append(record)
                 progress.advance(task)
+    done |= put_together(path, new, ranks)
     return [done[keys[pair.name]] for pair in pairs]
 
 
-def _done(path: Path, kind: type[Line]) -> dict[Signature, Line]:
-    """Return the lines that are in the file, by their keys.
+def _known(
+    choice: ModelChoice, evaluator: NeuronXAEvaluator, path: Path, kind: type[Line]
+) -> tuple[dict[str, Signature], dict[Signature, Line]]:
+    """Return each pair's key, and by their keys the lines of these pairs that are on the disk.
 
-    Raises:
-        ValueError: the lines belong to something else, such as a training run, or a newer version wrote them.
+    Of several processes the first alone may ask, because a copy of the model on another machine has files of another
+    time, and so another key.
     """
-    try:
-        return {record.key: record for record in read_records(path, kind)}
-    except OtherRecordError:
-        raise ValueError(
-            f"{path} holds scores of something else, such as a training run; choose another --output."
-        ) from None
+    keys = {pair.name: _key(choice, evaluator, pair) for pair in evaluator.pairs}
+    lines = collected(path, kind)
+    return keys, {key: lines[key] for key in keys.values() if key in lines}
 
 
 def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> Signature:

@@ -9,6 +9,7 @@ from rich.progress import Progress
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.report import pool_layers
 from neuronxa_callback.alignment.scores import random_orders, retrieved
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.significance import RESAMPLES
 from neuronxa_callback.survey.measure import ModelChoice, measure
@@ -18,10 +19,16 @@ from neuronxa_callback.vocabulary import Direction, Representation
 
 
 def retrieve(
-    choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path, notes: list[str], progress: Progress | None = None
+    choice: ModelChoice,
+    evaluator: NeuronXAEvaluator,
+    folder: Path,
+    notes: list[str],
+    progress: Progress | None = None,
+    ranks: Ranks = Ranks(),
 ) -> list[RetrievalLine]:
     """Measure retrieval accuracy on what the evaluator's methods read and write retrieval.jsonl; see `measure`."""
-    return measure(choice, evaluator, folder / "retrieval.jsonl", RetrievalLine, retrieval_of, notes, progress)
+    path = folder / "retrieval.jsonl"
+    return measure(choice, evaluator, path, RetrievalLine, retrieval_of, notes, progress, ranks=ranks)
 
 
 def retrieval_of(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import Progress
 
 from neuronxa_callback.alignment.encoder import NonFiniteActivationError
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
+from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.loading import Checkpoint, Loader, ModelError, check_packages, load_tokenizer, read_json
 from neuronxa_callback.model.state import TokenBudget
@@ -22,6 +24,7 @@ from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.queue import PendingScores, ScoreQueue
 from neuronxa_callback.quality.translation import Translations
+from neuronxa_callback.ranks import RankError, Ranks
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.training.continuation import measured_again, other_choices, scored_again
 from neuronxa_callback.training.history import History, correlations
@@ -72,6 +75,7 @@ def run(
     load_in_4bit: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = Ranks(),
 ) -> list[Evaluation]:
     """Score the checkpoints of a finished run that have no scores yet.
 
@@ -81,6 +85,10 @@ def run(
 
     Step 0 is the base model. For adapters it is always scored, because LoRA starts as the identity. For full models it
     is scored only if `base` names it.
+
+    Several processes share the sentences of each checkpoint, not the checkpoints: so a line is on the disk as soon as
+    its checkpoint is done, and the lines come in step order. Each process loads each model. The first alone writes and
+    runs COMET.
 
     Usage:
         ```python
@@ -98,6 +106,7 @@ def run(
         load_in_4bit: whether to load the weights in NF4.
         device: "cpu", "cuda" or "cuda:N". None takes a GPU if there is one.
         progress: a progress display. It gets a task that counts the checkpoints.
+        ranks: the processes that share the work. All of them must make this call.
 
     Returns:
         the lines of `scores.jsonl`, in step order.
@@ -107,22 +116,24 @@ def run(
             check comes before anything is written into the file.
         CometEnvironmentError: COMET is wanted but has no environment.
         ValueError: an argument or a model cannot be used; see `NeuronXAEvaluator.check`.
+        RankError: another process failed.
     """
     with quality or QualityEvaluator((), evaluator.pairs) as scorer:
-        checkpoints = find_checkpoints(Path(output_dir), base)
-        check_packages(checkpoints, load_in_4bit)
-        if scorer.slow:  # without COMET each checkpoint would miss its score, and the user would learn it hours later
-            comet_environment.find_python()
-        tokenizer = load_tokenizer(checkpoints)
+        with ranks.together():
+            checkpoints = find_checkpoints(Path(output_dir), base)
+            check_packages(checkpoints, load_in_4bit)
+            if scorer.slow and ranks.is_first:
+                comet_environment.find_python()  # otherwise the user would learn hours later that it lacks
+            tokenizer = load_tokenizer(checkpoints)
+            loader = Loader(checkpoints, dtype, load_in_4bit, device)
         queue = ScoreQueue(scorer.slow)
-        loader = Loader(checkpoints, dtype, load_in_4bit, device)
         curves, budget = Curves(Path(output_dir)), TokenBudget(evaluator.token_budget)
-        scoring = _Scoring(evaluator, scorer, tokenizer, loader, History(output_dir), curves, queue, budget)
+        scoring = _Scoring(evaluator, scorer, tokenizer, loader, History(output_dir), curves, queue, budget, ranks)
         try:
             scoring.score_all(checkpoints, progress or Progress(disable=True))
         finally:
             scoring.curves.close()
-        return scoring.history.read()
+        return ranks.first_does(scoring.history.read)
 
 
 # -------------------------------------------------------------------------------------------------- checkpoints
@@ -219,7 +230,7 @@ def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: Quali
 
 @dataclass
 class _Scoring:
-    """One sweep over the checkpoints."""
+    """One sweep over the checkpoints. Methods that `Ranks.first_does` calls run on the first process alone."""
 
     evaluator: NeuronXAEvaluator
     quality: QualityEvaluator
@@ -229,17 +240,18 @@ class _Scoring:
     curves: Curves
     queue: ScoreQueue
     budget: TokenBudget
+    ranks: Ranks
     translation_budget: TokenBudget = field(default_factory=TokenBudget)
     _warned: set[str] = field(default_factory=set)
 
     def score_all(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
         """Check a checkpoint, score the checkpoints that have no scores yet, and wait for COMET."""
-        written = {evaluation.step: evaluation for evaluation in self.history.read()}
+        written = self.ranks.first_does(self._written)
         todo = [c for c in checkpoints if c.step not in written or _unscored(written[c.step], self.quality)]
         # The base is not checked, because it does not show whether the adapters fit it.
         self._check(next(c for c in (*todo, *checkpoints) if c.step > 0))
         if self.quality.metrics:
-            written = {step: self._measured(evaluation) for step, evaluation in written.items()}
+            written = self.ranks.first_does(self._measured)
         task = progress.add_task("", total=len(todo))
         for checkpoint in todo:
             progress.update(task, description=checkpoint.name)
@@ -247,45 +259,58 @@ class _Scoring:
             progress.advance(task)
         if len(self.queue):
             progress.update(task, description="waiting for COMET")
-        self._finish()
+        self.ranks.first_does(self._finish)
+
+    def _written(self) -> dict[int, Evaluation]:
+        return {evaluation.step: evaluation for evaluation in self.history.read()}
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Refuse a model that cannot be measured, or whose scores would not fit the lines on disk.
 
         The check comes before anything is written.
         """
-        with self.loader.model(checkpoint) as model:
+        with self.ranks.together(), self.loader.model(checkpoint) as model:
             decoder = Decoder.find(model, self.tokenizer)
             self.evaluator.check(decoder)
             self.quality.check(decoder)
-            self.quality.check_device()
-            _check_series(self.history, self.evaluator, self.quality, decoder)
+            if self.ranks.is_first:
+                self.quality.check_device()
+                _check_series(self.history, self.evaluator, self.quality, decoder)
 
-    def _measured(self, evaluation: Evaluation) -> Evaluation:
-        """Return a line with what an early version did not measure of its translations, and keep it."""
-        measured = measured_again(self.quality, evaluation)
-        if measured is not evaluation:
-            self.history.put(measured)
-            self.curves.add(measured.step, faithfulness_metrics(measured.faithfulness))
-        return measured
+    def _measured(self) -> dict[int, Evaluation]:
+        """Return the lines with what an early version did not measure of their translations, and keep it."""
+        written = {}
+        for step, evaluation in self._written().items():
+            written[step] = measured_again(self.quality, evaluation)
+            if written[step] is not evaluation:
+                self.history.put(written[step])
+                self.curves.add(step, faithfulness_metrics(written[step].faithfulness))
+        return written
 
     def _score(self, checkpoint: Checkpoint, written: Evaluation | None) -> None:
         """Score what a checkpoint's line lacks, and write it. COMET's scores come later."""
         translated = written.translated if written else {}
         if not translated:
             try:
-                with self.loader.model(checkpoint) as model:
-                    decoder = Decoder.find(model, self.tokenizer)
+                with self._loaded(checkpoint) as decoder:
                     if written is None:
                         self._score_alignment(checkpoint, decoder)
                     if self.quality.metrics:
                         translated = self._translate(checkpoint.step, decoder)
-            except NonFiniteActivationError as error:
+            except (NonFiniteActivationError, RankError) as error:  # one process has read the sentence that shows it
+                if not any(self.ranks.values(isinstance(error, NonFiniteActivationError))):
+                    raise
                 logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
-        if translated:
-            self._score_translations(checkpoint.step, written, translated)
-        for pending, names in self.queue.finished():
-            self._write_quality(pending, names)
+        self.ranks.first_does(lambda: self._write_scores(checkpoint.step, written, translated))
+
+    @contextmanager
+    def _loaded(self, checkpoint: Checkpoint) -> Iterator[Decoder]:
+        """Yield the checkpoint's model, loaded on every process, whose sentences the processes share."""
+        with ExitStack() as stack:
+            with self.ranks.together():
+                model = stack.enter_context(self.loader.model(checkpoint))
+                decoder = Decoder.find(model, self.tokenizer, ranks=self.ranks)
+            yield decoder
 
     def _finish(self) -> None:
         """Wait for COMET, and update the correlations of the lines that follow the lines with new scores."""
@@ -302,6 +327,9 @@ class _Scoring:
         start = time.perf_counter()
         report = self.evaluator.score(decoder, self.budget)
         runtime = time.perf_counter() - start
+        self.ranks.first_does(lambda: self._write_alignment(checkpoint, report, runtime))
+
+    def _write_alignment(self, checkpoint: Checkpoint, report: AlignmentReport, runtime: float) -> None:
         evaluation = Evaluation.of_report(report, checkpoint.step, checkpoint.epoch, runtime, self.evaluator.pairs)
         self.history.put(evaluation)
         for name, language in evaluation.languages.items():
@@ -312,8 +340,18 @@ class _Scoring:
     def _translate(self, step: int, decoder: Decoder) -> dict[str, tuple[Translations, Signature]]:
         start = time.perf_counter()
         translated = self.quality.translate(decoder, self.translation_budget)
-        self.curves.add(step, {"eval_translation_runtime": round(time.perf_counter() - start, 4)})
+        runtime = {"eval_translation_runtime": round(time.perf_counter() - start, 4)}
+        self.ranks.first_does(lambda: self.curves.add(step, runtime))
         return translated
+
+    def _write_scores(
+        self, step: int, written: Evaluation | None, translated: Mapping[str, tuple[Translations, Signature]]
+    ) -> None:
+        """Have the translations scored, and write the scores that are there by now."""
+        if translated:
+            self._score_translations(step, written, translated)
+        for pending, names in self.queue.finished():
+            self._write_quality(pending, names)
 
     def _score_translations(
         self, step: int, written: Evaluation | None, translated: Mapping[str, tuple[Translations, Signature]]
