@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from preflight import PreflightError
 from text_rows import TextError
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
-from trl import ModelConfig, SFTConfig
+from trl import SFTConfig
 
 from neuronxa_callback.files import RecordError
 from neuronxa_callback.ranks import RankError
@@ -50,22 +50,17 @@ def run(main: Callable[..., None], types: Sequence[type]) -> None:
         torch.distributed.destroy_process_group()
 
 
-def check(args: SFTConfig, model_args: ModelConfig) -> None:
-    """Check that the processes know of each other, and that their engine can split the model as it is loaded.
+def check(args: SFTConfig) -> None:
+    """Check that the processes know of each other. If they do not, each would train and write the same run.
 
     Raises:
-        PreflightError: they do not, or it cannot.
+        PreflightError: they do not.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != args.world_size:
         raise PreflightError(
             f"{started} processes were started, and each thinks that it is alone, because there is no GPU; give "
             "--use_cpu true."
-        )
-    if model_args.load_in_4bit and is_sharded(args) and model_args.bnb_4bit_quant_storage != model_args.dtype:
-        raise PreflightError(
-            "FSDP and ZeRO 3 split 4-bit weights only where they are stored in the dtype of the model; give "
-            f"--bnb_4bit_quant_storage {model_args.dtype}."
         )
 
 

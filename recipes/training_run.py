@@ -75,7 +75,7 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
         raise PreflightError("--max_length must be given, 512 for example: it bounds the memory that a batch takes.")
     if not model_args.use_peft:
         raise PreflightError("--use_peft must be given: the recipes train LoRA adapters.")
-    processes.check(args, model_args)
+    processes.check(args)
 
 
 def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
