@@ -16,6 +16,7 @@ from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.prompts import Prompt
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.text.corpora import EMBEDDED, HUB_NAME, Corpus, open_corpus
 from neuronxa_callback.text.pairs import PairsError
 from neuronxa_callback.vocabulary import Method, MetricName
@@ -151,16 +152,23 @@ def test_scores(
 ) -> dict[str, float]:
     """Score alignment, and translations in both directions, on the test pairs of the languages that are trained on.
 
-    The scores are named by their methods and metrics. They are empty if there is no test.
+    All processes of the training call it together.
+
+    Returns:
+        the scores by the names of their methods and metrics. They are empty if there is no test, and on every process
+        but the first.
     """
     test = trained(held_out.test, held_out.languages)
     if not test:
         return {}
     decoder = Decoder.find(model, tokenizer)
-    alignment = NeuronXAEvaluator(test, methods).score(decoder).score
+    alignment = NeuronXAEvaluator(test, methods).score(decoder)
     with QualityEvaluator(held_out.metrics, test, "both", prompt) as quality:
-        report = quality.score(quality.translate(decoder))
+        translated = quality.translate(decoder)
+        if not Ranks.of_group().is_first:
+            return {}
+        report = quality.score(translated)
         report.wait()
         means = {metric: report.mean(metric) for metric in report.metrics}
-    found: dict[str, float] = {str(method): score for method, score in alignment.items()}
+    found: dict[str, float] = {str(method): score for method, score in alignment.score.items()}
     return found | {metric: mean for metric, mean in means.items() if mean is not None}

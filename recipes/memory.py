@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import processes
 import psutil
 import torch
 from preflight import PreflightError
@@ -19,7 +20,8 @@ def estimate(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -
 
     The number is arithmetic and not a measurement. It adds up
 
-    * the weights in their dtype,
+    * the weights in their dtype; where FSDP or ZeRO 3 splits them over the processes, its own part, and two layers
+      that it has gathered; 4-bit weights are split after each process has loaded them whole,
     * LoRA's weights with their gradient and Adam's two moments in float32,
     * the activations; with gradient checkpointing these are one hidden state a layer and all those of a single layer,
     * the logits of a full batch with a float32 copy and their gradient.
@@ -38,7 +40,10 @@ def estimate(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -
     states = tokens * config.num_hidden_layers * config.hidden_size * width
     activations = states + layer if args.gradient_checkpointing else layer * config.num_hidden_layers
     logits = tokens * config.vocab_size * (width + 4 + width)
-    return int(_weights(model, model_args, width) + adapter + activations + logits)
+    weights = _weights(model, model_args, width)
+    if processes.is_sharded(args) and not (model_args.load_in_4bit or model_args.load_in_8bit):
+        weights *= min(1.0, 1 / args.world_size + 2 / config.num_hidden_layers)
+    return int(weights + adapter + activations + logits)
 
 
 def _ffn_width(model: torch.nn.Module) -> int:

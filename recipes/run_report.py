@@ -48,6 +48,7 @@ class Run:
         recipe: the script's name.
         languages: the languages of the run.
         command: the command that made the run, as a list of arguments.
+        processes: how many processes trained and by which engine. None if there was one process.
         step: the step of the saved weights.
         stopped: why the run ended before its last step. None if it did not.
         watched: name of the pairs that were scored during training.
@@ -62,6 +63,7 @@ class Run:
     recipe: str
     languages: Languages
     command: Sequence[str]
+    processes: str | None
     step: int
     stopped: str | None
     watched: str
@@ -235,6 +237,8 @@ def _text_part(run: Run) -> list[str]:
 def _how_part(run: Run) -> list[str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     versions = [("Python", platform.python_version()), *_installed(), ("device", device)]
+    if run.processes:
+        versions.append(("processes", run.processes))
     parts = ["## How it was made", f"```\n{shlex.join(run.command)}\n```"]
     held = ", ".join(f"{name} (`{fingerprint}`)" for name, fingerprint in run.fingerprints.items())
     if "--config" in run.command:

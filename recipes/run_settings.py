@@ -26,8 +26,8 @@ class RunSettings(BaseModel):
 
     * Evaluating, logging, saving and stopping observe the training and do not change its steps.
     * The length may grow. A run that has ended goes on if the user asks for more steps or epochs.
-    * Devices, kernels, compilation, sharding, checkpointed activations and workers that load data compute the same
-      thing elsewhere or faster. Their results differ by rounding.
+    * Devices, kernels, compilation, sharding, the storage of 4-bit weights, checkpointed activations and workers that
+      load data compute the same thing elsewhere or faster. Their results differ by rounding.
     * The names of the columns are the recipes' own.
 
     A field with the default None is missing in some recipe or in some version of the libraries. It is written and

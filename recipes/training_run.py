@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import held_out
 import plan
+import processes
 import run_report
 import torch
 from held_out import HeldOut
@@ -22,6 +23,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.prompts import Prompt
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
 from neuronxa_callback.vocabulary import Direction, Method, help_of
@@ -73,10 +75,14 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
         raise PreflightError("--max_length must be given, 512 for example: it bounds the memory that a batch takes.")
     if not model_args.use_peft:
         raise PreflightError("--use_peft must be given: the recipes train LoRA adapters.")
+    processes.check(args)
 
 
 def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
-    """Load the base model, in 4-bit if the settings say so, and set the seed from which LoRA starts."""
+    """Load the base model, in 4-bit if the settings say so, and set the seed from which LoRA starts.
+
+    Without a `device_map`, which ZeRO 3 refuses, 4-bit weights go to the current GPU. By now that is the process's own.
+    """
     set_seed(args.seed)  # SFTTrainer adds LoRA before it sets the seed itself
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         model_args.model_name_or_path,
@@ -133,15 +139,24 @@ def train(trainer: SFTTrainer, settings: RunSettings) -> None:
     Args:
         trainer: the trainer, ready to train.
         settings: the settings of the run. A run that begins writes them to OUTPUT_DIR/settings.json.
+
+    Raises:
+        PreflightError: the run had ended, and its engine cannot make the model ready without a step.
     """
     args = trainer.args
     last = last_checkpoint(Path(args.output_dir))
+    is_first = trainer.is_world_process_zero()
     state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)) if last else None
-    if last:
+    if is_first and last:
         print(f"Going on from {last}", file=sys.stderr)
-    elif trainer.is_world_process_zero():
+    elif is_first:
         settings.keep(Path(args.output_dir))
     if state is not None and _had_ended(state, trainer):
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise PreflightError(
+                f"{args.output_dir} holds a run that has ended, and FSDP and DeepSpeed make a model ready in training "
+                "alone; raise --max_steps or --num_train_epochs to go on."
+            )
         # The Trainer would make one step more.
         trainer.state = state
         weights = state.best_model_checkpoint if args.load_best_model_at_end else last
@@ -177,32 +192,45 @@ def finish(
     prompt: Prompt,
     counts: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Score the test pairs, write the model card, and merge the adapter if the settings say so."""
-    if not trainer.is_world_process_zero():
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    """Score the test pairs, write the model card, and merge the adapter if the settings say so.
+
+    All processes take part in scoring, because each may have only a part of the model. The first one writes, and the
+    others wait for it.
+    """
     with trainer.accelerator.autocast():  # as the callback scores during training
-        test_scores = held_out.test_scores(model, trainer.processing_class, held, methods_of(watch), prompt)
-    card = run_report.write(
-        Path(trainer.args.output_dir),
-        run_report.Run(
-            base_model=str(model_args.model_name_or_path),
-            recipe=Path(sys.argv[0]).name,
-            languages=held.languages,
-            command=["python", *sys.argv],
-            step=_step_of_weights(trainer),
-            stopped=_why_stopped(trainer),
-            watched=held.watched_name,
-            tested=held.test_name,
-            test_scores=test_scores,
-            counts=counts,
-            notes=[held.left_out] if held.left_out else [],
-            fingerprints=_fingerprints(held),
-        ),
-    )
-    if watch.merge:
-        run_report.merge(Path(trainer.args.output_dir), model_args)
-    print(f"The model card, with curves and scores, is {card}")
+        test_scores = held_out.test_scores(trainer.model, trainer.processing_class, held, methods_of(watch), prompt)
+
+    def write() -> None:
+        card = run_report.write(
+            Path(trainer.args.output_dir),
+            run_report.Run(
+                base_model=str(model_args.model_name_or_path),
+                recipe=Path(sys.argv[0]).name,
+                languages=held.languages,
+                command=["python", *sys.argv],
+                processes=_processes(trainer),
+                step=_step_of_weights(trainer),
+                stopped=_why_stopped(trainer),
+                watched=held.watched_name,
+                tested=held.test_name,
+                test_scores=test_scores,
+                counts=counts,
+                notes=[held.left_out] if held.left_out else [],
+                fingerprints=_fingerprints(held),
+            ),
+        )
+        if watch.merge:
+            with processes.whole_models(trainer.args):
+                run_report.merge(Path(trainer.args.output_dir), model_args)
+        print(f"The model card, with curves and scores, is {card}")
+
+    Ranks.of_group().first_does(write)
+
+
+def _processes(trainer: SFTTrainer) -> str | None:
+    """Return how many processes train and by which engine; None if there is one process."""
+    size = trainer.args.world_size
+    return f"{size}, {trainer.accelerator.distributed_type.value}" if size > 1 else None
 
 
 def _step_of_weights(trainer: SFTTrainer) -> int:

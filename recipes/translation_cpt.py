@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,18 @@ import memory
 import numpy as np
 import plan
 import preflight
+import processes
 import run_settings
-import settings
 import training_run
 import training_text
 from datasets import Dataset, concatenate_datasets
 from held_out import HeldOut
 from preflight import PreflightError
-from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from neuronxa_callback.files import RecordError
 from neuronxa_callback.quality.prompts import PLAIN_PROMPT
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.text.languages import language_name
-from neuronxa_callback.text.pairs import PairsError
 
 SAMPLE = 200  # documents by whose mean length that of all documents is estimated
 
@@ -176,18 +175,22 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         raise PreflightError(f"--source_share {recipe.source_share} must lie between 0 and 1, as 0.2 does.")
     if args.max_steps < 1:
         raise PreflightError("--max_steps must be given: the texts are read in their order, as a stream.")
-    empty = preflight.empty_model(model_args)
+    ranks = Ranks.of_group()
+    with processes.whole_models(args):
+        empty = preflight.empty_model(model_args)
     needed = memory.estimate(empty, args, model_args)
-    memory.check(needed, args)
+    with ranks.together():  # each process has a device of its own
+        memory.check(needed, args)
     tokenizer = preflight.tokenizer(model_args)
     train_texts = [recipe.source_text]
-    training_text.check_documents(recipe.source_text, of_run.source)
+    ranks.first_does(partial(training_text.check_documents, recipe.source_text, of_run.source))
     for target in of_run.targets:
         documents_of, pairs_of = (languages.filled(text, target) for text in (recipe.target_text, recipe.train_text))
-        training_text.check_documents(documents_of, target)
-        training_text.check_pairs(pairs_of, (of_run.source, target))
+        ranks.first_does(partial(training_text.check_documents, documents_of, target))
+        ranks.first_does(partial(training_text.check_pairs, pairs_of, (of_run.source, target)))
         train_texts += [documents_of, pairs_of]
-    held = held_out.load(recipe.held_out, of_run, recipe.held_out_pairs)
+    # Of the network each process might get something else.
+    held = ranks.first_does(lambda: held_out.load(recipe.held_out, of_run, recipe.held_out_pairs))
     callbacks = training_run.callbacks(recipe, held, PLAIN_PROMPT)
     settings_of_run = run_settings.of(recipe, args, model_args, held, train_texts)
 
@@ -222,7 +225,4 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 
 
 if __name__ == "__main__":
-    try:
-        main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
-    except (PreflightError, TextError, PairsError, RecordError) as error:
-        raise SystemExit(str(error)) from None
+    processes.run(main, (RecipeArguments, SFTConfig, ModelConfig))

@@ -21,19 +21,17 @@ import languages
 import memory
 import plan
 import preflight
+import processes
 import run_settings
-import settings
 import training_run
 import training_text
 from datasets import Dataset, concatenate_datasets
 from preflight import PreflightError
-from text_rows import TextError
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from neuronxa_callback.files import RecordError
 from neuronxa_callback.quality.prompts import PLAIN_PROMPT, chat_prompt
+from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.text.languages import language_name
-from neuronxa_callback.text.pairs import PairsError
 
 
 @dataclass
@@ -116,15 +114,19 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
         raise PreflightError(
             f"--train_pairs {recipe.train_pairs} are too few; give 1 or more, or null in a file for all."
         )
-    empty = preflight.empty_model(model_args)
+    ranks = Ranks.of_group()
+    with processes.whole_models(args):
+        empty = preflight.empty_model(model_args)
     needed = memory.estimate(empty, args, model_args)
-    memory.check(needed, args)
+    with ranks.together():  # each process has a device of its own
+        memory.check(needed, args)
     tokenizer = preflight.tokenizer(model_args)
     chat = uses_chat(recipe.prompt, tokenizer)
     train_texts = [languages.filled(recipe.train_text, target) for target in of_run.targets]
     for text, target in zip(train_texts, of_run.targets, strict=True):
-        training_text.check_pairs(text, (of_run.source, target))
-    held = held_out.load(recipe.held_out, of_run, recipe.held_out_pairs)
+        ranks.first_does(partial(training_text.check_pairs, text, (of_run.source, target)))
+    # Of the network each process might get something else.
+    held = ranks.first_does(lambda: held_out.load(recipe.held_out, of_run, recipe.held_out_pairs))
     prompt = partial(prompt_of, chat=chat)
     callbacks = training_run.callbacks(recipe, held, prompt)
     settings_of_run = run_settings.of(recipe, args, model_args, held, train_texts)
@@ -165,7 +167,4 @@ def main(recipe: RecipeArguments, args: SFTConfig, model_args: ModelConfig) -> N
 
 
 if __name__ == "__main__":
-    try:
-        main(*settings.parse((RecipeArguments, SFTConfig, ModelConfig)))
-    except (PreflightError, TextError, PairsError, RecordError) as error:
-        raise SystemExit(str(error)) from None
+    processes.run(main, (RecipeArguments, SFTConfig, ModelConfig))

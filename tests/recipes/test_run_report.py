@@ -34,6 +34,7 @@ RUN = run_report.Run(
     recipe="translation_sft.py",
     languages=Languages("eng_Latn", ("isl_Latn",)),
     command=["python", "translation_sft.py", "--output_dir", "two words"],
+    processes="2, MULTI_GPU",
     step=10,
     stopped="eval_nasca did not rise for 2 evaluations",
     watched="8 pairs of FLORES dev",

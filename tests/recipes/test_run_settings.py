@@ -93,6 +93,7 @@ THE_SAME_RUN: dict[str, Any] = {
     "hub_token": "secret",
     # how the machine does it
     "gradient_checkpointing": "false",
+    "bnb_4bit_quant_storage": "bfloat16",
     "dataloader_num_workers": 2,
     "dataset_num_proc": 2,
 }
