@@ -161,7 +161,7 @@ def test_scores(
     test = trained(held_out.test, held_out.languages)
     if not test:
         return {}
-    decoder = Decoder.find(model, tokenizer)
+    decoder = Decoder.find(model, tokenizer, ranks=Ranks.of_group())
     alignment = NeuronXAEvaluator(test, methods).score(decoder)
     with QualityEvaluator(held_out.metrics, test, "both", prompt) as quality:
         translated = quality.translate(decoder)
