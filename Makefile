@@ -3,23 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 COMPAT := .venv-compat
 COMET := .comet
+DEEPSPEED := .deepspeed
 MODEL := .models/smollm2-135m-instruct
 GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model model-gemma comet bench bench-signal evidence architectures recipes-smoke \
+.PHONY: demo test test-compat fuzz lint model model-gemma comet deepspeed bench bench-signal evidence architectures recipes-smoke \
 	clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
 
 # One process a core; each takes about 3 GB.
-test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready
+test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready $(DEEPSPEED)/.ready
 	$(VENV)/bin/python -m pytest $(PARALLEL)
 
 # What touches transformers, again with version 4.57.
-test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors
+test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
 
 # The tests that draw their examples, at random and long. Keep each example that fails as an @example.
@@ -33,6 +34,8 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/lint-imports
 
 comet: $(COMET)/neuronxa-comet-ready
+
+deepspeed: $(DEEPSPEED)/.ready
 
 model: $(MODEL)/model.safetensors
 
@@ -71,7 +74,7 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) .models runs
+	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -89,6 +92,12 @@ $(COMPAT)/.ready: constraints-compat.txt pyproject.toml
 # unbabel-comet cannot live beside transformers 5; in $(COMPAT) it does.
 $(COMET)/neuronxa-comet-ready: neuronxa_callback/data/comet-requirements.txt | $(VENV)/.ready
 	$(VENV)/bin/neuronxa comet setup --path $(COMET)
+	touch $@
+
+# In a folder of its own, which the tests of ZeRO alone use: accelerate imports DeepSpeed wherever it finds it.
+$(DEEPSPEED)/.ready: constraints.txt | $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(DEEPSPEED) \
+		deepspeed einops hjson msgpack
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,8 +45,9 @@ class Decoder:
             ... It names autocast if autocast was on when the decoder was found.
         ranks: the processes that share the sentences. It is this process alone unless the caller says otherwise, and
             then each process reads all sentences.
-        gatherers: the modules around `stack` whose hooks gather sharded parameters (FSDP, ZeRO 3), the outermost first.
-        in_step: whether all processes must make the same forward passes, because each has a part of the parameters.
+        is_sharded: whether each process has a part of each parameter (FSDP, ZeRO 3). Passes then go through `model`,
+            whose hooks gather the parameters.
+        in_step: whether all processes must make the same forward passes, because each has a part of the model.
         tensor_mesh: the mesh of the processes that split each layer's neurons among them (tensor parallel), or None.
     """
 
@@ -63,7 +64,7 @@ class Decoder:
     streams_first: bool
     dtype: str
     ranks: Ranks
-    gatherers: tuple[nn.Module, ...]
+    is_sharded: bool
     in_step: bool
     tensor_mesh: Any
 
@@ -87,6 +88,7 @@ class Decoder:
         found = find_stack(model)
         device = device or found.base.get_input_embeddings().weight.device  # type: ignore[operator]
         tensor_mesh = engine.tensor_parallel_mesh(found.base)
+        is_sharded = engine.is_sharded(model)
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -101,8 +103,8 @@ class Decoder:
             streams_first=hasattr(found.config, "altup_num_inputs"),
             dtype=_compute_dtype(model, found.base, device),
             ranks=Ranks() if ranks is None or tensor_mesh is not None else ranks,
-            gatherers=engine.gatherers(model, found.module),
-            in_step=Ranks.of_group().size > 1 and (tensor_mesh is not None or engine.is_sharded(model)),
+            is_sharded=is_sharded,
+            in_step=Ranks.of_group().size > 1 and (tensor_mesh is not None or is_sharded),
             tensor_mesh=tensor_mesh,
         )
 
@@ -191,7 +193,11 @@ class Decoder:
         longest = max(len(ids) for ids in token_ids)
         padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=self.device)
         mask = self._mask(token_ids, longest)
-        output = engine.inside(self.gatherers, lambda: self.stack(input_ids=padded, use_cache=False, **mask))
+
+        def run_layers() -> Any:
+            return self.stack(input_ids=padded, use_cache=False, **mask)
+
+        output = engine.inside(self.model, self.base, run_layers) if self.is_sharded else run_layers()
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     @contextmanager
@@ -214,7 +220,7 @@ class Decoder:
 
     def generating(self) -> AbstractContextManager[None]:
         """While open, forward passes of `base` also go through the hooks that gather sharded parameters."""
-        return engine.calling(self.base, self.gatherers)
+        return engine.calling(self.model, self.base) if self.is_sharded else nullcontext()
 
     def whole(self, values: Tensor, features: int) -> Tensor:
         """Return all of a layer's features (..., features), also where each process reads a part of them.
@@ -269,9 +275,30 @@ class Decoder:
         finally:
             setattr(self.stack, self.layer_list, whole)
 
-    def evaluation_mode(self) -> AbstractContextManager[None]:
-        """Switch to evaluation mode without gradients until the block ends; see `state.evaluation_mode`."""
-        return evaluation_mode(self.model, self.device)
+    @contextmanager
+    def evaluation_mode(self) -> Iterator[None]:
+        """Switch to evaluation mode without gradients until the block ends; see `state.evaluation_mode`.
+
+        ZeRO 3 remembers in which order a pass used the modules, and gathers their parameters ahead in the next one. A
+        training step must not find that order from an evaluation. TRL's loss takes the LM head's weight for itself,
+        and fails in the backward pass if it was gathered ahead (trl 1.16, deepspeed 0.19.8). So the block ends with a
+        pass of another order, which DeepSpeed answers by forgetting.
+
+        Raises:
+            OutOfStepError: as in the block. The processes cannot make a pass together then.
+        """
+        with evaluation_mode(self.model, self.device):
+            is_together = True
+            try:
+                yield
+            except OutOfStepError:
+                is_together = False
+                raise
+            finally:
+                if is_together and self.is_sharded and engine.is_zero_3(self.model):
+                    token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+                    embeddings: Any = self.base.get_input_embeddings()  # type: ignore[operator]
+                    engine.inside(self.model, self.base, lambda: embeddings(token))
 
 
 def _context_length(config: Any) -> int | None:

@@ -6,9 +6,9 @@ before a forward pass and free them after it. A pass that goes round such a modu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -20,46 +20,41 @@ T = TypeVar("T")
 WRAPPED = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def gatherers(model: nn.Module, stack: nn.Module) -> tuple[nn.Module, ...]:
-    """Return the modules around a stack of layers whose hooks gather parameters, the outermost first.
-
-    There are none if each process has whole parameters.
-    """
-    path = list(_path(model, stack))
-    if _is_zero_3(model):
-        return tuple(path[:1])  # DeepSpeed counts the passes of the outermost module
-    return tuple(module for module in path if _is_fsdp(module))
-
-
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a pass needs all processes, because each has only a part of the parameters."""
-    return _is_zero_3(model) or any(map(_is_fsdp, model.modules()))
+    return is_zero_3(model) or any(map(_is_fsdp, model.modules()))
 
 
-def inside(modules: Sequence[nn.Module], work: Callable[[], T]) -> T:
-    """Do work within the forward hooks of modules, and without their own forward; the first module is the outermost."""
-    for module in reversed(modules):
-        work = partial(_inside, module, work)
-    return work()
+def is_zero_3(model: nn.Module) -> bool:
+    """Return whether DeepSpeed keeps a part of each parameter on each process."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def _inside(module: nn.Module, work: Callable[[], T]) -> T:
-    with _answering(unwrapped(module), lambda *args, **kwargs: work()):
-        return module()  # type: ignore[no-any-return]
+def inside(model: nn.Module, base: nn.Module, work: Callable[[], T]) -> T:
+    """Do work within a forward pass of a model, in place of what the transformers model in it computes.
+
+    The hooks of all modules around it run as in a training step.
+
+    Args:
+        model: the model, as the engine has wrapped it.
+        base: the transformers model in it, without wrappers.
+        work: is called once, and its result is returned.
+    """
+    with _answering(base, lambda *args, **kwargs: work()):
+        return model()  # type: ignore[no-any-return]
 
 
 @contextmanager
-def calling(base: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """While open, each forward pass of a model also goes through the hooks of the modules around it."""
-    around = [module for module in modules if module is not base]
-    if not around:
+def calling(model: nn.Module, base: nn.Module) -> Iterator[None]:
+    """While open, each forward pass of a transformers model goes through the model around it, with its hooks."""
+    if model is base:
         yield
         return
     forward = base.forward
 
     @wraps(forward)
     def through(*args: Any, **kwargs: Any) -> Any:
-        return inside(around, lambda: forward(*args, **kwargs))
+        return inside(model, base, lambda: forward(*args, **kwargs))
 
     with _answering(base, through):
         yield
@@ -99,18 +94,6 @@ def compute_dtypes(model: nn.Module) -> set[torch.dtype]:
         policies = [module._get_fsdp_state()._mp_policy for module in sharded]  # nothing public tells it
     dtypes = {getattr(policy, "param_dtype", None) for policy in policies}
     return {dtype for dtype in dtypes if dtype is not None}
-
-
-def _path(model: nn.Module, inner: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules from a model down to a module inside it, without that one."""
-    name = next(name for name, module in model.named_modules() if module is inner)
-    for part in name.split(".") if name else ():
-        yield model
-        model = getattr(model, part)
-
-
-def _is_zero_3(model: nn.Module) -> bool:
-    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def _is_fsdp(module: nn.Module) -> bool:

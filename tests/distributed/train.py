@@ -113,6 +113,11 @@ def train(output_dir: Path, settings: Settings) -> None:
         per_device_train_batch_size=4 // processes,
         **({} if stage is None else {"deepspeed": _deepspeed(stage)}),
     )
+    if stage is not None:
+        import deepspeed
+
+        # It would compile an operation at its first start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if settings.fault:
         trainer.add_callback(Saboteur(settings.fault))
     if settings.engine.startswith("fsdp"):
