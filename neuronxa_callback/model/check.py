@@ -152,7 +152,7 @@ def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: fl
         )
     if neurons:
         names = {module: name for name, module in decoder.model.named_modules()}
-        with explained(decoder.layers, decoder.ffns, names, share):
+        with explained(decoder.layers, decoder.ffns, names, share, decoder.is_sharded):
             decoder.run([ids])
     return alone
 

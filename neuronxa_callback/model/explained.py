@@ -90,7 +90,11 @@ class _Record:
 
 @contextmanager
 def explained(
-    layers: Sequence[nn.Module], ffns: Sequence[Sequence[FFN]], names: Mapping[nn.Module, str], tolerance: float
+    layers: Sequence[nn.Module],
+    ffns: Sequence[Sequence[FFN]],
+    names: Mapping[nn.Module, str],
+    tolerance: float,
+    is_sharded: bool = False,
 ) -> Iterator[None]:
     """Watch one forward pass of one sentence, and check at each layer's end that the FFNs explain its blocks.
 
@@ -102,6 +106,8 @@ def explained(
         ffns: the FFNs that were found in each layer.
         names: the modules' names, for messages.
         tolerance: the share of a token's output that counts as rounding.
+        is_sharded: whether the layers' own hooks free their parameters at the end (FSDP, ZeRO 3). The check comes in
+            front of these hooks then, and does not see blocks that hooks of the layer run.
 
     Raises:
         UnreadableFFNError: a block holds neurons that are not read, or an FFN mixes tokens.
@@ -113,8 +119,7 @@ def explained(
                 hooks.callback(module.register_forward_pre_hook(record.keep_call, with_kwargs=True).remove)
                 hooks.callback(module.register_forward_hook(record.keep_output).remove)
             check = partial(_check_layer, record, its, names, tolerance)
-            # In front of the hooks by which FSDP frees the layer's parameters.
-            hooks.callback(unwrapped(layer).register_forward_hook(check, prepend=True).remove)
+            hooks.callback(unwrapped(layer).register_forward_hook(check, prepend=is_sharded).remove)
         yield
 
 
