@@ -272,14 +272,9 @@ def memory(setting: Setting, constants: Constants) -> Memory:
     return Memory(
         first=max(first for first, _ in peaks),
         others=max(other for _, other in peaks) if setting.ranks > 1 else 0,
-        first_cpu=max(2 * whole + scoring_memory(shape, setting.sentences), kept_sides(setting) * whole) + reports,
+        first_cpu=2 * whole + scoring_memory(shape, setting.sentences) + reports,
         others_cpu=reports if setting.ranks > 1 else 0,
     )
-
-
-def kept_sides(setting: Setting) -> int:
-    """Return how many sides the first process holds when a target's side is encoded: the one before is still there."""
-    return min(3, len(setting.sides))
 
 
 def encoding(shape: Shape, read: Reading, ranks: int, constants: Constants) -> tuple[float, float]:
