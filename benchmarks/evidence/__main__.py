@@ -17,6 +17,7 @@ from rich.console import Console
 from benchmarks.evidence import curves, data, tables
 from benchmarks.evidence.record import make_smaller, record
 from benchmarks.evidence.runs import ALL, RESULTS, Run, named
+from benchmarks.page import with_table
 from neuronxa_callback.training import overlay
 from neuronxa_callback.training.history import History
 
@@ -63,16 +64,8 @@ def rebuilt(page: str) -> str:
     recorded = [run for run in ALL if run.is_recorded]
     read = [curves.read(run.result) for run in recorded]
     for name, table in tables.all_tables(read).items():
-        page = _with_table(page, name, table)
+        page = with_table(page, name, table)
     return page
-
-
-def _with_table(page: str, name: str, table: str) -> str:
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise SystemExit(f"{PAGE} needs one {begin} and one {end} behind it.")
-    before, after = page.partition(begin)[0], page.partition(end)[2]
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
 def main() -> None:

@@ -201,8 +201,8 @@ class NeuronXAEvaluator:
             if pair.source not in encoded:
                 encoded.clear()  # frees the memory before the next side is encoded
                 encoded[pair.source] = encode(decoder, pair.source)
-            source, target = encoded[pair.source], encode(decoder, pair.target)
-            yield decoder.ranks.first_does(partial(measure, pair, source, target))
+            # No name for the sides here: it would keep them while the next one is encoded.
+            yield decoder.ranks.first_does(partial(measure, pair, encoded[pair.source], encode(decoder, pair.target)))
 
     def signature(self, pair: ParallelPairs, decoder: Decoder) -> Signature:
         """Return the choices behind a pair's numbers, as sacreBLEU signs its scores.
