@@ -135,7 +135,8 @@ class Ranks:
             float32 tensor (layers, sentences, features) on the CPU on the first process, None on the others.
         """
         longest = max(map(len, places))
-        part = torch.nn.functional.pad(values, (0, 0, 0, longest - values.shape[1])).contiguous()
+        missing = longest - values.shape[1]
+        part = (torch.nn.functional.pad(values, (0, 0, 0, missing)) if missing else values).contiguous()
         if dist.get_backend() == "gloo":
             part = part.cpu()
         parts = [torch.empty_like(part) for _ in places] if self.is_first else None

@@ -187,7 +187,8 @@ def _encode_pass(
 
 
 def _widened(values: Tensor, features: int) -> Tensor:
-    return nn.functional.pad(values, (0, features - values.shape[-1]))
+    missing = features - values.shape[-1]
+    return nn.functional.pad(values, (0, missing)) if missing else values  # pad copies in any case
 
 
 class _Share:
