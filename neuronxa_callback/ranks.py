@@ -89,6 +89,8 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """Run a block that fails on every process if it fails on any.
 
+        If it fails on several, the failure of the first of them counts, so that all processes decide alike.
+
         Raises:
             RankError: another process failed. It is a ValueError or a MemoryError if the other's error is one.
         """
@@ -99,10 +101,7 @@ class Ranks:
             raise  # the others do not come to the exchange below
         except Exception as raised:
             error = raised
-        failures = self.values(None if error is None else self._failure(error))
-        if error is not None:
-            raise error
-        _raise_first(failures)
+        self._raise_first(error)
 
     def first_does(self, work: Callable[[], T]) -> T:
         """Return what a function returns on the first process, which alone runs it, on every process.
@@ -111,17 +110,10 @@ class Ranks:
             Exception: any error of the function on the first process, and a RankError on the others.
         """
         result: T | None = None
-        error: Exception | None = None
-        if self.is_first:
-            try:
+        with self.together():
+            if self.is_first:
                 result = work()
-            except Exception as raised:
-                error = raised
-        result, failure = self.first_value((result, None if error is None else self._failure(error)))
-        if error is not None:
-            raise error
-        _raise_first([failure])
-        return result  # type: ignore[return-value]
+        return self.first_value(result)  # type: ignore[return-value]
 
     def gathered(self, values: Tensor, places: Sequence[Sequence[int]], total: int) -> Tensor | None:
         """Bring the processes' parts together on the first one.
@@ -133,34 +125,44 @@ class Ranks:
 
         Returns:
             float32 tensor (layers, sentences, features) on the CPU on the first process, None on the others.
+
+        Raises:
+            RankError: another process failed, as by lack of memory.
         """
-        longest = max(map(len, places))
-        missing = longest - values.shape[1]
-        part = (torch.nn.functional.pad(values, (0, 0, 0, missing)) if missing else values).contiguous()
+        longest, features = max(map(len, places)), values.shape[2]
         if dist.get_backend() == "gloo":
-            part = part.cpu()
-        parts = [torch.empty_like(part) for _ in places] if self.is_first else None
-        dist.gather(part, parts, dst=0)
-        if parts is None:
-            return None
-        whole = torch.zeros(values.shape[0], total, values.shape[2])
-        for its, rows in zip(parts, places, strict=True):
-            whole[:, list(rows)] = its[:, : len(rows)].cpu()
-        return whole
+            values = values.cpu()
+        whole = torch.zeros(0)
+        with self.together():
+            part = values.new_zeros(longest, features)
+            parts = [torch.empty_like(part) for _ in places] if self.is_first else None
+            if self.is_first:
+                whole = torch.zeros(len(values), total, features)
+        for layer, its in enumerate(values):  # one after the other, because a side may not fit twice into the memory
+            part[: len(its)] = its
+            dist.gather(part, parts, dst=0)
+            for rows, other in zip(places, parts or (), strict=False):
+                whole[layer, list(rows)] = other[: len(rows)].cpu()
+        return whole if self.is_first else None
 
-    def _failure(self, error: Exception) -> _Failure:
-        kinds = {ValueError: RankValueError, MemoryError: RankMemoryError}
+    def _raise_first(self, error: Exception | None) -> None:
+        """Raise the first of the processes' errors on all of them; its own where a process has the same one."""
+        kinds = {ValueError: RankValueError, MemoryError: RankMemoryError, torch.OutOfMemoryError: RankMemoryError}
         kind = next((other for own, other in kinds.items() if isinstance(error, own)), RankError)
-        return _Failure(kind, f"process {self.rank} failed: {type(error).__name__}: {error}")
-
-
-def _raise_first(failures: Sequence[_Failure | None]) -> None:
-    for failure in failures:
-        if failure is not None:
-            raise failure.kind(failure.message)
+        mine = None if error is None else _Failure(kind, f"{type(error).__name__}: {error}")
+        failures = self.values(mine)
+        for rank, first in enumerate(failures):
+            if first is not None:
+                if error is not None and first == mine:
+                    raise error
+                raise first.kind(f"process {rank} failed: {first.message}") from error
 
 
 def warn_on_first_alone(is_first: bool) -> None:
-    """Keep this package's warnings off the processes behind the first one, which would all say the same."""
-    if not is_first:
-        logging.getLogger("neuronxa_callback").setLevel(logging.ERROR)
+    """Keep this package's warnings off the processes behind the first one, which would all say the same.
+
+    A level that the user has given the package's logger stays.
+    """
+    logger = logging.getLogger("neuronxa_callback")
+    if not is_first and logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)

@@ -166,21 +166,21 @@ def _encode_pass(
     token_budget: int,
 ) -> dict[Representation, Tensor]:
     """Read each sentence once, on one of the processes, and return the results on the first (on the CPU)."""
-    ranks = decoder.ranks
-    dealt = shares(token_ids, token_budget, ranks.size)
+    readers = decoder.readers
+    dealt = shares(token_ids, token_budget, readers.size)
     places = [sorted(row for batch in its for row in batch) for its in dealt]
-    share = _Share(decoder, chosen, token_ids, token_pooling, places[ranks.rank])
-    with ranks.together():
-        share.read(dealt[ranks.rank], rounds=len(dealt[0]))
-    if any(ranks.values(bool(share.not_finite))):
-        with ranks.together():
+    with decoder.ranks.together():
+        share = _Share(decoder, chosen, token_ids, token_pooling, places[readers.rank])
+        share.read(dealt[readers.rank], rounds=len(dealt[0]))
+    if any(decoder.ranks.values(bool(share.not_finite))):
+        with decoder.ranks.together():
             share.raise_not_finite()
-    if ranks.size == 1:
+    if readers.size == 1:
         return {read: values.cpu() for read, values in share.encoded.items()}
     # A process that read no sentence does not know how many residual streams a layer has.
-    widths = ranks.values({read: values.shape[-1] for read, values in share.encoded.items()})
+    widths = readers.values({read: values.shape[-1] for read, values in share.encoded.items()})
     whole = {
-        read: ranks.gathered(_widened(values, max(its[read] for its in widths)), places, len(token_ids))
+        read: readers.gathered(_widened(values, max(its[read] for its in widths)), places, len(token_ids))
         for read, values in share.encoded.items()
     }
     return {read: values for read, values in whole.items() if values is not None}
@@ -237,7 +237,8 @@ class _Share:
         for number in range(rounds):
             try:
                 if number >= len(batches):
-                    self._run(self._spare)
+                    with self.decoder.in_one_step():
+                        self._run(self._spare)
                 elif not self.not_finite or self.decoder.in_step:
                     self._read(batches[number])
             except Exception as error:
@@ -248,15 +249,16 @@ class _Share:
             raise failed
 
     def _read(self, rows: Sequence[int]) -> None:
-        batch, device = [self._token_ids[row] for row in rows], self.decoder.device
-        lengths = torch.tensor([len(ids) for ids in batch], device=device)
-        # The source sums signed values. Their mean has the same cosines, and its size does not grow with the sentence.
-        pooling = {read: "average" if read == "signed" else self._token_pooling for read in self.chosen}
-        weights = {read: token_weights(lengths, how) for read, how in pooling.items()}
-        places = torch.tensor([self._places[row] for row in rows], device=device)
-        reader = Reader(self.decoder, self.chosen, self.encoded, weights, places)
-        with reader.watching(self.decoder.layers, self._deepest):
-            last_hidden = self._run(batch)
+        with self.decoder.in_one_step():
+            batch, device = [self._token_ids[row] for row in rows], self.decoder.device
+            lengths = torch.tensor([len(ids) for ids in batch], device=device)
+            # The source sums signed values. Their mean has the same cosines, and does not grow with the sentence.
+            pooling = {read: "average" if read == "signed" else self._token_pooling for read in self.chosen}
+            weights = {read: token_weights(lengths, how) for read, how in pooling.items()}
+            places = torch.tensor([self._places[row] for row in rows], device=device)
+            reader = Reader(self.decoder, self.chosen, self.encoded, weights, places)
+            with reader.watching(self.decoder.layers, self._deepest):
+                last_hidden = self._run(batch)
         reader.raise_fault()
         if not bool(torch.isfinite(last_hidden).all()):
             self.not_finite = batch
@@ -267,7 +269,7 @@ class _Share:
 
     def _run(self, batch: Sequence[Sequence[int]]) -> Tensor:
         """Run the layers that are read, and return the last one's hidden states (batch, tokens, hidden)."""
-        with self.decoder.first_layers(self._deepest), self.decoder.in_one_step():
+        with self.decoder.first_layers(self._deepest):
             return self.decoder.run(batch)
 
     def raise_not_finite(self) -> None:

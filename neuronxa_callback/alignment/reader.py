@@ -44,7 +44,7 @@ class Reader:
         self.encoded = encoded
         self.weights = weights
         self.places = places
-        self._error: Exception | None = None
+        self._fault: Exception | None = None
         self.due = {
             (read, layer, part)
             for read, layers in chosen.items()
@@ -63,24 +63,27 @@ class Reader:
             for read in self.chosen:
                 if read != "embedding":
                     ffns = [self.ffns[layer - 1] for layer in self.chosen[read]]
-                    hooks.enter_context(watch(ffns, read, partial(self._in_step, self.keep_ffn, read)))
+                    hooks.enter_context(watch(ffns, read, partial(self._later, self.keep_ffn, read)))
             inputs = [layers[layer] for layer in hidden]
-            keep_hidden = partial(self._in_step, self.keep_hidden)
+            keep_hidden = partial(self._later, self.keep_hidden)
             hooks.enter_context(watch_inputs(inputs, lambda index, values: keep_hidden(hidden[index], values)))
             if deepest < len(layers) and deepest in self.chosen.get("embedding", ()):
                 hooks.enter_context(watch_output(layers[deepest - 1], partial(keep_hidden, deepest)))
             yield
 
-    def _in_step(self, keep: Callable[..., None], *values: Any) -> None:
-        """Keep values. Where the other processes make the same pass, a fault waits until the pass has ended."""
-        if self._error is not None:
+    def _later(self, keep: Callable[..., None], *values: Any) -> None:
+        """Keep values. A fault waits for the end of the pass where the other processes make the same one.
+
+        Those of a tensor-parallel model also keep values together, so that a fault there cannot wait.
+        """
+        if self._fault is not None:
             return
         try:
             keep(*values)
         except Exception as error:
-            if not self.decoder.in_step:
+            if not self.decoder.in_step or self.decoder.tensor_mesh is not None:
                 raise
-            self._error = error
+            self._fault = error
 
     def keep_hidden(self, layer: int, values: Tensor) -> None:
         """Pool and keep the hidden states of a layer, of all its residual streams.
@@ -117,8 +120,8 @@ class Reader:
 
     def raise_fault(self) -> None:
         """Raise the fault that waited for the end of the pass, if there is one."""
-        if self._error is not None:
-            raise self._error
+        if self._fault is not None:
+            raise self._fault
 
     def end(self) -> None:
         """Raise UnreadableFFNError if a chosen layer was not read."""

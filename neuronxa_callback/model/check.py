@@ -120,7 +120,8 @@ def _one_sentence_for(decoder: Decoder) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            with decoder.in_one_step():  # other faults are those of the model, so that all processes have them
+                raise
         reason = " ".join(str(error).split())[:200].rstrip(". ")
         raise UnreadableFFNError(
             f"{type(decoder.base).__name__} cannot be checked on sentences of token ids "

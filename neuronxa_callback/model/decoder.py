@@ -43,8 +43,8 @@ class Decoder:
         streams_first: whether several residual streams stand before the batch, as in Gemma 3n.
         dtype: the arithmetic's data type, for the signature: "float32", "bfloat16/nf4", "float32/autocast-bfloat16",
             ... It names autocast if autocast was on when the decoder was found.
-        ranks: the processes that share the sentences. It is this process alone unless the caller says otherwise, and
-            then each process reads all sentences.
+        ranks: the processes that make this evaluation together, and so fail together.
+        readers: the processes that share the sentences. Otherwise each process reads all of them.
         is_sharded: whether each process has a part of each parameter (FSDP, ZeRO 3). Passes then go through `model`,
             whose hooks gather the parameters.
         in_step: whether all processes must make the same forward passes, because each has a part of the model.
@@ -64,6 +64,7 @@ class Decoder:
     streams_first: bool
     dtype: str
     ranks: Ranks
+    readers: Ranks
     is_sharded: bool
     in_step: bool
     tensor_mesh: Any
@@ -75,10 +76,11 @@ class Decoder:
         """Find the parts of a model, which may be plain, quantised or under PEFT, on any one device.
 
         Args:
-            model: the model, also as FSDP, DDP or DeepSpeed have wrapped or sharded it.
+            model: the model, also as FSDP or DDP have wrapped it. Of a DeepSpeed engine it is its `module`.
             tokenizer: its tokenizer.
-            ranks: the processes that share the sentences. All of them must make the same calls then. They share none
-                if the model is tensor parallel: each pass needs all of them with the same sentences.
+            ranks: the processes that share the sentences. All of them must make the same calls. None shares nothing.
+                The processes share nothing if the model is tensor parallel: each pass needs all of them with the same
+                sentences.
             device: the device for the model's input. None takes that of the input embeddings, which an engine may
                 have moved away.
 
@@ -87,8 +89,9 @@ class Decoder:
         """
         found = find_stack(model)
         device = device or found.base.get_input_embeddings().weight.device  # type: ignore[operator]
-        tensor_mesh = engine.tensor_parallel_mesh(found.base)
+        tensor_mesh = engine.tensor_parallel_mesh(model, found.base)
         is_sharded = engine.is_sharded(model)
+        group = Ranks.of_group() if is_sharded or tensor_mesh is not None else Ranks()
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -102,9 +105,10 @@ class Decoder:
             bidirectional=_is_bidirectional(found.config),
             streams_first=hasattr(found.config, "altup_num_inputs"),
             dtype=_compute_dtype(model, found.base, device),
-            ranks=Ranks() if ranks is None or tensor_mesh is not None else ranks,
+            ranks=ranks or group,
+            readers=Ranks() if ranks is None or tensor_mesh is not None else ranks,
             is_sharded=is_sharded,
-            in_step=Ranks.of_group().size > 1 and (tensor_mesh is not None or is_sharded),
+            in_step=group.size > 1,
             tensor_mesh=tensor_mesh,
         )
 
@@ -202,10 +206,10 @@ class Decoder:
 
     @contextmanager
     def in_one_step(self) -> Iterator[None]:
-        """Make passes that all processes make together, if the engine needs that.
+        """Prepare and make a pass that all processes make together, if the engine needs that.
 
         Raises:
-            OutOfStepError: a pass failed on this process, and the others wait for it in the middle of theirs.
+            OutOfStepError: the block failed on this process, and the others wait for it in the middle of the pass.
         """
         try:
             yield
@@ -284,21 +288,27 @@ class Decoder:
         and fails in the backward pass if it was gathered ahead (trl 1.16, deepspeed 0.19.8). So the block ends with a
         pass of another order, which DeepSpeed answers by forgetting.
 
+        FSDP 2 leaves some parameters gathered after a pass. They are freed.
+
         Raises:
             OutOfStepError: as in the block. The processes cannot make a pass together then.
         """
         with evaluation_mode(self.model, self.device):
-            is_together = True
             try:
                 yield
             except OutOfStepError:
-                is_together = False
                 raise
-            finally:
-                if is_together and self.is_sharded and engine.is_zero_3(self.model):
-                    token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-                    embeddings: Any = self.base.get_input_embeddings()  # type: ignore[operator]
-                    engine.inside(self.model, self.base, lambda: embeddings(token))
+            except Exception:
+                self._leave_no_trace()
+                raise
+            self._leave_no_trace()
+
+    def _leave_no_trace(self) -> None:
+        engine.free_gathered(self.model)
+        if engine.is_zero_3(self.model):
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            embeddings: Any = self.base.get_input_embeddings()  # type: ignore[operator]
+            engine.inside(self.model, self.base, lambda: embeddings(token))
 
 
 def _context_length(config: Any) -> int | None:

@@ -85,6 +85,19 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module if inner is None else unwrapped(inner)
 
 
+def free_gathered(model: nn.Module) -> None:
+    """Free the parameters that FSDP 2 has left gathered after a pass.
+
+    It expects a backward pass to use them again. Until then a model has copies of its parameters in their place, and
+    what is done to a copy is lost.
+    """
+    if _has_processes():
+        modules: list[Any] = list(model.modules())
+        for module in modules:
+            if isinstance(module, _fsdp().FSDPModule):
+                module.reshard()
+
+
 def compute_dtypes(model: nn.Module) -> set[torch.dtype]:
     """Return the data types to which FSDP turns parameters for a pass; none if it leaves them as they are."""
     modules: list[Any] = list(model.modules())
@@ -117,7 +130,7 @@ def _has_processes() -> bool:
 # -------------------------------------------------------------------------------------------------- tensor parallel
 
 
-def tensor_parallel_mesh(base: nn.Module) -> Any:
+def tensor_parallel_mesh(model: nn.Module, base: nn.Module) -> Any:
     """Return the mesh of the processes that split each layer's neurons among them; None if none do.
 
     transformers keeps it on the model (`tp_plan`). A model that was split by torch's `parallelize_module` has it in its
@@ -128,7 +141,7 @@ def tensor_parallel_mesh(base: nn.Module) -> Any:
         from torch.distributed.tensor import DTensor
 
         meshes = (parameter.device_mesh for parameter in base.parameters() if isinstance(parameter, DTensor))
-        mesh = next((its for its in meshes if "tp" in _names(its) or not is_sharded(base)), None)
+        mesh = next((its for its in meshes if "tp" in _names(its) or not is_sharded(model)), None)
     if mesh is None or mesh.ndim == 1:
         return mesh
     return mesh["tp"] if "tp" in _names(mesh) else None

@@ -327,6 +327,10 @@ def read_experts(module: Any, name: str) -> Experts | None:
     experts = OWN_FORMS.get(kind, Experts)(name, module, sign_preserving=False)
     if kind not in OWN_FORMS:
         weights = getattr(module, "gate_up_proj" if experts.gated else "up_proj", None)
+        if hasattr(weights, "ds_shape"):
+            raise UnreadableFFNError(
+                f"{name} ({kind}) is sharded by ZeRO 3, and its experts cannot be read then. Use FSDP or ZeRO 2."
+            )
         if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.dim() != 3:
             raise UnreadableFFNError(
                 f"{name} ({kind}) holds no gated experts in one unquantised tensor gate_up_proj. Load the model "

@@ -34,7 +34,7 @@ def outputs(modules: Sequence[nn.Module], receive: Receive, layer: nn.Module | N
     arrived: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-        arrived.append(output)
+        arrived.append(_local(output))
         if len(arrived) == len(modules):
             total = arrived[0] if len(arrived) == 1 else sum(arrived[1:], start=arrived[0])
             arrived.clear()
@@ -53,9 +53,14 @@ def inputs(module: nn.Module, receive: Receive, layer: nn.Module | None = None) 
     """While open, hand over the module's first argument at each of its runs; see `outputs` for `layer`."""
     with ExitStack() as hooks:
         active = hooks.enter_context(_running(layer))
-        handle = module.register_forward_pre_hook(lambda _, args: receive(args[0]) if active() else None)
+        handle = module.register_forward_pre_hook(lambda _, args: receive(_local(args[0])) if active() else None)
         hooks.callback(handle.remove)
         yield
+
+
+def _local(tensor: Any) -> Any:
+    """Return what this process has of a tensor. Tensor parallel in transformers 4.57 hands over distributed ones."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @contextmanager

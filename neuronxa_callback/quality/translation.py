@@ -97,20 +97,22 @@ def translate(
     with ranks.together():
         endings = _endings(decoder, sentences, prompts)
         generation = _greedy(decoder, prompts.end.tokens)
-    dealt = shares(prompts.token_ids, token_budget or default_token_budget(decoder), ranks.size)
-    mine, spare = dealt[ranks.rank], min(prompts.token_ids, key=len)
+    dealt = shares(prompts.token_ids, token_budget or default_token_budget(decoder), decoder.readers.size)
+    mine, spare = dealt[decoder.readers.rank], min(prompts.token_ids, key=len)
     with ranks.together(), decoder.evaluation_mode(), _generating_with(decoder, generation):
         generated: dict[int, list[int]] = {}
         for rows in mine:
-            answers = _generate(decoder, [prompts.token_ids[row] for row in rows], [endings[row] for row in rows])
+            with decoder.in_one_step():
+                answers = _generate(decoder, [prompts.token_ids[row] for row in rows], [endings[row] for row in rows])
             generated |= zip(rows, answers, strict=True)
         if len(mine) < len(dealt[0]):  # the other processes generate once more
-            _generate(decoder, [spare], [_Ending(limit=1, lines=None, text="")])
+            with decoder.in_one_step():
+                _generate(decoder, [spare], [_Ending(limit=1, lines=None, text="")])
         made = {
             row: _finish(decoder.tokenizer, token_ids, endings[row], generation.eos_token_id)
             for row, token_ids in generated.items()
         }
-    of_all = {row: each for its in ranks.values(made) for row, each in its.items()}
+    of_all = {row: each for its in decoder.readers.values(made) for row, each in its.items()}
     texts = tuple(of_all[row][0] for row in range(len(sentences)))
     return Translations(texts, sum(not text for text in texts), sum(cut for _, cut in of_all.values()))
 
@@ -286,14 +288,13 @@ def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], endings: Seque
     input_ids = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
     stop = _Stop(decoder.tokenizer, longest, endings)
-    with decoder.in_one_step():
-        output = generator.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            max_new_tokens=max(ending.limit for ending in endings),
-            stopping_criteria=StoppingCriteriaList([stop]),
-            synced_gpus=decoder.in_step,
-        )
+    output = generator.generate(
+        input_ids=input_ids,
+        attention_mask=mask,
+        max_new_tokens=max(ending.limit for ending in endings),
+        stopping_criteria=StoppingCriteriaList([stop]),
+        synced_gpus=decoder.in_step,
+    )
     return output[:, longest:].tolist()  # type: ignore[no-any-return]
 
 

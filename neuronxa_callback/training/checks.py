@@ -46,11 +46,12 @@ def check_one_trainer(callback: TrainerCallback, moment: Moment) -> None:
 def check_engine(moment: Moment) -> None:
     """Raise ValueError if the processes split each sentence among them, because no process sees a whole one then."""
     parallel = getattr(moment.trainer.accelerator, "parallelism_config", None)
-    if getattr(parallel, "sp_enabled", False):
-        raise ValueError(
-            "NeuronXA cannot measure a model whose sentences are split over processes (sequence parallel, sp_size of "
-            "ParallelismConfig); train without it, or score the checkpoints afterwards with `neuronxa sweep`."
-        )
+    for size, is_on in (("sp_size", "sp_enabled"), ("cp_size", "cp_enabled")):
+        if getattr(parallel, is_on, False):
+            raise ValueError(
+                f"NeuronXA cannot measure a model whose sentences are split over processes ({size} of accelerate's "
+                "ParallelismConfig); train without it, or score the checkpoints afterwards with `neuronxa sweep`."
+            )
 
 
 def check_floor(rule: StoppingRule, evaluator: NeuronXAEvaluator) -> None:

@@ -24,6 +24,7 @@ from transformers.integrations import TensorBoardCallback
 from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.report import AlignmentReport
+from neuronxa_callback.model import engine
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.training.maps import run_maps
@@ -164,7 +165,7 @@ class Moment:
         """
         with self.ranks.together():
             # An engine may keep the embeddings on another device than it computes on.
-            device = self.args.device if self.ranks.size > 1 else None
+            device = self.args.device if self.ranks.size > 1 or engine.is_sharded(self.model) else None
             return Decoder.find(self.model, self.tokenizer(tokenizer), self.ranks, device)
 
     def show_layers(self, report: AlignmentReport, n: int) -> None:

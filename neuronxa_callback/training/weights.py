@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuronxa_callback.model.engine import free_gathered
+
 # How much of a model is looked at: it happens at each step, so it must cost next to nothing. An average of the weights
 # differs nearly everywhere, so a few values show it.
 TENSORS = 16
@@ -32,6 +34,7 @@ class Weights:
     @classmethod
     def of(cls, model: nn.Module) -> Weights:
         """Look at a model. Nothing waits for the accelerator."""
+        free_gathered(model)  # what FSDP 2 leaves after an evaluation is gone by the next look
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad and _is_readable(parameter)]
         parameters = tuple(trained[place] for place in _spread(len(trained), TENSORS))
         return cls(_adapters(model), parameters, tuple(map(_some_values, parameters)))

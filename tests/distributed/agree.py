@@ -15,6 +15,12 @@ def fail_on(rank: int, error: Exception) -> None:
         raise error
 
 
+def raise_one_of(errors: dict[int, Exception]) -> None:
+    """Raise this process's error, if it has one."""
+    if ranks.rank in errors:
+        raise errors[ranks.rank]
+
+
 dist.init_process_group("gloo")
 ranks = Ranks.of_group()
 assert ranks == Ranks(dist.get_rank(), 3)
@@ -31,6 +37,12 @@ with pytest.raises(MemoryError), ranks.together():
     fail_on(2, MemoryError())
 with pytest.raises((RankError, KeyError)):
     ranks.first_does(lambda: fail_on(0, KeyError("missing")))
+
+# Where several fail, the first of them decides for all.
+with pytest.raises(MemoryError), ranks.together():
+    raise_one_of({1: MemoryError(), 2: ValueError("too late")})
+with pytest.raises(KeyError), ranks.together():
+    raise KeyError("the same on all")
 
 # Sentences that were dealt unevenly, and to one process none, come back in their places.
 places = [[0, 3], [1], []]

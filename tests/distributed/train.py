@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerState
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality, StoppingRule
@@ -60,6 +61,7 @@ class Saboteur(TrainerCallback):
     * "pass": a layer's forward pass.
     * "memory": the first forward pass, by lack of memory.
     * "twice": an FFN calls its gate twice, which is found within the pass.
+    * "nan": an FFN gets NaN.
     """
 
     def __init__(self, fault: str) -> None:
@@ -73,10 +75,12 @@ class Saboteur(TrainerCallback):
         elif state.global_step == 2 and args.process_index == args.world_size - 1:
             self.handle.remove()
 
-    def fail(self, ffn: Any, args: Any) -> None:
+    def fail(self, ffn: Any, args: Any) -> Any:
         """Fail in evaluation mode."""
         if ffn.training:
-            return
+            return None
+        if self.fault == "nan":
+            return (args[0] * float("nan"),)
         if self.fault == "twice":
             ffn.gate_proj(args[0])
         elif self.fault == "memory":
@@ -84,6 +88,15 @@ class Saboteur(TrainerCallback):
             raise torch.OutOfMemoryError("out of memory")
         elif self.fault:
             raise RuntimeError("the pass failed")
+        return None
+
+
+class Sharded(TrainerCallback):
+    """Check that an evaluation leaves no parameter of FSDP 2 gathered. The callback's own turn comes before."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Check the model."""
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def callback_of(settings: Settings) -> NeuronXACallback:
@@ -120,6 +133,8 @@ def train(output_dir: Path, settings: Settings) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if settings.fault:
         trainer.add_callback(Saboteur(settings.fault))
+    if settings.engine == "fsdp2":
+        trainer.add_callback(Sharded())
     if settings.engine.startswith("fsdp"):
         trainer.model = trainer.model_wrapped = _sharded(trainer.model, settings.engine)
         # On the CPU accelerate would wrap the model by DDP.
@@ -131,7 +146,10 @@ def train(output_dir: Path, settings: Settings) -> None:
         raise
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    result = {"log": trainer.state.log_history, "step": trainer.state.global_step, "error": error}
+    log, again = list(trainer.state.log_history), {}
+    if settings.engine == "ddp" and settings.watched and not settings.fault:
+        again = trainer.evaluate()  # outside training
+    result = {"again": again, "log": log, "step": trainer.state.global_step, "error": error}
     (output_dir / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(result))
     weights = _whole_weights(trainer.model, settings.engine)
     if trainer.args.process_index == 0:
