@@ -23,19 +23,6 @@ PRINTING = timedelta(minutes=1)
 WRONG_USAGE = 2  # Typer's exit code for options that it cannot read
 
 
-def are_several() -> bool:
-    """Return whether a launcher started several processes, each of which runs this command.
-
-    Some clusters set RANK and WORLD_SIZE for their machines. Launchers of processes also set LOCAL_RANK.
-    """
-    return {"RANK", "LOCAL_RANK"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first() -> bool:
-    """Return whether this process is the only one or the first of several."""
-    return not are_several() or os.environ["RANK"] == "0"
-
-
 @contextmanager
 def processes() -> Iterator[Ranks]:
     """Yield the processes that share the block's work, or this one alone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator, PairsLike
 from neuronxa_callback.alignment.settings import AlignmentSettings
+from neuronxa_callback.launcher import is_first
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.metrics import Metric
 from neuronxa_callback.quality.settings import Quality
@@ -113,7 +113,7 @@ class NeuronXACallback(TrainerCallback):
         max_overhead: float = 0.1,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        warn_on_first_alone(os.environ.get("RANK", "0") == "0")
+        warn_on_first_alone(is_first())
         if not is_interval(eval_steps):
             raise ValueError(f"eval_steps={eval_steps!r} must be a whole number of steps, or below 1 a share of all.")
         if on_error not in ("warn", "raise"):
