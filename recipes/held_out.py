@@ -147,28 +147,31 @@ def _quality_metrics(pairs: Pairs) -> tuple[tuple[Metric, ...], str | None]:
         return tuple(metric for metric in METRICS if metric in names), left_out
 
 
-def test_scores(
+def test_scorer(
     model: torch.nn.Module, tokenizer: Any, held_out: HeldOut, methods: Sequence[Method], prompt: Prompt
-) -> dict[str, float]:
-    """Score alignment, and translations in both directions, on the test pairs of the languages that are trained on.
+) -> Callable[[], dict[str, float]]:
+    """Encode the test pairs of the languages that are trained on, and translate them in both directions.
 
-    All processes of the training call it together.
+    All processes of the training call it together, because each may have only a part of the model.
 
     Returns:
-        the scores by the names of their methods and metrics. They are empty if there is no test, and on every process
-        but the first.
+        a function that scores what was made, for the first process to call alone. It returns the scores of alignment
+        and of the translations, by the names of their methods and metrics. They are empty if there is no test.
     """
     test = trained(held_out.test, held_out.languages)
     if not test:
-        return {}
+        return dict
     decoder = Decoder.find(model, tokenizer, ranks=Ranks.of_group())
     alignment = NeuronXAEvaluator(test, methods).score(decoder)
-    with QualityEvaluator(held_out.metrics, test, "both", prompt) as quality:
-        translated = quality.translate(decoder)
-        if not Ranks.of_group().is_first:
-            return {}
-        report = quality.score(translated)
-        report.wait()
+    quality = QualityEvaluator(held_out.metrics, test, "both", prompt)
+    translated = quality.translate(decoder)
+
+    def scores() -> dict[str, float]:
+        with quality:
+            report = quality.score(translated)
+            report.wait()
         means = {metric: report.mean(metric) for metric in report.metrics}
-    found: dict[str, float] = {str(method): score for method, score in alignment.score.items()}
-    return found | {metric: mean for metric, mean in means.items() if mean is not None}
+        found: dict[str, float] = {str(method): score for method, score in alignment.score.items()}
+        return found | {metric: mean for metric, mean in means.items() if mean is not None}
+
+    return scores

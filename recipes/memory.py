@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import processes
 import psutil
 import torch
@@ -9,6 +11,7 @@ from preflight import PreflightError
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig
 
+from neuronxa_callback import launcher
 from neuronxa_callback.model.dense import DenseFFN
 from neuronxa_callback.model.neurons import find_ffns
 
@@ -20,8 +23,9 @@ def estimate(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -
 
     The number is arithmetic and not a measurement. It adds up
 
-    * the weights in their dtype; where FSDP or ZeRO 3 splits them over the processes, its own part, and two layers
-      that it has gathered; 4-bit weights are split after each process has loaded them whole,
+    * the weights in their dtype; where FSDP or ZeRO 3 splits them over the processes, its own part of the layers, two
+      layers that it has gathered, and the embeddings and the head whole, which FSDP gathers together;
+      4-bit weights are split after each process has loaded them whole,
     * LoRA's weights with their gradient and Adam's two moments in float32,
     * the activations; with gradient checkpointing these are one hidden state a layer and all those of a single layer,
     * the logits of a full batch with a float32 copy and their gradient.
@@ -40,10 +44,10 @@ def estimate(model: torch.nn.Module, args: SFTConfig, model_args: ModelConfig) -
     states = tokens * config.num_hidden_layers * config.hidden_size * width
     activations = states + layer if args.gradient_checkpointing else layer * config.num_hidden_layers
     logits = tokens * config.vocab_size * (width + 4 + width)
-    weights = _weights(model, model_args, width)
+    ends, layers = _weights(model, model_args, width)
     if processes.is_sharded(args) and not (model_args.load_in_4bit or model_args.load_in_8bit):
-        weights *= min(1.0, 1 / args.world_size + 2 / config.num_hidden_layers)
-    return int(weights + adapter + activations + logits)
+        layers *= min(1.0, 1 / args.world_size + 2 / config.num_hidden_layers)
+    return int(ends + layers + adapter + activations + logits)
 
 
 def _ffn_width(model: torch.nn.Module) -> int:
@@ -58,14 +62,16 @@ def _ffn_width(model: torch.nn.Module) -> int:
     )
 
 
-def _weights(model: torch.nn.Module, model_args: ModelConfig, width: int) -> float:
-    """Return the bytes of the loaded model. bitsandbytes does not quantise the embeddings and the head."""
+def _weights(model: torch.nn.Module, model_args: ModelConfig, width: int) -> tuple[float, float]:
+    """Return the bytes of the loaded embeddings and head, which bitsandbytes does not quantise, and of all the rest."""
     # A weight takes four bits and a 64th of a float32 scale, or eight bits, or the bytes of its dtype.
     quantised = 0.5 + 4 / 64 if model_args.load_in_4bit else 1.0 if model_args.load_in_8bit else float(width)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
-    outside = {id(parameter) for module in ends if module is not None for parameter in module.parameters()}
-    parameters = model.parameters()
-    return sum(parameter.numel() * (width if id(parameter) in outside else quantised) for parameter in parameters)
+    # Tied ones count once.
+    outside = {id(p): p.numel() for module in ends if module is not None for p in module.parameters()}
+    at_ends = sum(outside.values())
+    inside = sum(parameter.numel() for parameter in model.parameters()) - at_ends
+    return float(at_ends * width), inside * quantised
 
 
 def _lora_parameters(model: torch.nn.Module, model_args: ModelConfig) -> int:
@@ -76,14 +82,18 @@ def _lora_parameters(model: torch.nn.Module, model_args: ModelConfig) -> int:
 
 
 def available(args: SFTConfig) -> int:
-    """Return the bytes that are free on the device that the Trainer will use."""
+    """Return the bytes that are free for this process on the device that the Trainer will use.
+
+    A process has a GPU of its own. It shares the memory of a CPU with the others on its machine.
+    """
     if args.device.type == "cuda":
         return int(torch.cuda.mem_get_info(args.device)[0])
-    return int(psutil.virtual_memory().available)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launcher.are_several() else 1
+    return int(psutil.virtual_memory().available) // sharing
 
 
 def check(needed: int, args: SFTConfig) -> None:
-    """Raise PreflightError if the run needs more memory than the device has free."""
+    """Raise PreflightError if the process needs more memory than the device has free for it."""
     free = available(args)
     if needed > free:
         raise PreflightError(

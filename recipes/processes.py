@@ -19,6 +19,7 @@ from text_rows import TextError
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import SFTConfig
 
+from neuronxa_callback import launcher
 from neuronxa_callback.files import RecordError
 from neuronxa_callback.ranks import RankError
 from neuronxa_callback.text.pairs import PairsError
@@ -41,12 +42,19 @@ def run(main: Callable[..., None], types: Sequence[type]) -> None:
     try:
         main(*settings.parse(types))
     except REFUSALS as error:
-        # Settings are refused before the processes have met, so the variable tells them apart.
-        if os.environ.get("RANK", "0") != "0":
+        # Settings are refused before the processes have met, so the launcher's variables tell them apart.
+        if not launcher.is_first():
             time.sleep(GRACE)
         raise SystemExit(str(error)) from None
+    leave()
+
+
+def leave() -> None:
+    """Leave the process group, if there is one. All processes must call it at about the same time, because of NCCL.
+
+    Left to the interpreter's end, gloo's threads at times abort it.
+    """
     if torch.distributed.is_initialized():
-        # Left to the interpreter's end, gloo's threads at times abort it.
         torch.distributed.destroy_process_group()
 
 
@@ -56,7 +64,7 @@ def check(args: SFTConfig) -> None:
     Raises:
         PreflightError: they do not.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = int(os.environ["WORLD_SIZE"]) if launcher.are_several() else 1
     if started != args.world_size:
         raise PreflightError(
             f"{started} processes were started, and each thinks that it is alone, because there is no GPU; give "

@@ -23,7 +23,6 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.prompts import Prompt
-from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.training.history import History
 from neuronxa_callback.training.stopping import still_stops
 from neuronxa_callback.vocabulary import Direction, Method, help_of
@@ -194,43 +193,48 @@ def finish(
 ) -> None:
     """Score the test pairs, write the model card, and merge the adapter if the settings say so.
 
-    All processes take part in scoring, because each may have only a part of the model. The first one writes, and the
-    others wait for it.
+    All processes encode and translate, because each may have only a part of the model. The first one does the rest. The
+    others end before that, so that its length is not bounded by `ddp_timeout`.
     """
     with trainer.accelerator.autocast():  # as the callback scores during training
-        test_scores = held_out.test_scores(trainer.model, trainer.processing_class, held, methods_of(watch), prompt)
+        test_scores = held_out.test_scorer(trainer.model, trainer.processing_class, held, methods_of(watch), prompt)
+    processes.leave()
+    if not trainer.is_world_process_zero():
+        return
+    card = run_report.write(
+        Path(trainer.args.output_dir),
+        run_report.Run(
+            base_model=str(model_args.model_name_or_path),
+            recipe=Path(sys.argv[0]).name,
+            languages=held.languages,
+            command=_command(trainer.args.world_size),
+            processes=_processes(trainer),
+            step=_step_of_weights(trainer),
+            stopped=_why_stopped(trainer),
+            watched=held.watched_name,
+            tested=held.test_name,
+            test_scores=test_scores(),
+            counts=counts,
+            notes=[held.left_out] if held.left_out else [],
+            fingerprints=_fingerprints(held),
+        ),
+    )
+    if watch.merge:
+        with processes.whole_models(trainer.args):
+            run_report.merge(Path(trainer.args.output_dir), model_args)
+    print(f"The model card, with curves and scores, is {card}")
 
-    def write() -> None:
-        card = run_report.write(
-            Path(trainer.args.output_dir),
-            run_report.Run(
-                base_model=str(model_args.model_name_or_path),
-                recipe=Path(sys.argv[0]).name,
-                languages=held.languages,
-                command=["python", *sys.argv],
-                processes=_processes(trainer),
-                step=_step_of_weights(trainer),
-                stopped=_why_stopped(trainer),
-                watched=held.watched_name,
-                tested=held.test_name,
-                test_scores=test_scores,
-                counts=counts,
-                notes=[held.left_out] if held.left_out else [],
-                fingerprints=_fingerprints(held),
-            ),
-        )
-        if watch.merge:
-            with processes.whole_models(trainer.args):
-                run_report.merge(Path(trainer.args.output_dir), model_args)
-        print(f"The model card, with curves and scores, is {card}")
 
-    Ranks.of_group().first_does(write)
+def _command(size: int) -> list[str]:
+    """Return the command of the run. What the launcher was told beside the number of processes is not known here."""
+    return ["accelerate", "launch", "--num_processes", str(size), *sys.argv] if size > 1 else ["python", *sys.argv]
 
 
 def _processes(trainer: SFTTrainer) -> str | None:
     """Return how many processes train and by which engine; None if there is one process."""
-    size = trainer.args.world_size
-    return f"{size}, {trainer.accelerator.distributed_type.value}" if size > 1 else None
+    size, plugin = trainer.args.world_size, trainer.args.deepspeed_plugin
+    stage = f" ZeRO {plugin.zero_stage}" if plugin is not None else ""
+    return f"{size}, {trainer.accelerator.distributed_type.value}{stage}" if size > 1 else None
 
 
 def _step_of_weights(trainer: SFTTrainer) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -30,6 +31,7 @@ from transformers.integrations.deepspeed import (
 )
 from trl import ModelConfig, SFTConfig, get_quantization_config
 
+from neuronxa_callback.text.embedded import embedded
 from tests.support import ROOT, make_tokenizer, score_lines, tiny_llama
 
 pytestmark = pytest.mark.recipe
@@ -110,7 +112,12 @@ def test_the_launcher_knows_every_option(file: Path) -> None:
 def test_a_file_starts_the_engine_that_it_is_named_for(launched: Any, engines: tuple[bool, ...], count: int) -> None:
     assert (launched.multi_gpu, launched.use_fsdp, launched.use_deepspeed) == engines
     assert launched.num_processes == count
-    assert launched.mixed_precision == ("no" if launched.use_cpu else "bf16")
+
+
+@pytest.mark.parametrize("launched", ["one-gpu.yaml", "ddp.yaml", "fsdp2.yaml"], indirect=True)
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "no")])
+def test_the_recipe_and_not_the_file_says_bf16(launched: Any, bf16: bool, precision: str, tmp_path: Path) -> None:
+    assert SFTConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=bf16).mixed_precision == precision
 
 
 @pytest.mark.parametrize("launched", ["one-gpu.yaml"], indirect=True)
@@ -138,6 +145,10 @@ def test_the_plugin_of_deepspeed_is_that_of_the_stage(launched: Any, stage: int)
     # The Trainer fills in what the recipe says.
     assert plugin.deepspeed_config["gradient_accumulation_steps"] == "auto"
     assert plugin.deepspeed_config["gradient_clipping"] == "auto"
+    # As the Trainer does by the recipe's bf16, which the file does not name.
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "no"
+    plugin.set_mixed_precision("bf16")
+    assert plugin.deepspeed_config["bf16"]["enabled"] is True
 
 
 def test_the_page_has_every_file() -> None:
@@ -156,7 +167,6 @@ def sft_config(folder: Path, **given: Any) -> SFTConfig:
 def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SFTConfig, "device", property(lambda args: torch.device("cuda", 0)))
     monkeypatch.setattr(SFTConfig, "world_size", property(lambda args: 8))
-    monkeypatch.setenv("WORLD_SIZE", "8")
 
 
 @pytest.mark.usefixtures("on_gpus")
@@ -186,9 +196,12 @@ def test_memory_counts_the_part_that_a_process_keeps(tmp_path: Path, monkeypatch
 
     whole, whole_4_bit = needed(), needed(load_in_4bit=True)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    weights = 2 * sum(parameter.numel() for parameter in tiny_llama(num_hidden_layers=16).parameters())
-    # An eighth, and two of 16 layers. In 4-bit each process loads all weights before they are split.
-    assert whole - needed() == pytest.approx(weights * (1 - 1 / 8 - 2 / 16), abs=2)
+    # Hidden 32, FFN 48, keys and values 16: queries and output, keys and values, FFN, two norms. Behind them a norm.
+    layers = 16 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32) + 32
+    # A process has an eighth, and two of 16 layers, so it saves three quarters, at two bytes a weight. The embeddings
+    # and the head are gathered whole. In 4-bit each process loads all weights before they are split.
+    assert layers == 123_936
+    assert whole - needed() == 185_904
     assert needed(load_in_4bit=True) == whole_4_bit
 
 
@@ -231,13 +244,24 @@ def test_processes_that_think_they_are_alone_are_refused(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("with a GPU they find each other")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     config = str(RECIPES / "configs" / "icelandic-sft-smoke.yaml")
     given = ["--model_name_or_path", str(model), "--output_dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", [SFT, "--config", config, *given])
     with pytest.raises(SystemExit, match="2 processes were started, and each thinks that it is alone"):
         runpy.run_path(SFT, run_name="__main__")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_cluster_says_of_its_machines_is_no_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    args = sft_config(tmp_path, use_cpu=True)
+    assert args.world_size == 1
+    processes.check(args)
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -268,6 +292,11 @@ def test_a_refused_run_says_why_once(model: Path, tmp_path: Path) -> None:
 def test_two_processes_train_and_score_as_one_does(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held_out = tmp_path / "held-out.tsv"
+    columns = [embedded("heldout.tsv")[code][:6] for code in ("eng_Latn", "isl_Latn")]
+    rows = [("eng_Latn", "isl_Latn"), *zip(*columns, strict=True)]
+    held_out.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
     def arguments(name: str, batch: int) -> list[str]:
         config = str(RECIPES / "configs" / "icelandic-sft-smoke.yaml")
         given = ["--config", config, "--model_name_or_path", str(model), "--output_dir", str(tmp_path / name)]
@@ -285,7 +314,8 @@ def test_two_processes_train_and_score_as_one_does(
             "--train_pairs",
             "40",
         ]
-        return [*given, "--held_out_pairs", "3", "--per_device_train_batch_size", str(batch)]
+        given += ["--held_out", str(held_out), "--held_out_pairs", "3"]
+        return [*given, "--per_device_train_batch_size", str(batch)]
 
     monkeypatch.setattr(sys, "argv", [SFT, *arguments("one", 4)])
     runpy.run_path(SFT, run_name="__main__")
@@ -310,5 +340,23 @@ def test_two_processes_train_and_score_as_one_does(
     weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor)
-    assert "| processes | 2, MULTI_CPU |" in (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
-    assert "| processes |" not in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+    losses = [
+        [log["loss"] for log in raw_state["log_history"] if "loss" in log]
+        for raw_state in (
+            json.loads((tmp_path / name / "checkpoint-2" / "trainer_state.json").read_text(encoding="utf-8"))
+            for name in ("one", "two")
+        )
+    ]
+    assert len(losses[0]) == 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    cards = [(tmp_path / name / "README.md").read_text(encoding="utf-8") for name in ("one", "two")]
+    tests = [re.search(r"^## Test$.*?(?=^## )", card, re.DOTALL | re.MULTILINE) for card in cards]
+    assert tests[0] is not None
+    assert tests[1] is not None
+    assert "the next 3 pairs of held-out.tsv" in tests[0][0]
+    assert len(re.findall(r"^\| (?:NASCA|chrF|BLEU)\b.* \d", tests[0][0], re.MULTILINE)) >= 3
+    assert tests[1][0] == tests[0][0]
+    assert "| processes | 2, MULTI_CPU |" in cards[1]
+    assert f"accelerate launch --num_processes 2 {SFT} --config" in cards[1]
+    assert "| processes |" not in cards[0]
+    assert f"python {SFT} --config" in cards[0]

@@ -147,10 +147,10 @@ def test_the_test_at_the_end_scores_both_ways_and_no_control(tmp_path: Path) -> 
         quality_scores = {metric: report.mean(metric) for metric in ("chrf", "bleu")}
     scores = NeuronXAEvaluator(held.test[:1], ("nasca", "mexa"))(model, tokenizer).score
     alignment = {str(method): score for method, score in scores.items()}
-    found = held_out.test_scores(model, tokenizer, held, ["nasca", "mexa"], PLAIN_PROMPT)
-    assert found == alignment | quality_scores
+    scores_of_test = held_out.test_scorer(model, tokenizer, held, ["nasca", "mexa"], PLAIN_PROMPT)
+    assert scores_of_test() == alignment | quality_scores
 
 
 def test_no_test_has_no_scores() -> None:
     held = held_out.load("embedded", ICELANDIC, 10)
-    assert held_out.test_scores(tiny_llama(), make_tokenizer(), held, ["nasca"], PLAIN_PROMPT) == {}
+    assert held_out.test_scorer(tiny_llama(), make_tokenizer(), held, ["nasca"], PLAIN_PROMPT)() == {}

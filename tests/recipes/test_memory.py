@@ -59,7 +59,7 @@ def test_weights_are_what_bitsandbytes_really_loads(tmp_path: Path) -> None:
         tmp_path / "model", quantization_config=quantised, dtype=torch.float32
     )
     asked = ModelConfig(str(tmp_path / "model"), dtype="float32", load_in_4bit=True, **LORA)
-    estimate = memory._weights(preflight.empty_model(asked), asked, 4)
+    estimate = sum(memory._weights(preflight.empty_model(asked), asked, 4))
     # What it leaves out are the scales, which get_memory_footprint leaves out too, and norms in float32.
     scales = sum(m.weight.numel() / 2 for m in loaded.modules() if type(m).__name__ == "Linear4bit") * 2 / 64 * 4
     assert estimate == pytest.approx(loaded.get_memory_footprint() + scales, rel=0.05)
@@ -103,6 +103,18 @@ def test_memory_grows_with_the_batch_and_the_length_alike(tmp_path: Path) -> Non
     assert needed(per_device_train_batch_size=3) - one == 2 * (states + layer + logits)
     assert needed(per_device_train_batch_size=1, max_length=192) == needed(per_device_train_batch_size=3)
     assert needed(per_device_train_batch_size=1, gradient_checkpointing=False) - one == 2 * layer - states
+
+
+def test_processes_share_the_memory_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = sft_config(tmp_path, use_cpu=True)
+    assert args.device.type == "cpu"
+    alone = memory.available(args)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert memory.available(args) == pytest.approx(alone, rel=0.3)  # no launcher of processes says so
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert memory.available(args) == pytest.approx(alone / 4, rel=0.3)
 
 
 @pytest.mark.parametrize("kind", ["sft", "cpt"])
