@@ -16,7 +16,13 @@ T = TypeVar("T")
 
 
 class RankError(RuntimeError):
-    """Another process failed, so that this one has no result either. The message names the process and its error."""
+    """Another process failed, so that this one has no result either. The message names the process and its error.
+
+    Attributes:
+        error: the name of the error's class.
+    """
+
+    error = ""
 
 
 class RankValueError(RankError, ValueError):
@@ -39,7 +45,14 @@ class _Failure:
     """What the other processes learn of an error. An exception itself may not survive the way."""
 
     kind: type[RankError]
-    message: str
+    name: str
+    text: str
+
+    def seen_from(self, rank: int) -> RankError:
+        """Return what another process raises if the error is that of this rank."""
+        error = self.kind(f"process {rank} failed: {self.name}: {self.text}")
+        error.error = self.name
+        return error
 
 
 @dataclass(frozen=True)
@@ -149,13 +162,13 @@ class Ranks:
         """Raise the first of the processes' errors on all of them; its own where a process has the same one."""
         kinds = {ValueError: RankValueError, MemoryError: RankMemoryError, torch.OutOfMemoryError: RankMemoryError}
         kind = next((other for own, other in kinds.items() if isinstance(error, own)), RankError)
-        mine = None if error is None else _Failure(kind, f"{type(error).__name__}: {error}")
+        mine = None if error is None else _Failure(kind, type(error).__name__, str(error))
         failures = self.values(mine)
         for rank, first in enumerate(failures):
             if first is not None:
                 if error is not None and first == mine:
                     raise error
-                raise first.kind(f"process {rank} failed: {first.message}") from error
+                raise first.seen_from(rank) from error
 
 
 def warn_on_first_alone(is_first: bool) -> None:

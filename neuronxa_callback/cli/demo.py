@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from neuronxa_callback.cli.output import give_up
-from neuronxa_callback.cli.processes import are_several
+from neuronxa_callback.launcher import are_several
 
 
 def demo(

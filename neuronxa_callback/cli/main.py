@@ -9,9 +9,10 @@ from neuronxa_callback.cli.correlate import correlate
 from neuronxa_callback.cli.demo import demo
 from neuronxa_callback.cli.flatten import flattened
 from neuronxa_callback.cli.map import sentence_map
-from neuronxa_callback.cli.processes import first_alone, is_first, silent
+from neuronxa_callback.cli.processes import first_alone, silent
 from neuronxa_callback.cli.run import report, sweep
 from neuronxa_callback.cli.survey import compare, layers, matrix, retrieve, score
+from neuronxa_callback.launcher import is_first
 
 app = typer.Typer(help="Cross-lingual alignment (NeuronXA) of language models.", no_args_is_help=True)
 comet_app = typer.Typer(help="The environment that COMET runs in.", no_args_is_help=True)

@@ -229,7 +229,7 @@ def _device(name: str | None, place: int | None) -> torch.device:
     if place >= torch.cuda.device_count():
         raise ValueError(
             f"this machine has more processes than GPUs ({torch.cuda.device_count()}); start as many processes as "
-            "GPUs, or give --device."
+            "GPUs, or give --device. If each process sees a GPU of its own, that is --device cuda:0."
         )
     return torch.device("cuda", place)
 

@@ -298,7 +298,7 @@ class _Scoring:
                     if self.quality.metrics:
                         translated = self._translate(checkpoint.step, decoder)
             except (NonFiniteActivationError, RankError) as error:  # one process has read the sentence that shows it
-                if not any(self.ranks.values(isinstance(error, NonFiniteActivationError))):
+                if isinstance(error, RankError) and error.error != NonFiniteActivationError.__name__:
                     raise
                 logger.warning("NeuronXA: %s gets no scores: %s", checkpoint.source, error)
         self.ranks.first_does(lambda: self._write_scores(checkpoint.step, written, translated))

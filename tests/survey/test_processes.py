@@ -43,6 +43,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
 from neuronxa_callback.cli import run
+from neuronxa_callback.model.loading import Loader, ModelError
 
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
 encode = NeuronXAEvaluator.encode
@@ -54,7 +55,13 @@ def noted(self, decoder, sentences, *more, **options):
         raise ArithmeticError("an activation is not finite")
     return encode(self, decoder, sentences, *more, **options)
 
+def loaded(self, checkpoint):
+    if name == "unloadable" and rank == "1" and checkpoint.step == 4:
+        raise ModelError("checkpoint-4 is not here")
+    return load(self, checkpoint)
+
 NeuronXAEvaluator.encode = noted
+load, Loader.model = Loader.model, loaded
 for name, command in json.loads((folder / "commands.json").read_text()).items():
     sys.argv = ["neuronxa", *command]
     out, err = ((folder / f"{name}-{rank}.{what}").open("w") for what in ("out", "err"))
@@ -140,7 +147,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_run(folder: Path) -> None:
-    """Two copies of a finished run of three checkpoints, and short sentences, one of which the third cannot read."""
+    """Three copies of a finished run of three checkpoints, and short sentences, one of which the third cannot read."""
     english = ["one red cat", "two big dogs", "three old men", "four new cars", "five wet ships", "six ~ birds"]
     french = ["un chat rouge", "deux grands chiens", "trois vieux", "quatre autos", "cinq bateaux", "six oiseaux"]
     rows = zip(["eng_Latn", *english], ["fra_Latn", *french], strict=True)
@@ -150,7 +157,7 @@ def write_run(folder: Path) -> None:
         model = tiny_llama(step)
         if step == 6:
             model.get_input_embeddings().weight.data[tokenizer.convert_tokens_to_ids("~")] = float("nan")
-        for run in ("run", "run of one process"):
+        for run in ("run", "run of one process", "run that fails"):
             model.save_pretrained(folder / run / f"checkpoint-{step}")
             tokenizer.save_pretrained(folder / run / f"checkpoint-{step}")
 
@@ -204,6 +211,7 @@ def ran(places: Path, killed: Path) -> dict[str, Ran]:
             "bad-option": ["score", one, "--n", 1, *bad],
             "sweep": ["sweep", places / "run", *SWEEP, places / "pairs.tsv"],
             "sweep-again": ["sweep", places / "run", *SWEEP, places / "pairs.tsv"],
+            "unloadable": ["sweep", places / "run that fails", *SWEEP, places / "pairs.tsv"],
             "report": ["report", places / "none"],
             "demo": ["demo", "--output-dir", places / "demo"],
         },
@@ -302,6 +310,22 @@ def test_a_sweep_writes_the_lines_of_one_process(ran: dict[str, Ran], places: Pa
     assert encoded[0] == encoded[1] > 0  # both take part in each checkpoint
     assert ran["sweep-again"].out[0].endswith(tables[0])
     assert len(list(output_dir.rglob("events.out.tfevents.*"))) == len(list(of_one.rglob("events.out.tfevents.*")))
+
+
+def test_a_checkpoint_that_one_process_cannot_load_ends_the_sweep_of_both(ran: dict[str, Ran], places: Path) -> None:
+    assert ran["unloadable"].codes == [1, 1]
+    assert ran["unloadable"].out[0].count("Error: process 1 failed: ModelError: checkpoint-4 is not here") == 1
+    assert [line["step"] for line in score_lines(places / "run that fails")] == [2]
+
+
+def test_processes_that_are_announced_and_not_there_are_named(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:
+    """As in a command that a script starts within a process of torchrun."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    done = CliRunner().invoke(app, ["score", str(places / "one")])
+    assert done.exit_code == 1
+    assert "the other processes that WORLD_SIZE=2 announces did not come" in done.output
 
 
 @pytest.mark.parametrize(
