@@ -239,27 +239,12 @@ def test_a_model_is_made_whole_where_zero_3_would_split_it(model: Path, tmp_path
 # ---------------------------------------------------------------------------------------------- runs
 
 
-def test_processes_that_think_they_are_alone_are_refused(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("with a GPU they find each other")
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    config = str(RECIPES / "configs" / "icelandic-sft-smoke.yaml")
-    given = ["--model_name_or_path", str(model), "--output_dir", str(tmp_path / "run")]
-    monkeypatch.setattr(sys, "argv", [SFT, "--config", config, *given])
-    with pytest.raises(SystemExit, match="2 processes were started, and each thinks that it is alone"):
-        runpy.run_path(SFT, run_name="__main__")
-    assert not (tmp_path / "run").exists()
-
-
 def test_what_a_cluster_says_of_its_machines_is_no_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    args = sft_config(tmp_path, use_cpu=True)
+    args = sft_config(tmp_path)
     assert args.world_size == 1
     processes.check(args)
 
@@ -269,7 +254,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     config = ["--config_file", str(RECIPES / "accelerate" / "ddp-cpu.yaml")]
     return subprocess.run(
-        [*launcher, *config, SFT, *arguments, "--use_cpu", "true"],
+        [*launcher, *config, SFT, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -279,10 +264,21 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.distributed
+def test_processes_that_think_they_are_alone_are_refused(model: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU they find each other")
+    config = str(RECIPES / "configs" / "icelandic-sft-smoke.yaml")
+    done = launch("--config", config, "--model_name_or_path", str(model), "--output_dir", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert done.stderr.count("2 processes were started, and each thinks that it is alone") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.distributed
 def test_a_refused_run_says_why_once(model: Path, tmp_path: Path) -> None:
     config = str(RECIPES / "configs" / "icelandic-sft-smoke.yaml")
     given = ("--model_name_or_path", str(model), "--output_dir", str(tmp_path / "run"))
-    done = launch("--config", config, *given, "--held_out", str(tmp_path / "none.tsv"))
+    done = launch("--config", config, *given, "--held_out", str(tmp_path / "none.tsv"), "--use_cpu", "true")
     assert done.returncode == 1
     assert done.stderr.count("none.tsv does not exist") == 1
     assert not (tmp_path / "run").exists()
@@ -319,7 +315,7 @@ def test_two_processes_train_and_score_as_one_does(
 
     monkeypatch.setattr(sys, "argv", [SFT, *arguments("one", 4)])
     runpy.run_path(SFT, run_name="__main__")
-    done = launch(*arguments("two", 2))
+    done = launch(*arguments("two", 2), "--use_cpu", "true")
     assert done.returncode == 0, done.stderr[-3000:]
     for once in ("Before training (estimates)", "40 read, 40 kept", "The model card, with curves"):
         assert done.stdout.count(once) == 1
