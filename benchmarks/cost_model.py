@@ -280,14 +280,15 @@ def memory(setting: Setting, constants: Constants) -> Memory:
 def encoding(shape: Shape, read: Reading, ranks: int, constants: Constants) -> tuple[float, float]:
     """Return the bytes that reading a side takes on the first process's device, and on another's.
 
-    A process holds its part twice when the parts are sent: as it was read, and with as many sentences as the largest
-    part. The process with the largest part holds it once. The first process holds all parts beside that.
+    The parts are sent layer by layer. A process then holds its part and a copy of one layer, and the first process also
+    holds that layer of all parts.
     """
     share = shape.pooled(read.sentences)
     reading = share + constants.activation * read.batch * shape.features
     if ranks == 1:
         return reading, 0
-    return max(reading, (2 + ranks) * share), max(reading, 2 * share)
+    layer = share / (shape.layers_read or shape.layers)
+    return max(reading, share + (1 + ranks) * layer), max(reading, share + layer)
 
 
 def scoring_memory(shape: Shape, sentences: int) -> float:

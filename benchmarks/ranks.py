@@ -337,9 +337,9 @@ class Bench:
 
 
 def first_on_cpu(shape: Shape, pair: ParallelPairs, lengths: Sequence[int], processes: int) -> float:
-    """Return the bytes of the first process when the parts of a side are there and the whole side is made of them."""
+    """Return the bytes of the first process when the parts of a side come and the whole side is made of them."""
     share = shape.pooled(Reading.of(lengths, CPU_TOKEN_BUDGET, processes).sentences)
-    return (3 + processes) * share + shape.pooled(len(pair))
+    return share + (1 + processes) * share / shape.layers + shape.pooled(len(pair))
 
 
 def min_by_tokens(pair: ParallelPairs, lengths: Callable[[Sequence[str]], list[int]], count: int) -> ParallelPairs:

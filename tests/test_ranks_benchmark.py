@@ -85,7 +85,7 @@ class TestTheFormulas:
         constants = replace(NOTHING, activation=1000)
         # One sentence of each process is 32 bytes; a batch of 5 tokens has 5 * 4 neurons.
         assert encoding(SHAPE, Reading(1, 5, 5, 1), 2, constants) == (20_032, 20_032)
-        assert encoding(SHAPE, Reading(1, 5, 5, 1), 2, NOTHING) == (4 * 32, 2 * 32)
+        assert encoding(SHAPE, Reading(1, 5, 5, 1), 2, NOTHING) == (32 + 3 * 16, 32 + 16)
         assert encoding(SHAPE, Reading(1, 5, 5, 1), 1, NOTHING) == (32, 0)
         assert scoring_memory(SHAPE, 2) == 3 * 2 * 2 * 4 * 8
         assert scoring_memory(Shape("", 80, 28672, 0, 0), 100) == 3 * 2 * 100 * 28672 * 8
