@@ -291,12 +291,12 @@ class _Share:
             self.decoder.run(self.not_finite or self._spare)
         if self.not_finite:
             raise NonFiniteActivationError(
-                f"the model's activations are NaN or infinite from {self._begin(found)} on, so its neurons' states "
+                f"the model's activations are NaN or infinite from {self._beginning(found)} on, so its neurons' states "
                 "mean nothing. Its weights have probably diverged, or its dtype overflows. Look at the training loss, "
                 "or use bfloat16 or float32."
             )
 
-    def _begin(self, found: Sequence[int]) -> str:
+    def _beginning(self, found: Sequence[int]) -> str:
         if found == [0]:
             return "the embedding layer"
         layers = self.decoder.layers

@@ -174,7 +174,7 @@ def test_neurons_of_a_tensor_parallel_model_are_gathered(tmp_path: Path) -> None
         found = json.loads((tmp_path / f"rank-{rank}.json").read_text())
         assert found["per_layer"] == {name: pytest.approx(its.tolist()) for name, its in expected.per_layer.items()}
         assert found["texts"] == [list(made.texts) for made, _ in translated.values()]
-        assert found["refused"].startswith("the experts of ")
+        assert "experts" in found["refused"]  # transformers 4 holds them one by one, which is refused in any case
 
 
 def test_processes_agree_on_values_and_failures(tmp_path: Path) -> None:
