@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import get_peft_model
 
 from neuronxa_callback.model.decoder import Decoder
@@ -87,6 +88,10 @@ def assert_equal_to_one_process(folder: Path, results: list[dict[str, Any]], set
     assert len(list(folder.rglob("events.out.tfevents.*"))) == 1 + bool(results[0]["again"])
 
 
+NO_LORA = pytest.mark.skipif(
+    transformers.__version__.startswith("4."),
+    reason="transformers 4 cannot train a LoRA under ZeRO 3: the scheduler fails, with and without the callback",
+)
 needs_deepspeed = pytest.mark.skipif(
     not (DEEPSPEED / "deepspeed").exists(), reason="DeepSpeed is not there; `make deepspeed` puts it there"
 )
@@ -102,7 +107,7 @@ def test_a_training_has_the_scores_of_one_process(engine: str, tmp_path: Path) -
     ("engine", "lora"),
     [
         ("fsdp2", True),
-        pytest.param("zero3", True, marks=needs_deepspeed),
+        pytest.param("zero3", True, marks=[needs_deepspeed, NO_LORA]),
         pytest.param("zero3", False, marks=needs_deepspeed),
     ],
 )
