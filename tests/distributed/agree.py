@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from neuronxa_callback.ranks import RankError, Ranks, RankValueError
+from tests.distributed.train import leave
 
 
 def fail_on(rank: int, error: Exception) -> None:
@@ -52,4 +53,4 @@ if whole is not None:
     assert torch.equal(every[:, [0, 1, 3]], whole[:, [0, 1, 3]])
     assert not whole[:, 2].any()
 assert (whole is None) == (ranks.rank > 0)
-dist.destroy_process_group()
+leave()

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.layers import UnreadableFFNError
 from tests.architectures import tiny
-from tests.distributed.train import Settings, callback_of
+from tests.distributed.train import Settings, callback_of, leave
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -38,4 +38,4 @@ found = {
     "refused": refused,
 }
 (folder / f"rank-{dist.get_rank()}.json").write_text(json.dumps(found))
-dist.destroy_process_group()
+leave()
