@@ -18,6 +18,7 @@ import preflight
 import processes
 import pytest
 import torch
+import transformers
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
@@ -114,6 +115,9 @@ def test_a_file_starts_the_engine_that_it_is_named_for(launched: Any, engines: t
     assert launched.num_processes == count
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."), reason="transformers 4 keeps the precision in the environment alone"
+)
 @pytest.mark.parametrize("launched", ["one-gpu.yaml", "ddp.yaml", "fsdp2.yaml"], indirect=True)
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "no")])
 def test_the_recipe_and_not_the_file_says_bf16(launched: Any, bf16: bool, precision: str, tmp_path: Path) -> None:
