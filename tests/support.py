@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ if TYPE_CHECKING:  # seconds to import, and most tests train nothing
 ROOT = Path(__file__).parent.parent
 SMOLLM = ROOT / ".models" / "smollm2-135m-instruct"
 COMET = ROOT / ".comet"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]  # and their number
 VOCABULARY = 600
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
 
@@ -120,6 +124,26 @@ def sft(
         processing_class=tokenizer or make_tokenizer(),
         peft_config=peft_config,
         callbacks=callbacks,
+    )
+
+
+def processes_environment(**variables: str) -> dict[str, str]:
+    """The environment of processes that import this checkout and compute in one thread each."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+
+
+def run_processes(
+    *arguments: Any, processes: int = 2, timeout: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script with its arguments in processes of torchrun."""
+    return subprocess.run(
+        [*TORCHRUN, str(processes), *map(str, arguments)],
+        cwd=ROOT,
+        env=processes_environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +30,7 @@ from benchmarks.cost_model import (
     translation,
 )
 from benchmarks.page import with_table
-from tests.support import ROOT, make_tokenizer, tiny_llama
+from tests.support import ROOT, make_tokenizer, processes_environment, tiny_llama
 
 SHAPE = Shape("s", layers=2, features=4, parameters=10, parameter_bytes=2)
 SIDES = ((3, 3), (5, 4))
@@ -169,7 +168,7 @@ def test_the_benchmark_measures_and_fills_its_page(tmp_path: Path, monkeypatch: 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.ranks", "--quick", *options],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=processes_environment(),
         capture_output=True,
         text=True,
         timeout=400,

@@ -88,7 +88,7 @@ def encode_all(
 
     "signed" is read without special tokens. It takes passes of its own beside others if the tokenizer adds any.
 
-    If several processes share the sentences (`Decoder.ranks`), each reads its share, and all make as many forward
+    If several processes share the sentences (`Decoder.readers`), each reads its share, and all make as many forward
     passes. The first process returns the representations of all sentences, and the others return none.
 
     Raises:

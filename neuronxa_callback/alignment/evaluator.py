@@ -157,7 +157,7 @@ class NeuronXAEvaluator:
     def score(self, decoder: Decoder, budget: TokenBudget | None = None) -> AlignmentReport:
         """Score a model as a call of the evaluator does, when its decoder has been found already.
 
-        If several processes share the sentences (`Decoder.ranks`), all of them return the report.
+        If several processes make the evaluation together (`Decoder.ranks`), all of them return the report.
         """
         by_language = {pair.name: report for pair, report in self.reports(decoder, self.pairs, budget)}
         return report_of_all(
@@ -183,8 +183,8 @@ class NeuronXAEvaluator:
     ) -> Iterator[T]:
         """Yield what `measure` returns for each language pair and its two encoded sides.
 
-        If several processes share the sentences (`Decoder.ranks`), the first one alone calls `measure`, and all of them
-        yield what it returned.
+        If several processes make the evaluation together (`Decoder.ranks`), the first one alone calls `measure`, and
+        all of them yield what it returned.
 
         A source side that several pairs share is encoded once. Memory holds one encoded source side and one target
         side, whatever the number of pairs.

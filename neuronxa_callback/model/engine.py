@@ -22,7 +22,7 @@ WRAPPED = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a pass needs all processes, because each has only a part of the parameters."""
-    return is_zero_3(model) or any(map(_is_fsdp, model.modules()))
+    return is_zero_3(model) or bool(_fsdp_1_modules(model) or _fsdp_2_modules(model))
 
 
 def is_zero_3(model: nn.Module) -> bool:
@@ -91,36 +91,34 @@ def free_gathered(model: nn.Module) -> None:
     It expects a backward pass to use them again. Until then a model has copies of its parameters in their place, and
     what is done to a copy is lost.
     """
-    if _has_processes():
-        modules: list[Any] = list(model.modules())
-        for module in modules:
-            if isinstance(module, _fsdp().FSDPModule):
-                module.reshard()
+    for module in _fsdp_2_modules(model):
+        module.reshard()
 
 
 def compute_dtypes(model: nn.Module) -> set[torch.dtype]:
     """Return the data types to which FSDP turns parameters for a pass; none if it leaves them as they are."""
-    modules: list[Any] = list(model.modules())
-    policies = [module.mixed_precision for module in modules if _is_fsdp_1(module)]
-    if not policies and _has_processes():
-        sharded = [module for module in modules if isinstance(module, _fsdp().FSDPModule)]
-        policies = [module._get_fsdp_state()._mp_policy for module in sharded]  # nothing public tells it
+    policies = [module.mixed_precision for module in _fsdp_1_modules(model)]
+    # Nothing public tells it.
+    policies = policies or [module._get_fsdp_state()._mp_policy for module in _fsdp_2_modules(model)]
     dtypes = {getattr(policy, "param_dtype", None) for policy in policies}
     return {dtype for dtype in dtypes if dtype is not None}
 
 
-def _is_fsdp(module: nn.Module) -> bool:
-    return _is_fsdp_1(module) or (_has_processes() and isinstance(module, _fsdp().FSDPModule))
+def _fsdp_1_modules(model: nn.Module) -> list[Any]:
+    return _modules_of("FullyShardedDataParallel", model)
 
 
-def _is_fsdp_1(module: nn.Module) -> bool:
-    return _has_processes() and isinstance(module, _fsdp().FullyShardedDataParallel)
+def _fsdp_2_modules(model: nn.Module) -> list[Any]:
+    return _modules_of("FSDPModule", model)
 
 
-def _fsdp() -> Any:
+def _modules_of(name: str, model: nn.Module) -> list[Any]:
+    """Return the modules of a class of `torch.distributed.fsdp`."""
+    if not _has_processes():
+        return []
     from torch.distributed import fsdp  # half a second, so that one process alone does not import it
 
-    return fsdp
+    return [module for module in model.modules() if isinstance(module, getattr(fsdp, name))]
 
 
 def _has_processes() -> bool:

@@ -66,7 +66,7 @@ def translate(
     tokenizer also keeps the truncation and padding of its last call. Each call sets them anew, and the calls made here,
     which neither truncate nor pad, leave them off.
 
-    If several processes share the sentences (`Decoder.ranks`), each translates its share, and all of them return all
+    If several processes share the sentences (`Decoder.readers`), each translates its share, and all of them return all
     translations. Where parameters are sharded, generation stays in step.
 
     Args:

@@ -310,7 +310,7 @@ class NeuronXACallback(TrainerCallback):
         if self._metrics is None:
             names, left_out = self.quality.without_downloads()
             # The first process chooses, because it alone scores and the caches of the others may differ.
-            self._metrics = tuple(moment.first_process_value(names))
+            self._metrics = tuple(moment.ranks.first_value(names))
             if left_out and moment.is_first_process:
                 logger.warning("NeuronXA: %s Alignment is logged all the same; quality=() leaves this out.", left_out)
         return self._metrics

@@ -50,7 +50,7 @@ class Judge:
             self._begin_step(moment.state.global_step)
             self._see(values)
             verdict = self._judged(moment, values)
-        self._verdict = verdict = moment.first_process_value(verdict)
+        self._verdict = verdict = moment.ranks.first_value(verdict)
         if verdict is None:
             return {}
         metrics = verdict_metrics(verdict)

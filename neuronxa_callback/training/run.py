@@ -122,7 +122,7 @@ class Run:
             )
             with faults.guarded(failed):
                 series = find_series(watch, moment)
-        run = cls(watch, replace(series, schedule=moment.first_process_value(series.schedule)))
+        run = cls(watch, replace(series, schedule=moment.ranks.first_value(series.schedule)))
         run._trained = weights = Weights.of(moment.model)
         if run.schedule.resumed_at is not None:
             run.scores = StepScores.resumed(logged_at(run.schedule.resumed_at, moment.state, names), weights)
@@ -197,7 +197,7 @@ class Run:
     @staticmethod
     def _has_other_weights(moment: Moment, weights: Weights | None) -> bool:
         """Return whether the model has other weights than these. The processes must agree, so the first one decides."""
-        return moment.first_process_value(weights is not None and not weights.are_in(moment.model))
+        return moment.ranks.first_value(weights is not None and not weights.are_in(moment.model))
 
     def forget(self) -> None:
         """Forget the scores, because they are not those of the present weights."""
@@ -235,7 +235,7 @@ class Run:
         runtime = time.perf_counter() - start
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
         # The time differs, and all processes must log, choose and stop alike.
-        metrics = moment.first_process_value(metrics)
+        metrics = moment.ranks.first_value(metrics)
         moment.log(named_for(self._prefix, metrics))
         if report is not None and moment.is_first_process:
             with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
@@ -299,7 +299,7 @@ class Run:
             metrics |= self._kept(moment, pending, self._queue.take(pending))
             for error in report.unmeasured:
                 self._faults.no_score(f"{UNMEASURED} at step {state.global_step}: {error}", f"{UNMEASURED}: {error}")
-        metrics = moment.first_process_value(metrics)
+        metrics = moment.ranks.first_value(metrics)
         moment.log(named_for(self._prefix, metrics))
         return metrics
 

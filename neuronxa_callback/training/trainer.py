@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from transformers import (
     DefaultFlowCallback,
@@ -30,7 +30,6 @@ from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.training.maps import run_maps
 from neuronxa_callback.training.records import Evaluation, methods_of
 
-T = TypeVar("T")
 KNOWN_PACKAGES = ("transformers", "trl", "neuronxa_callback")  # it is known which metrics their evaluations give
 
 
@@ -147,10 +146,6 @@ class Moment:
     def ranks(self) -> Ranks:
         """The processes of the training."""
         return Ranks(self.args.process_index, self.args.world_size)
-
-    def first_process_value(self, value: T) -> T:
-        """Return the first process's value on every process."""
-        return self.ranks.first_value(value)
 
     def decoder(self, tokenizer: Any = None) -> Decoder:
         """Find the decoder of the model on every process, for an evaluation that the processes share.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from peft import get_peft_model
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.training.metric_names import metrics_of
 from tests.distributed.train import Settings, callback_of, lora_config
-from tests.support import ROOT, make_tokenizer, score_lines, tiny_llama
+from tests.support import ROOT, make_tokenizer, run_processes, score_lines, tiny_llama
 
 pytestmark = [pytest.mark.trainer, pytest.mark.distributed]
 
@@ -26,15 +25,14 @@ DEEPSPEED = ROOT / ".deepspeed"  # a folder of its own, because accelerate impor
 
 def launch(folder: Path, script: str, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """Run one of this folder's scripts under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return subprocess.run(
-        [*command, str(ROOT / "tests" / "distributed" / script), str(folder), *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{DEEPSPEED}", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
+    return run_processes(
+        ROOT / "tests" / "distributed" / script,
+        folder,
+        *arguments,
+        processes=processes,
         timeout=400,
-        check=False,
+        PYTHONPATH=f"{ROOT}{os.pathsep}{DEEPSPEED}",
+        DS_ACCELERATOR="cpu",
     )
 
 

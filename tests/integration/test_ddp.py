@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+
+from tests.support import run_processes
 
 pytestmark = [pytest.mark.trainer, pytest.mark.distributed]
 
@@ -72,16 +71,7 @@ def run(folder: Path, mode: str, comet_model: Path, text: str = SCRIPT) -> Path:
     script = folder / "run.py"
     script.write_text(text)
     output_dir = folder / mode
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(output_dir), mode, str(comet_model)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_processes(script, output_dir, mode, comet_model)
     assert done.returncode == 0, done.stderr[-3000:]
     return output_dir
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,13 +22,22 @@ from neuronxa_callback.survey.records import ScoreLine
 from neuronxa_callback.survey.shares import collected, share
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.languages import language_codes
-from tests.support import ROOT, make_tokenizer, raw_lines, score_lines, tiny_llama
+from tests.support import (
+    ROOT,
+    TORCHRUN,
+    make_tokenizer,
+    processes_environment,
+    raw_lines,
+    run_processes,
+    score_lines,
+    tiny_llama,
+)
 
 pytestmark = pytest.mark.distributed
 
 TEXT = embedded("heldout.tsv")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+WIDE = "200"  # columns of the terminal
 MANY = ["--n", "60", "--format", "csv"]
 SWEEP = ["--quality", "chrf", "--dtype", "float32", "--pairs"]
 THREE = ["--langs", "isl_Latn,deu_Latn,fra_Latn", "--n", "12", "--format", "csv"]
@@ -84,18 +92,11 @@ class Ran(NamedTuple):
     encoded: list[list[str]]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
 def run_several(folder: Path, commands: dict[str, Sequence[Any]]) -> dict[str, Ran]:
     """Run commands by their names in two processes, one command after another."""
     (folder / "several.py").write_text(SEVERAL)
     (folder / "commands.json").write_text(json.dumps({name: list(map(str, c)) for name, c in commands.items()}))
-    launched = [*TORCHRUN, str(folder / "several.py"), str(folder)]
-    done = subprocess.run(
-        launched, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_processes(folder / "several.py", folder, COLUMNS=WIDE)
     assert done.returncode == 0, done.stderr[-3000:]
 
     def read(name: str, what: str) -> list[str]:
@@ -168,9 +169,9 @@ def killed(places: Path) -> Path:
     output = places / "killed"
     command = ["neuronxa_callback", "score", places / "one", "--pairs", places / "text", *MANY, "--output", output]
     process = subprocess.Popen(
-        [*TORCHRUN, "-m", "--", *map(str, command)],
+        [*TORCHRUN, "2", "-m", "--", *map(str, command)],
         cwd=ROOT,
-        env=environment(),
+        env=processes_environment(COLUMNS=WIDE),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -355,7 +356,7 @@ def test_accelerate_launches_the_command_itself(places: Path) -> None:
     done = subprocess.run(
         [*ACCELERATE, *command, str(places / "launched")],
         cwd=ROOT,
-        env=environment(),
+        env=processes_environment(COLUMNS=WIDE),
         capture_output=True,
         text=True,
         timeout=300,
