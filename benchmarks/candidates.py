@@ -1,6 +1,7 @@
 """The scores that were tried beside NASCA: what each pair contributes to them, given the cosines of a layer.
 
-Only the rank score is a method of the package (docs/method.md). `python -m benchmarks.rises` compares all four.
+Only the rank score is a method of the package (docs/explanation/method.md). `python -m benchmarks.rises` compares all
+four.
 """
 
 from __future__ import annotations

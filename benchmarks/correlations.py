@@ -307,7 +307,7 @@ def show(title: str, rows: Iterable[NamedTuple]) -> None:
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the least and the greatest coverage of each interval over all n and true r, for docs/quality.md."""
+    """Return the least and the greatest coverage of each interval, for docs/explanation/quality.md."""
     lines = ["| interval | normal data | lognormal data |", "| --- | --- | --- |"]
     rows = list(rows)
     for coefficient in ("Pearson", "Spearman"):

@@ -155,7 +155,7 @@ def measure(path: Path, tatoeba: Path, samples: int) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the table of docs/method.md."""
+    """Return the table of docs/explanation/chance.md."""
     columns = ("pairs", "score", "truth", "spread over samples", "jackknife's error", "coverage", "of the bootstrap")
     cells = [
         [

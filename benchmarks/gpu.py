@@ -107,7 +107,7 @@ def peak(work: Callable[[], object]) -> float:
 
 
 def markdown(costs: list[Cost]) -> str:
-    """Return the table as Markdown. docs/promises.md shows it."""
+    """Return the table as Markdown. docs/explanation/promises.md shows it."""
     rows = [
         (
             cost.shape,

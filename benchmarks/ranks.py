@@ -5,7 +5,7 @@ are compared run interleaved, and the figures are medians. The constants that ar
 evaluations that they were not measured on. Nothing of this needs a GPU. The table of larger machines is computed by
 `benchmarks.cost_model` from these constants, from benchmarks/results/gpu.json and from assumed links, and none of it
 was run. All figures are printed, written to benchmarks/results/ranks.json and put into the tables of
-docs/many-gpus.md. It takes less than ten minutes on two quiet cores.
+docs/how-to/many-gpus.md. It takes less than ten minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from neuronxa_callback.signature import Signature
 from neuronxa_callback.tables import markdown_table
 
 RESULT = Path(__file__).parent / "results" / "ranks.json"
-PAGE = Path(__file__).parent.parent / "docs" / "many-gpus.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "many-gpus.md"
 PROCESSES = 2
 LANGUAGES = ("isl", "deu", "fra", "spa")
 SMALL_BUDGET = 64

@@ -89,7 +89,7 @@ def rows() -> list[Row]:
 
 
 def markdown(measured_rows: list[Row]) -> str:
-    """Return the table of docs/method.md: a row for each curve that all four scores have."""
+    """Return the table of docs/explanation/method.md: a row for each curve that all four scores have."""
     by_curve: dict[tuple[str, str], dict[str, Row]] = {}
     for row in measured_rows:
         by_curve.setdefault((row.run, row.language), {})[row.score] = row
@@ -104,7 +104,7 @@ def _cell(row: Row) -> str:
 
 
 def jitter_markdown(measured_rows: list[Row]) -> str:
-    """Return the table of docs/stopping.md: how NASCA and its rank score jitter."""
+    """Return the table of docs/explanation/stopping.md: how NASCA and its rank score jitter."""
     table = [
         (
             *(row.run, row.language, "NASCA" if row.score == "nasca" else "rank score"),

@@ -187,7 +187,7 @@ def equal_pairs(model: Model, pairs: ParallelPairs) -> Rows:
 
 
 def markdown(table: Rows) -> str:
-    """Return a table as docs/method.md has it."""
+    """Return a table as docs/explanation/chance.md and limits.md have it."""
     return markdown_table(table.columns, [["" if cell is None else str(cell) for cell in row] for row in table.rows])
 
 

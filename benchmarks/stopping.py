@@ -10,7 +10,7 @@ Further figures are what the paired test says about jitter, how often the floor 
 often chance makes a stop look too early.
 
 The benchmark takes about five minutes on two CPU cores. The results are written to benchmarks/results/stopping.json,
-and docs/stopping.md shows them.
+and docs/explanation/stopping.md shows them.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def share_interval(score: float, error: float, n: float, confidence: float = 0.9
 
     It is the exact interval of Clopper and Pearson for the number of independent pairs that would have this standard
     error, after Korn and Graubard's correction for an error that is itself estimated. Even a score of 0 or 1 has an
-    interval of some width, and so has one to which all pairs contribute the same. docs/method.md has its measured
-    coverage.
+    interval of some width, and so has one to which all pairs contribute the same. docs/explanation/chance.md has its
+    measured coverage.
 
     Args:
         score: the score.
@@ -138,7 +138,7 @@ def mean_interval(score: float, error: float, n: float, confidence: float = 0.95
 
 
 def layer_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of the share of n pairs that hold at one layer. docs/method.md has its coverage."""
+    """Return Wilson's interval of the share of n pairs that hold at one layer (docs/explanation/chance.md)."""
     interval = stats.binomtest(round(share * n), n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 

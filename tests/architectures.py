@@ -1,4 +1,4 @@
-"""Tiny models with random weights of every architecture that docs/architectures.md names."""
+"""Tiny models with random weights of every architecture that docs/reference/architectures.md names."""
 
 from __future__ import annotations
 

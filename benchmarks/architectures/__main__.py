@@ -2,7 +2,7 @@
 
 make architectures                             # all types, with transformers 5 and with 4.57
 python -m benchmarks.architectures gemma3_text  # some types, with the transformers that is installed
-python -m benchmarks.architectures --table     # the table of docs/architectures.md from what is recorded
+python -m benchmarks.architectures --table     # the table of docs/reference/architectures.md from what is recorded
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def main() -> None:
                 found[kind] = examined(kind)
                 console.print(f"{kind}: {found[kind].outcome} {found[kind].reason[:100]}", highlight=False)
                 table.write(path, found.values())
-    table.rebuild(Path("docs/architectures.md"))
-    console.print("The table of docs/architectures.md is rebuilt.")
+    table.rebuild(Path("docs/reference/architectures.md"))
+    console.print("The table of docs/reference/architectures.md is rebuilt.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of docs/architectures.md: what is read of every model type, from what was recorded."""
+"""The table of docs/reference/architectures.md: what is read of every model type, from what was recorded."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ A token budget limits each batch. A batch takes one forward pass, and hooks pool
 Batches are padded on the right, whatever the tokenizer's padding side, because a causal decoder cannot see padding
 there. The sentences are sorted by length and token ids before they are cut into batches. So their order cannot change a
 single bit. Another token budget, or other sentences in the same call, change the shapes of the batches. Matrix products
-of other shapes round differently; docs/method.md says by how much.
+of other shapes round differently; docs/explanation/method.md says by how much.
 """
 
 from __future__ import annotations

@@ -207,7 +207,8 @@ class NeuronXAEvaluator:
     def signature(self, pair: ParallelPairs, decoder: Decoder) -> Signature:
         """Return the choices behind a pair's numbers, as sacreBLEU signs its scores.
 
-        The device and the token budget are left out, because they only change the rounding (docs/method.md).
+        The device and the token budget are left out, because they only change the rounding
+        (docs/explanation/method.md).
         """
         return Signature.of(
             self.choices(pair) | {"special": decoder.special_tokens} | decoder.neuron_choices,

@@ -64,7 +64,8 @@ class AlignmentReport:
             above its chance as this layer, float64 tensor (layers,). So the values are corrected over all layers and
             languages. It is empty in a report of several language pairs; `by_language` has theirs.
         ci: 95 % interval of the score over samples of as many pairs, for methods that have a `per_pair` in each
-            language pair (`significance.share_interval`). At the greatest layer it is too wide (docs/method.md).
+            language pair (`significance.share_interval`). At the greatest layer it is too wide
+            (docs/explanation/chance.md).
         signatures: the choices behind the numbers, one signature for each language pair.
         by_language: suffix such as "eng_Latn-isl_Latn" -> the report of that language pair. It is empty in those
             reports.

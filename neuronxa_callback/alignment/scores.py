@@ -65,9 +65,9 @@ def alignment_score(source: Tensor, target: Tensor, method: Method = "nasca") ->
         source: (layers, sentences, features), as `encode` returns it.
         target: the same sentences in the other language, in the same shape.
         method: "nasca", "navca" and "mexa" are the share of weakly aligned pairs (Eq. 4): on neuron states, on neuron
-            values and on embeddings. For "nasca_rank" and "sads" see docs/method.md, and for "cka", "svcca" and "anc"
-            see `similarity`. `REPRESENTATION_OF` names the representation that each method reads. "sads" is computed at
-            each layer here. `measure(..., joined=True)` joins the layers as its source does.
+            values and on embeddings. For "nasca_rank" and "sads" see docs/explanation/method.md, and for "cka", "svcca"
+            and "anc" see `similarity`. `REPRESENTATION_OF` names the representation that each method reads. "sads" is
+            computed at each layer here. `measure(..., joined=True)` joins the layers as its source does.
 
     Returns:
         float32 tensor (layers,) in [0, 1]; for "sads" in [-2, 2].

@@ -10,7 +10,8 @@ from torch import nn
 from neuronxa_callback.model.engine import unwrapped
 
 REMEDY = (
-    "NeuronXA reads the FFNs of most decoders; docs/architectures.md lists them with the names of their projections. "
+    "NeuronXA reads the FFNs of most decoders; docs/reference/architectures.md lists them with the names of their "
+    "projections. "
     "If this FFN was replaced or wrapped, keep modules with these names in it and call them."
 )
 

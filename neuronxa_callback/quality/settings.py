@@ -25,7 +25,7 @@ class Quality:
         NeuronXACallback(quality=Quality(("comet", "chrf"), direction="both", comet_device="cuda:1"))
         ```
 
-    The help of each field says what it means, as in TrainingArguments. docs/quality.md says more.
+    The help of each field says what it means, as in TrainingArguments. docs/how-to/comet.md says more.
 
     Raises:
         ValueError: a value cannot be used. `NeuronXACallback` raises this error.

@@ -95,7 +95,7 @@ class ParallelPairs:
     ) -> ParallelPairs:
         """Load the first `n` pairs from the embedded set, a file, two aligned files, a test set or a dataset.
 
-        docs/usage.md lists the formats and says how each is read.
+        docs/reference/text-files.md lists the formats and says how each is read.
 
         Args:
             spec: one of

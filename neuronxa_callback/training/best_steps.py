@@ -27,7 +27,7 @@ LIMITS = (
     "A best step was chosen because its {} is the highest. So that score is a little too high, and more so in a run "
     "with more evaluations. The test takes no account of this. Nor does it know a checkpoint's own luck, which moves "
     "all pairs alike: one-sided, such a test called 10 % (NASCA) to 24 % (NASCA rank) of mere jitter significant at "
-    "0.05 on recorded runs (docs/stopping.md). It does not say what another seed would give."
+    "0.05 on recorded runs (docs/explanation/stopping.md). It does not say what another seed would give."
 )
 OWN_SOURCES = "The language pairs do not share their source sentences, so their mean is not tested."
 

@@ -79,8 +79,8 @@ class NeuronXACallback(TrainerCallback):
             also takes the prompt that the model is trained on, the direction, the pairs to translate, and COMET's
             models and device.
         early_stopping_patience: Evaluations over which the metric must rise; training stops if it does not. The metric
-            is the first method's score, and a line through the evaluations must rise. See docs/stopping.md for how
-            often that is too early, and take 15 of 50. Default: never stop.
+            is the first method's score, and a line through the evaluations must rise. See docs/explanation/stopping.md
+            for how often that is too early, and take 15 of 50. Default: never stop.
         stopping: A `StoppingRule` in place of the patience, with another metric, or with languages that must not be
             forgotten.
         train_texts: The training text as it was before it was tokenised: a data set, one of its columns, or a list of

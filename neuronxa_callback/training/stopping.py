@@ -17,7 +17,7 @@ from neuronxa_callback.vocabulary import OVER_PAIRS, Method
 
 # A language is forgotten when the mean of so many evaluations lies below its start by more than the noise of pairs, by
 # the paired test at this level, and by more than so many jitters of its curve. The jitter of fewer evaluations than
-# FORGOTTEN_FROM is not known. docs/stopping.md has how often the floor is wrong with this multiple.
+# FORGOTTEN_FROM is not known. docs/explanation/stopping.md has how often the floor is wrong with this multiple.
 FALLEN_FOR = 3
 FORGOTTEN = 0.05
 FORGOTTEN_JITTERS = 4.0

@@ -27,8 +27,8 @@ def trend(values: Sequence[float], intervals: int) -> Trend | None:
 
     Evaluations count, and not steps, so they should be evenly spaced. Each checkpoint has luck of its own, which moves
     all held-out pairs alike. So a test over the pairs cannot see it, and the residuals between evaluations can. They
-    are correlated from one evaluation to the next, so no p-value of the rise is given. docs/stopping.md has how often
-    the rule is wrong.
+    are correlated from one evaluation to the next, so no p-value of the rise is given. docs/explanation/stopping.md has
+    how often the rule is wrong.
 
     Args:
         values: the curve, one value for each evaluation.

@@ -1,4 +1,4 @@
-"""Runs of the kind that others reported faults of; docs/tried.md says whose."""
+"""Runs of the kind that others reported faults of; docs/explanation/tried.md says whose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/security.md, shown: nothing is unpickled, nothing asks the network, and no checkpoint's code is run."""
+"""docs/explanation/security.md, shown: nothing is unpickled, nothing asks the network, no checkpoint's code is run."""
 
 from __future__ import annotations
 

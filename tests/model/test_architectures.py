@@ -1,4 +1,4 @@
-"""Each architecture of docs/architectures.md as a tiny random model: captured numbers equal those computed by hand."""
+"""Each architecture of docs/reference/architectures.md as a tiny random model: numbers equal those made by hand."""
 
 from __future__ import annotations
 

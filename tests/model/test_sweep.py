@@ -81,7 +81,7 @@ def test_the_oracle_hears_neurons_that_are_not_read() -> None:
 
 
 def test_the_table_of_the_page_is_that_of_what_is_recorded() -> None:
-    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "architectures.md").read_text(encoding="utf-8")
     assert f"{table.BEGIN}{table.markdown()}{table.END}" in page
 
 

@@ -111,7 +111,7 @@ def test_twenty_letters_are_counted_without_spaces_and_digits() -> None:
 
 
 def test_what_the_docs_say_of_short_texts_and_of_references() -> None:
-    """docs/quality.md has these numbers."""
+    """docs/explanation/quality.md has these numbers."""
     there = [ParallelPairs.load(f"eng_Latn-{code}") for code in ("isl_Latn", "deu_Latn", "fra_Latn", "spa_Latn")]
     back = ParallelPairs(there[0].target, there[0].source, "isl_Latn", "eng_Latn")
     shares = {

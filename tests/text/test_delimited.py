@@ -116,7 +116,7 @@ def test_whatever_csv_writes_comes_back(
 
 @given(tables, st.integers(1, 6))
 def test_raw_tsv_comes_back_unless_it_looks_as_a_program_writes_it(rows: list[tuple[str, ...]], n: int) -> None:
-    """The exceptions are those that docs/usage.md names: commas in whole quotations, and doubled marks in them."""
+    """docs/reference/text-files.md names the exceptions: commas in whole quotations, and doubled marks in them."""
     raw = [tuple(value.replace(",", "") for value in row) for row in rows]
     assume(not any(re.fullmatch('"[^"]*(""[^"]*)+"', value) for row in raw for value in row))
     assert read_file("tsv", delimited("\t", NAMES, *raw), n) == raw[:n]
@@ -163,7 +163,7 @@ class TestRawTsv:
         ],
     )
     def test_the_raw_files_that_are_read_wrongly(self, cell: str, read: str, tmp_path: Path) -> None:
-        """docs/usage.md names them."""
+        """docs/reference/text-files.md names them."""
         rows = [(cell, "Hæ."), ("No.", "Nei.")]
         assert ParallelPairs.load(write(tmp_path / "raw.tsv", delimited("\t", CODES, *rows))).source[0] == read
 
@@ -171,7 +171,7 @@ class TestRawTsv:
     def test_a_quoted_file_that_is_read_as_raw_is_named(
         self, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """docs/usage.md names them: a cell that was quoted by hand without need, and one that begins with a mark."""
+        """docs/reference/text-files.md names them: a cell quoted without need, and one that begins with a mark."""
         rows = [("One.", "Einn."), ('"He said ""no""."', "Nei."), ('"A ""b""."', "B."), (other, "Já.")]
         path = write(tmp_path / "q.tsv", delimited("\t", CODES, *rows))
         for _ in range(2):
