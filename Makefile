@@ -9,8 +9,8 @@ GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model model-gemma comet deepspeed bench bench-signal evidence architectures recipes-smoke \
-	clean
+.PHONY: demo test test-compat fuzz lint docs model model-gemma comet deepspeed bench bench-signal evidence architectures \
+	recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -32,6 +32,10 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# The documentation site, in site/. A link, an anchor or a page that leads nowhere is an error.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 comet: $(COMET)/neuronxa-comet-ready
 
@@ -63,7 +67,7 @@ evidence: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.evidence $(if $(RUN),--run $(RUN) --data $(DATA))
 
 # Tries every causal language model type of both installed versions of transformers as a tiny random model against a
-# plain forward pass, and rebuilds the tables of docs/architectures.md. It takes about 20 minutes.
+# plain forward pass, and rebuilds the tables of docs/reference/architectures.md. It takes about 20 minutes.
 architectures: $(VENV)/.ready $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m benchmarks.architectures
 	$(VENV)/bin/python -m benchmarks.architectures
@@ -74,13 +78,13 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs
+	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs site
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,recipes,dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,recipes,dev,docs]'
 	touch $@
 
 $(COMPAT)/.ready: constraints-compat.txt pyproject.toml

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_table_of_stopping_is_that_of_its_results() -> None:
     made = json.loads(stopping.RESULTS.read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "stopping.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "stopping.md").read_text(encoding="utf-8")
     for score in stopping.NAMES_OF:
         assert stopping.markdown(made["drawn"], score, stopping.BANDWIDTHS[-1]) in page
     assert stopping.recorded_markdown(made["recorded"]) in page
@@ -42,7 +42,7 @@ def test_the_table_of_stopping_is_that_of_its_results() -> None:
 
 def test_the_figures_of_the_correlations_are_those_of_their_results() -> None:
     made = json.loads(correlations.RESULTS.read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "quality.md").read_text(encoding="utf-8")
     assert correlations.markdown(made["coverage"]) in page
     page = " ".join(page.split())
     at = {(row["case"].rpartition(" ")[2], row["n"]): f"{100 * row['size']:.0f} %" for row in made["runs"]}
@@ -51,7 +51,7 @@ def test_the_figures_of_the_correlations_are_those_of_their_results() -> None:
     assert {at["changes", n] for n in (10, 20, 30)} == {"5 %"}
     assert "from one evaluation to the next it lies below 0.05 in 5 %." in page
 
-    page = " ".join((ROOT / "docs" / "command-line.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8").split())
     null = [row for row in made["differences"] if row["r"][0] == row["r"][1]]
 
     def shares(data: str, test: str, languages: tuple[int, ...]) -> str:
@@ -71,13 +71,14 @@ def test_the_figures_of_the_correlations_are_those_of_their_results() -> None:
 
 def test_the_table_of_the_gpu_is_that_of_its_results() -> None:
     made = json.loads(gpu.RESULT.read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "promises.md").read_text(encoding="utf-8")
     assert gpu.markdown([gpu.Cost(**cost) for cost in made["costs"]]) in page
     assert made["gpu"] in page
 
 
 def test_the_tables_of_chance_and_coverage_are_those_of_their_results() -> None:
-    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    pages = [(ROOT / "docs" / "explanation" / name).read_text(encoding="utf-8") for name in ("chance.md", "limits.md")]
+    page = "".join(pages)
     for table in json.loads(signal.RESULTS.read_text(encoding="utf-8"))["tables"]:
         assert signal.markdown(signal.Rows(**table)) in page
     rows = json.loads(coverage.RESULTS.read_text(encoding="utf-8"))["rows"]
@@ -91,7 +92,7 @@ def test_the_tables_of_chance_and_coverage_are_those_of_their_results() -> None:
 
 def test_the_figures_of_the_overlap_search_are_those_of_its_results() -> None:
     made = json.loads((ROOT / "benchmarks" / "results" / "overlap.json").read_text(encoding="utf-8"))
-    page = " ".join((ROOT / "docs" / "stopping.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "how-to" / "own-data.md").read_text(encoding="utf-8").split())
     assert made["rows"] == 1_000_000
     (peak,) = set(made["peak_mebibytes"].values())  # the same for ten times the rows
     assert f"took {made['seconds']:.0f} s on one core; a search takes {peak:g} MiB at its peak" in page
@@ -102,7 +103,7 @@ def test_the_figures_of_the_overlap_search_are_those_of_its_results() -> None:
 
 def test_the_cost_of_the_maps_is_that_of_its_results() -> None:
     made = json.loads((ROOT / "benchmarks" / "results" / "maps.json").read_text(encoding="utf-8"))
-    page = " ".join((ROOT / "docs" / "quality.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "how-to" / "finished-runs.md").read_text(encoding="utf-8").split())
     cost = made["figures"]["both maps"]
     assert f"For {made['evaluations']} evaluations" in page
     assert f"took {cost['milliseconds']} ms of one core and {cost['kibibytes']} KiB of the event file" in page
@@ -194,8 +195,10 @@ class TestTheCandidates:
 
     def test_the_table_is_that_of_its_results(self) -> None:
         rows = [rises.Row(**row) for row in json.loads(rises.RESULTS.read_text(encoding="utf-8"))["rows"]]
-        assert rises.markdown(rows) in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-        assert rises.jitter_markdown(rows) in (ROOT / "docs" / "stopping.md").read_text(encoding="utf-8")
+        assert rises.markdown(rows) in (ROOT / "docs" / "explanation" / "method.md").read_text(encoding="utf-8")
+        assert rises.jitter_markdown(rows) in (ROOT / "docs" / "explanation" / "stopping.md").read_text(
+            encoding="utf-8"
+        )
         measured = [rises.measured(curve) for curve in recorded.curves("nasca_rank") if curve.language != recorded.ALL]
         for row, again in zip((row for row in rows if row.score == "nasca_rank"), measured, strict=True):
             expected = {

@@ -1,4 +1,4 @@
-"""One definition of each argument's help and default: docstrings, command line, recipes and pages repeat it exactly."""
+"""One definition of each argument's help and default: docstrings, command line and recipes repeat it exactly."""
 
 from __future__ import annotations
 
@@ -153,36 +153,3 @@ def test_a_setting_of_the_recipes_begins_with_the_help() -> None:
     ]
     for name, kind, defined in settings:
         assert found[name].startswith(help_of(kind, defined)), name
-
-
-def rows(page: str) -> dict[str, str]:
-    """What the tables of a page say of each argument or option, without Markdown."""
-    found = re.findall(
-        r"^\| `(?:--)?([\w-]+)[^`]*` \| (.*?) \|", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE
-    )
-    return {name.replace("-", "_"): re.sub(r'[`"]', "", text) for name, text in found}
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("page", "arguments"),
-    [
-        ("usage.md", CALLBACK),
-        ("stopping.md", same_names(StoppingRule)),
-        ("quality.md", same_names(Quality, "metrics")),
-        (
-            "command-line.md",
-            [
-                ("representation", AlignmentSettings, "representations"),
-                *same_names(AlignmentSettings, "pairs", "representations"),
-            ],
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_table_begins_with_the_first_sentence_of_the_help(page: str, arguments: list[Defined]) -> None:
-    """A cell has a small first letter and no full stop."""
-    found = rows(page)
-    for argument, settings, defined in arguments:
-        sentence = re.split(r"\.(?= [A-Za-z]|$)", help_of(settings, defined))[0]  # "Eq. 3" ends none
-        assert found[argument].lower().startswith(sentence.lower()), argument

@@ -14,7 +14,7 @@ class AlignmentSettings:
     """What `NeuronXAEvaluator` is given, with the default and the help of each argument.
 
     `NeuronXAEvaluator`, `NeuronXACallback` and the command line read both from here. `tests/test_help.py` compares the
-    docstrings and docs/ with the help.
+    docstrings with the help.
     """
 
     pairs: Any = field(

@@ -18,12 +18,14 @@ class StoppingRule:
     A line of least squares goes through the last evaluations. Training stops where it does not rise.
 
     Attributes:
-        patience: Evaluations over which the metric must rise; training stops if it does not. None sets no limit, and
-            then only `floor` can stop the run.
+        patience: Evaluations over which the metric must rise; training stops if it does not. 2 or more. None sets no
+            limit, and then only `floor` can stop the run; the rise over the last 10 intervals between evaluations is
+            logged all the same.
         metric: A logged key without eval_, such as nasca, nasca_eng_Latn-isl_Latn, comet or loss. None takes the first
             of the callback's methods. Where the name ends with "loss", the metric must fall and not rise. So it must
             where the name begins with translation_copied, translation_off_target, translation_empty or
-            translation_truncated.
+            translation_truncated. No other metric counts as better the lower it is. With a patience, a warning says so
+            when the metric is missing in two evaluations in a row.
         min_delta: The line must rise by more than this, from its first evaluation to its last.
         warmup: Evaluations at the beginning that the rule leaves out. The learning rate's warm-up is a reason.
         floor: How far the alignment of a language may fall below its start, by FLORES-200 code. It is a fall of

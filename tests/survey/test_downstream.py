@@ -21,7 +21,7 @@ from neuronxa_callback.significance import holm
 from neuronxa_callback.survey.downstream import averages, correlate, differences, join
 from neuronxa_callback.survey.results import AlignmentScore, ResultsError, TaskResult, read_results, read_scores
 from neuronxa_callback.tables import Table
-from tests.support import ROOT, make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RESULTS = Path(__file__).parents[1] / "data" / "lm_eval" / "results.json"
 SIGNATURE = Signature.of(n=30)
@@ -377,12 +377,3 @@ def test_the_differences_alone(scores: Path, tmp_path: Path) -> None:
     alone = RUNNER.invoke(app, ["correlate", str(tmp_path), str(RESULTS), "--differences"])
     assert alone.exit_code == 1
     assert "holds one method of each model; score two or more (neuronxa score --methods)" in alone.stderr
-
-
-def test_the_documented_command(scores: Path) -> None:
-    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    (command,) = [line.split()[1:] for line in page.splitlines() if line.startswith("neuronxa correlate")]
-    places = {"neuronxa-scores": str(scores), "results.json": str(RESULTS)}
-    done = RUNNER.invoke(app, [places.get(word, word) for word in command])
-    assert done.exit_code == 0, done.output
-    assert "belebele" in done.stdout

@@ -31,11 +31,10 @@ from neuronxa_callback.text.languages import head_languages, language_codes
 from neuronxa_callback.text.surface import shared_forms
 from tests import reference
 from tests.architectures import MULTIMODAL, tiny_multimodal
-from tests.support import ROOT, make_tokenizer, raw_lines, tiny_llama
+from tests.support import make_tokenizer, raw_lines, tiny_llama
 
 RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
-SURVEYS = tuple(f"neuronxa {name} " for name in ("score", "retrieve", "layers", "compare", "matrix"))
 
 
 @pytest.fixture(scope="module")
@@ -454,19 +453,6 @@ def test_the_papers_head_languages() -> None:
     assert len(head_languages()) == 68
     assert head_languages() < language_codes()
     assert len(language_codes() - head_languages() - {"eng_Latn"}) == 135
-
-
-@pytest.mark.parametrize("page", ["docs/usage.md", "docs/command-line.md"])
-def test_the_documented_commands_run(page: str, models: Path, smollm_path: Path, tmp_path: Path) -> None:
-    """As they stand there, on fewer sentences."""
-    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
-    commands = [line.split()[1:] for line in lines if line.startswith(SURVEYS)]
-    assert commands
-    places = {"BEFORE": models / "one", "AFTER": models / "other", ".models/smollm2-135m-instruct": smollm_path}
-    for command in commands:
-        printed = run(*(places.get(word, word) for word in command), "--n", 8, "--output", tmp_path)
-        assert "fra_Latn" in printed
-        assert "Signature: method:" in printed
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from neuronxa_callback import ParallelPairs, alignment_score, encode
 from neuronxa_callback.cli import app
 from neuronxa_callback.survey.figures import MapPanel, map_figure
 from neuronxa_callback.survey.sentence_map import project
-from tests.support import ROOT, make_tokenizer, tiny_llama
+from tests.support import make_tokenizer, tiny_llama
 
 RUNNER = CliRunner()
 
@@ -111,10 +111,3 @@ def test_without_scikit_learn(model: Path, tmp_path: Path, monkeypatch: pytest.M
         "\n", " "
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_the_documented_command(model: Path, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    (command,) = [line.split()[2:] for line in page.splitlines() if line.startswith("neuronxa map ")]
-    places = {".models/smollm2-135m-instruct": model}
-    assert "fra_Latn" in run(*(places.get(word, word) for word in command), "--n", 8, "--output", tmp_path)
