@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
@@ -16,6 +17,9 @@ from neuronxa_callback.cli.main import app
 # Stands on its own line where a command's options belong: <!-- options of neuronxa score -->
 OPTIONS = re.compile(r"^<!-- options of (neuronxa(?: [\w-]+)*) -->$", re.MULTILINE)
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+LOADED = re.compile(
+    r'<(?:script|img|iframe|link rel="(?:stylesheet|preconnect|icon)")[^>]* (?:src|href)="((?:https?:)?//[^"]+)"'
+)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)\s#]*)(#[^)\s]*)?\)")
 
 
@@ -25,6 +29,17 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
     parts = FENCE.split(shown)
     folder = posixpath.dirname(page.file.src_uri)
     return "".join(part if FENCE.match(part) else _with_outside_links(part, folder, config.repo_url) for part in parts)
+
+
+def on_post_build(*, config: Any) -> None:
+    """Refuse a site that would load a script, a style, a font or a picture from another host.
+
+    Raises:
+        ValueError: a page does.
+    """
+    for page in Path(config.site_dir).rglob("*.html"):
+        if found := LOADED.search(page.read_text(encoding="utf-8")):
+            raise ValueError(f"{page} loads {found[1]}; put the file into docs/.")
 
 
 def options_of(command: str) -> str:
@@ -43,7 +58,8 @@ def options_of(command: str) -> str:
         found = found.commands[name]
         context = found.context_class(found, info_name=name, parent=context)
     usage = " ".join([command, *found.collect_usage_pieces(context)])
-    records = [record for part in found.get_params(context) if (record := part.get_help_record(context))]
+    parts = sorted(found.get_params(context), key=lambda part: str(part.param_type_name))  # arguments come first
+    records = [record for part in parts if (record := part.get_help_record(context))]
     rows = [f"| `{_cell(name)}` | {_cell(text)} |" for name, text in records if not name.startswith("--help")]
     return "\n".join([f"```text\n{usage}\n```", "", "| option | what it does |", "| --- | --- |", *rows])
 

@@ -1,7 +1,7 @@
 """A griffe extension for the page of the API: what the package says once, in settings, is shown where it is used.
 
-The help in a dataclass field's metadata is the field's docstring. The default of an argument that is written as
-`AlignmentSettings.methods` is shown as its value.
+The help in the metadata of a dataclass's fields becomes the section "Attributes" of a docstring that has none. The
+default of an argument that is written as `AlignmentSettings.methods` is shown as its value.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ import griffe
 from neuronxa_callback.alignment.settings import AlignmentSettings
 
 SETTINGS = "AlignmentSettings."
+HELP = "field_help"
 
 
 class FieldHelp(griffe.Extension):
     """Document fields by their help, and show defaults as values."""
 
     def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **kwargs: Any) -> None:
-        """Give a field made by `field(metadata={"help": ...})` its help, unless it has a docstring."""
+        """Remember the help of a field that is made by `field(metadata={"help": ...})`."""
         value = getattr(node, "value", None)
-        if attr.docstring is None and isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
             metadata = next((keyword.value for keyword in value.keywords if keyword.arg == "metadata"), None)
             help_text = _help_in(metadata)
             if help_text is not None:
-                attr.docstring = griffe.Docstring(help_text, parent=attr)
+                attr.extra[HELP]["text"] = help_text
+
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """List the fields of a class by their help."""
+        helps = {name: attr.extra[HELP]["text"] for name, attr in cls.attributes.items() if attr.extra.get(HELP)}
+        if helps and cls.docstring is not None and "Attributes:" not in cls.docstring.value:
+            listed = "\n".join(f"    {name}: {text}" for name, text in helps.items())
+            cls.docstring.value += f"\n\nAttributes:\n{listed}"
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
         """Show the defaults of a function or method."""
