@@ -7,7 +7,7 @@ not active, and their values are 0. The paper has no mixtures of experts; this i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,15 +67,14 @@ class Experts:
         """The condition under which a neuron is active."""
         return "routed&sigma(gate)>0" if self.gated else "routed&sigma(up)>0"
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does. A value is FFN^I(x) before the router's weight."""
-        read = self._reader(representation)
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen, _ = _routing(args, kwargs)
-            receive(self._of_routed(hidden, chosen, read, torch.bool if representation == "nas" else hidden.dtype))
+            for read, its in receive.items():
+                dtype = torch.bool if read == "nas" else hidden.dtype
+                its(self._of_routed(hidden, chosen, self._reader(read), dtype))
 
         return taps.removing(self.module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -212,12 +211,15 @@ class Llama4Experts(_OwnForm):
         """The number of neurons of one expert."""
         return int(self.module.down_proj.shape[1])
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does."""
-        read = self._reader(representation)
-        return taps.inputs(self.module, lambda hidden: receive(read(self._gate_up(hidden)).transpose(0, 1).flatten(1)))
+
+        def hand_over(hidden: Tensor) -> None:
+            projected = self._gate_up(hidden)
+            for read, its in receive.items():
+                its(self._reader(read)(projected).transpose(0, 1).flatten(1))
+
+        return taps.inputs(self.module, hand_over)
 
     def _gate_up(self, hidden: Tensor) -> Tensor:
         """Return (experts, tokens, 2 * width) from the input (experts * tokens, hidden)."""
@@ -256,14 +258,14 @@ class JetMoeExperts(_OwnForm):
         """The activation function sigma."""
         return self.module.activation  # type: ignore[no-any-return]
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does."""
-        read = self._reader(representation)
-        return self._projecting(
-            lambda hidden, routed, projected: receive(self._placed(hidden, routed, read(projected)))
-        )
+
+        def hand_over(tokens: int, routed: Any, projected: Tensor) -> None:
+            for read, its in receive.items():
+                its(self._placed(tokens, routed, self._reader(read)(projected)))
+
+        return self._projecting(hand_over)
 
     @contextmanager
     def _projecting(self, receive: Callable[[int, Any, Tensor], None]) -> Iterator[None]:
