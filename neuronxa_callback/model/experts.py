@@ -176,6 +176,30 @@ class _OwnForm(Experts):
 
 
 @dataclass(frozen=True)
+class LigerExperts(_OwnForm):
+    """Liger Kernel's experts, where its class stands in the place of a model's own. They have no biases.
+
+    Where Liger replaced only the forward of a loaded model's experts, these are read as what they are.
+    """
+
+    @property
+    def width(self) -> int:
+        """The number of neurons of one expert."""
+        return int(self.module.intermediate_dim)
+
+    @property
+    def activation(self) -> Activation:
+        """The activation function sigma. Liger refuses configurations that name another one."""
+        return nn.functional.silu
+
+    def _linear(self, hidden: Tensor, name: str, expert: int) -> Tensor:
+        return nn.functional.linear(hidden, getattr(self.module, name)[expert])
+
+    def _contribution(self, inner: Tensor, expert: int) -> Tensor:
+        return self._linear(inner, "down_proj", expert)
+
+
+@dataclass(frozen=True)
 class DbrxExperts(_OwnForm):
     """DBRX's experts. Their three weights are stacked in w1 (gate), v1 (input) and w2 (last, transposed)."""
 
@@ -311,6 +335,7 @@ class JetMoeExperts(_OwnForm):
 
 # By the names of their modules' classes.
 OWN_FORMS: dict[str, type[Experts]] = {
+    "LigerExperts": LigerExperts,
     "DbrxExperts": DbrxExperts,
     "Llama4TextExperts": Llama4Experts,
     "JetMoeMoE": JetMoeExperts,
@@ -326,8 +351,9 @@ def read_experts(module: Any, name: str) -> Experts | None:
     kind = type(module).__name__
     if kind not in OWN_FORMS and not hasattr(type(module), "_apply_gate"):
         return None
-    experts = OWN_FORMS.get(kind, Experts)(name, module, sign_preserving=False)
-    if kind not in OWN_FORMS:
+    form = OWN_FORMS.get(kind, Experts)
+    experts = form(name, module, sign_preserving=False)
+    if form in (Experts, LigerExperts):
         weights = getattr(module, "gate_up_proj" if experts.gated else "up_proj", None)
         if hasattr(weights, "ds_shape"):
             raise UnreadableFFNError(
@@ -349,7 +375,11 @@ def _has(module: Any, flag: str, default: bool = False) -> bool:
 def _routing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Return hidden states (tokens, hidden), chosen experts and their weights (tokens, k) from a call's arguments."""
     hidden, chosen, weights = (*args, *kwargs.values())
-    return hidden.reshape(-1, hidden.shape[-1]), chosen, weights
+    return _of_tokens(hidden), _of_tokens(chosen), _of_tokens(weights)
+
+
+def _of_tokens(given: Tensor) -> Tensor:
+    return given.reshape(-1, given.shape[-1])
 
 
 def _sigma_of_experts(module: Any) -> Activation:
