@@ -169,7 +169,7 @@ class DenseFFN:
         """While open, set every neuron to 0 in forward passes."""
 
         def silence(x: Tensor, output: Tensor) -> Tensor:
-            return self._contribution(torch.zeros(*x.shape[:-1], self.neurons, dtype=x.dtype, device=x.device))
+            return self._contribution(torch.zeros_like(self.values_of(self._gated(x), x)))
 
         with ExitStack() as stack:
             stack.enter_context(taps.bypassed(self.module, self.projections, silence))

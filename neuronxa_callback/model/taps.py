@@ -102,7 +102,7 @@ def added(outputs: Sequence[Tensor]) -> Tensor:
 
 def local(tensor: Any) -> Any:
     """Return what this process has of a tensor. Tensor parallel in transformers 4.57 hands over distributed ones."""
-    return tensor.tolocal() if hasattr(tensor, "to_local") else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @contextmanager

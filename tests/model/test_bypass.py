@@ -20,11 +20,10 @@ from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.encoder import encode_all
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.model.neurons import find_ffns
 from neuronxa_callback.vocabulary import Representation
 from tests import reference
 from tests.architectures import SIZES, tiny
-from tests.support import hooks_of, sft, tiny_llama
+from tests.support import fused, gated, hooks_of, linear, sft, tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 REPRESENTATIONS: tuple[Representation, ...] = ("nas", "nav", "signed", "embedding")
@@ -37,28 +36,6 @@ def check(model: Any, tokenizer: Any, *methods: Any) -> None:
 
 def read(model: Any, tokenizer: Any, *, representations: Any = REPRESENTATIONS) -> dict[Any, Tensor]:
     return encode_all(Decoder.find(model, tokenizer), PAIRS.target, representations)
-
-
-def linear(projection: Any, x: Tensor) -> Tensor:
-    """What a projection computes, by its weight, its quantisation state and its LoRA, in the order of PEFT."""
-    base = getattr(projection, "base_layer", projection)
-    weight = base.weight
-    if getattr(weight, "quant_state", None) is not None:
-        from bitsandbytes.functional import dequantize_4bit
-
-        weight = dequantize_4bit(weight, weight.quant_state).to(x.dtype)
-    elif type(base).__name__ == "Conv1D":
-        weight = weight.T
-    output = F.linear(x, weight, base.bias)
-    if base is projection or projection.disable_adapters or projection.merged:
-        return output
-    (adapter,) = projection.active_adapters
-    a, b, dropout = (part[adapter] for part in (projection.lora_A, projection.lora_B, projection.lora_dropout))
-    return output + F.linear(F.linear(dropout(x), a.weight), b.weight) * projection.scaling[adapter]
-
-
-def gated(mlp: Any, x: Tensor) -> Tensor:
-    return linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
 
 
 def joined(mlp: Any, hidden_states: Tensor) -> Tensor:
@@ -74,13 +51,6 @@ def normed(mlp: Any, x: Tensor) -> Tensor:
     neurons = torch.relu(linear(mlp.gate_proj, x)).square() * linear(mlp.up_proj, x)
     scale = torch.rsqrt(neurons.pow(2).mean(-1, keepdim=True) + mlp.ffn_sub_norm.variance_epsilon)
     return linear(mlp.down_proj, mlp.ffn_sub_norm.weight * (neurons * scale))
-
-
-def fused(model: Any, forward: Callable[[Any, Tensor], Tensor] = gated) -> Any:
-    """Give each FFN a forward of its own, in the way of Axolotl and Unsloth."""
-    for ffn in dict.fromkeys(ffn.module for layer in find_ffns(model) for ffn in layer):
-        ffn.forward = MethodType(forward, ffn)
-    return model
 
 
 def lora(model: Any, size: float = 1.0, **options: Any) -> Any:
@@ -149,9 +119,7 @@ def test_lora_is_in_what_is_read(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_nf4_is_in_what_is_read(
-    adapted: bool, in_nf4: Callable[[], Any], tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_nf4_is_in_what_is_read(adapted: bool, in_nf4: Callable[[], Any], tokenizer: PreTrainedTokenizerFast) -> None:
     model = lora(in_nf4()) if adapted else in_nf4()
     assert_reads_the_same(model, gated, tokenizer)
 
