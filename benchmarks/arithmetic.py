@@ -65,7 +65,10 @@ def _states(decoder: Decoder, sentences: Sequence[str], token_budget: int) -> li
     found: dict[int, Tensor] = {}
     for rows in batches(token_ids, token_budget):
         layers.clear()
-        with decoder.evaluation_mode(), watch(decoder.ffns, "nas", lambda layer, part, states: layers.append(states)):
+        with (
+            decoder.evaluation_mode(),
+            watch(decoder.ffns, {"nas": decoder.ffn_layers}, lambda _, layer, part, states: layers.append(states)),
+        ):
             decoder.run([token_ids[row] for row in rows])
         for place, row in enumerate(rows):
             found[row] = torch.stack([states[place, : len(token_ids[row])] for states in layers])

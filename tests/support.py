@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 from neuronxa_callback import ParallelPairs
+from neuronxa_callback.model.neurons import find_ffns
 from neuronxa_callback.text.embedded import embedded
 
 if TYPE_CHECKING:  # seconds to import, and most tests train nothing
@@ -73,6 +77,37 @@ def tiny_llama(seed: int = 0, **settings: Any) -> LlamaForCausalLM:
         | settings
     )
     return LlamaForCausalLM(config)
+
+
+def linear(projection: Any, x: Tensor) -> Tensor:
+    """What a projection computes, by its weight, its quantisation state and its LoRA, in the order of PEFT."""
+    base = getattr(projection, "base_layer", projection)
+    weight = base.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(weight, weight.quant_state).to(x.dtype)
+    elif type(base).__name__ == "Conv1D":
+        weight = weight.T
+    output = F.linear(x, weight, base.bias)
+    if base is projection or projection.disable_adapters or projection.merged:
+        return output
+    (adapter,) = projection.active_adapters
+    a, b, dropout = (part[adapter] for part in (projection.lora_A, projection.lora_B, projection.lora_dropout))
+    added: Tensor = F.linear(F.linear(dropout(x), a.weight), b.weight) * projection.scaling[adapter]
+    return output + added
+
+
+def gated(mlp: Any, x: Tensor) -> Tensor:
+    """What a gated FFN of SiLU computes, by the weights of its projections."""
+    return linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
+
+
+def fused(model: Any, forward: Callable[[Any, Tensor], Any] = gated) -> Any:
+    """Give each FFN a forward of its own, in the way of Axolotl and Unsloth."""
+    for ffn in dict.fromkeys(ffn.module for layer in find_ffns(model) for ffn in layer):
+        ffn.forward = MethodType(forward, ffn)
+    return model
 
 
 def hooks_of(model: torch.nn.Module) -> list[Any]:

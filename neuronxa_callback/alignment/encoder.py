@@ -21,7 +21,7 @@ from neuronxa_callback.alignment.pooling import token_weights
 from neuronxa_callback.alignment.reader import Reader
 from neuronxa_callback.model.check import check_once
 from neuronxa_callback.model.decoder import Decoder
-from neuronxa_callback.model.hooks import watch_inputs
+from neuronxa_callback.model.hooks import watch, watch_inputs
 from neuronxa_callback.ranks import OutOfStepError
 from neuronxa_callback.vocabulary import Representation, TokenPooling, check_choice, reads_neurons
 
@@ -237,8 +237,7 @@ class _Share:
         for number in range(rounds):
             try:
                 if number >= len(batches):
-                    with self.decoder.in_one_step():
-                        self._run(self._spare)
+                    self._run_spare()
                 elif not self.not_finite or self.decoder.in_step:
                     self._read(batches[number])
             except Exception as error:
@@ -247,6 +246,13 @@ class _Share:
                 failed = failed or error
         if failed is not None:
             raise failed
+
+    def _run_spare(self) -> None:
+        """Make the pass of a batch, and call the modules that reading a batch calls, without keeping anything."""
+        neurons = {read: layers for read, layers in self.chosen.items() if read != "embedding"}
+        ffns = self.decoder.ffns if neurons else []
+        with self.decoder.in_one_step(), watch(ffns, neurons, lambda *read: None):
+            self._run(self._spare)
 
     def _read(self, rows: Sequence[int]) -> None:
         with self.decoder.in_one_step():

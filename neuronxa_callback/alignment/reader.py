@@ -13,7 +13,7 @@ from neuronxa_callback.alignment.pooling import pool_tokens
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
 from neuronxa_callback.model.layers import UnreadableFFNError
-from neuronxa_callback.vocabulary import NeuronRepresentation, Representation, reads_neurons
+from neuronxa_callback.vocabulary import Representation, reads_neurons
 
 
 class Reader:
@@ -60,10 +60,8 @@ class Reader:
         """
         hidden = [layer for layer in self.chosen.get("embedding", ()) if layer < deepest]
         with ExitStack() as hooks:
-            for read in self.chosen:
-                if read != "embedding":
-                    ffns = [self.ffns[layer - 1] for layer in self.chosen[read]]
-                    hooks.enter_context(watch(ffns, read, partial(self._later, self.keep_ffn, read)))
+            neurons = {read: chosen for read, chosen in self.chosen.items() if read != "embedding"}
+            hooks.enter_context(watch(self.ffns, neurons, partial(self._later, self._keep)))
             inputs = [layers[layer] for layer in hidden]
             keep_hidden = partial(self._later, self.keep_hidden)
             hooks.enter_context(watch_inputs(inputs, lambda index, values: keep_hidden(hidden[index], values)))
@@ -96,15 +94,19 @@ class Reader:
             self.encoded["embedding"] = nn.functional.pad(room, (0, width - room.shape[-1]))
         self._keep("embedding", layer, 0, values)
 
-    def keep_ffn(self, read: NeuronRepresentation, index: int, part: int, values: Tensor) -> None:
-        """Pool and keep the states or values, (batch * tokens) x neurons, of one FFN of a chosen layer."""
-        self._keep(read, self.chosen[read][index], part, values)
-
     def _keep(self, read: Representation, layer: int, part: int, values: Tensor) -> None:
+        """Pool and keep what was read of a layer: hidden states, or states or values of one FFN.
+
+        Args:
+            read: the representation.
+            layer: the layer's number.
+            part: the FFN's place in its layer.
+            values: (batch, tokens, features), or (batch * tokens) x neurons elements in any shape.
+        """
         if (read, layer, part) not in self.due:
             raise UnreadableFFNError(
-                f"layer {layer} was read twice in one forward pass: a module was replaced and no longer calls its "
-                "projections exactly once. Restore its forward."
+                f"layer {layer} was read twice in one forward pass: a module was replaced, and runs or calls its "
+                "projections more than once. Restore its forward."
             )
         self.due.remove((read, layer, part))
         # Some FFNs, and all experts, see the batch's tokens in one flat row.
@@ -129,6 +131,6 @@ class Reader:
             read, layer, part = min(self.due)
             where = "the layer" if read == "embedding" else self.ffns[layer - 1][part].name
             raise UnreadableFFNError(
-                f"layer {layer} was not read in a forward pass: {where} was replaced and no longer calls its "
-                "projections. Restore its forward."
+                f"layer {layer} was not read in a forward pass: {where} did not run as a module, and neither did its "
+                "projections. Call the module, or restore its forward."
             )

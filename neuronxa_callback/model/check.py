@@ -6,26 +6,45 @@ read, or padding that leaks into a sentence would give numbers that look right.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.dense import DenseFFN
 from neuronxa_callback.model.experts import Experts
 from neuronxa_callback.model.explained import TOKENS, explained
 from neuronxa_callback.model.hooks import watch_inputs
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.model.state import is_out_of_memory
 from neuronxa_callback.model.taps import removing
-from neuronxa_callback.model.tolerance import rounding, tokens_that_differ
+from neuronxa_callback.model.tolerance import of_kernels, rounding, tokens_that_differ
 
 LEAK = 0.01  # share of a hidden state that rounding in all layers together does not reach in float32
 
-# Models that were checked, and what was then read of them: the layers with an FFN, or None for hidden states alone.
-_checked: WeakKeyDictionary[nn.Module, set[tuple[int, ...] | None]] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read of a model, and by which forwards it computes it.
+
+    Attributes:
+        layers: the layers with an FFN, or None for hidden states alone.
+        forwards: the code of the forward of each module that holds an FFN. A kernel may replace it at any time.
+    """
+
+    layers: tuple[int, ...] | None
+    forwards: tuple[Any, ...] = ()
+
+
+# Models that were checked, and what was then read of them.
+_checked: WeakKeyDictionary[nn.Module, set[_Read]] = WeakKeyDictionary()
 
 
 class _NonFiniteError(ArithmeticError):
@@ -33,7 +52,7 @@ class _NonFiniteError(ArithmeticError):
 
 
 def check_once(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True) -> None:
-    """Check a model as `check` does, unless this process has checked it before.
+    """Check a model as `check` does, unless this process has checked it before with the FFNs' present forwards.
 
     Raises:
         UnreadableFFNError: the model fails, or a layer that had an FFN at the check before has none any more. Its
@@ -43,8 +62,8 @@ def check_once(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True)
     read = _read_of(decoder, neurons)
     if read in known:
         return
-    before = {layer for layers in known if layers for layer in layers}
-    if read is not None and (lost := sorted(before - set(read))):
+    before = {layer for other in known for layer in other.layers or ()}
+    if read.layers is not None and (lost := sorted(before - set(read.layers))):
         names = {module: name for name, module in decoder.model.named_modules()}
         raise UnreadableFFNError(
             f"{names[decoder.layers[lost[0] - 1]]} has no FFN that can be read any more, and had one when the model "
@@ -53,8 +72,20 @@ def check_once(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True)
     check(decoder, token_ids, neurons)
 
 
-def _read_of(decoder: Decoder, neurons: bool) -> tuple[int, ...] | None:
-    return tuple(decoder.ffn_layers) if neurons else None
+def _read_of(decoder: Decoder, neurons: bool) -> _Read:
+    if not neurons:
+        return _Read(None)
+    forwards = [_code_of(ffn.module.forward) for layer in decoder.ffns for ffn in layer]
+    return _Read(tuple(decoder.ffn_layers), tuple(forwards))
+
+
+def _code_of(forward: Any) -> Any:
+    """Return the code of a method or function, which holds no model in memory, or the type of another callable."""
+    if isinstance(forward, functools.partial):
+        return _code_of(forward.func)
+    if isinstance(forward, MethodType):
+        return _code_of(forward.__func__)
+    return getattr(forward, "__code__", type(forward))
 
 
 def check(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True) -> None:
@@ -141,7 +172,8 @@ def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: fl
         if neurons:
             # An ExitStack closes in reverse order, so that the first FFN is checked first and its fault is raised.
             for ffn in reversed([ffn for layer in decoder.ffns for ffn in layer]):
-                checks.enter_context(ffn.checked())
+                its = ffn.checked(of_kernels(share)) if isinstance(ffn, DenseFFN) else ffn.checked()
+                checks.enter_context(its)
         checks.enter_context(watch_inputs(decoder.layers, see))
         alone = decoder.run([ids])[0]
         if not bool(torch.isfinite(alone).all()):

@@ -1,9 +1,14 @@
-"""FFNs that every token passes through: where their neurons are read, and the check that they compute Eq. 1."""
+"""FFNs that every token passes through: where their neurons are read, and the check that they compute Eq. 1.
+
+The forward of an FFN may bypass its projections: the LoRA kernels of Axolotl and Unsloth take the weights, adapters and
+quantisation states out of the projections, and call none of them. Its neurons are then computed by the projections
+from the FFN's input, once more and beside the forward, whose output stays as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +18,7 @@ from torch import Tensor, nn
 from neuronxa_callback.model import taps
 from neuronxa_callback.model.activation import NAMES as ACTIVATION_NAMES
 from neuronxa_callback.model.activation import Activation, activation_of, preserves_sign
+from neuronxa_callback.model.bypass import fault_of
 from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError
 from neuronxa_callback.model.tolerance import differ
 from neuronxa_callback.vocabulary import NeuronRepresentation
@@ -70,6 +76,7 @@ class DenseFFN:
             There is one, or a projection and its adapter (Zamba 2).
         up: module whose output is W_I x + b_I; None if `gates` compute it.
         inner: module whose input is FFN^I(x). It is the last projection, or a norm before it.
+        down: the last projection.
         neurons: the number of neurons, which is the FFN's width.
         activation: sigma.
         sign_preserving: whether sigma(z) > 0 exactly where z > 0. If so, states are read without computing sigma.
@@ -82,6 +89,7 @@ class DenseFFN:
     gates: tuple[nn.Module, ...]
     up: nn.Module | None
     inner: nn.Module
+    down: nn.Module
     neurons: int
     activation: Activation
     sign_preserving: bool
@@ -101,49 +109,131 @@ class DenseFFN:
         gate = self.gate_of(output)
         return gate > 0 if self.sign_preserving else self.activation(gate) > 0
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
-        """While open, hand over boolean states, or absolute or signed values in the model's dtype, at every pass.
+    @property
+    def projections(self) -> tuple[nn.Module, ...]:
+        """The modules that a forward which does not bypass them calls."""
+        return (*self.gates, *(() if self.up is None else (self.up,)), self.down)
 
-        `receive` gets a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
-        """
-        if representation == "nas":
-            return taps.outputs(self.gates, lambda output: receive(self.states_of(output)), self.layer)
-        return taps.inputs(
-            self.inner, lambda value: receive(value.abs() if representation == "nav" else value), self.layer
-        )
+    def values_of(self, output: Tensor, x: Tensor) -> Tensor:
+        """Return FFN^I(x), (..., neurons), from the output of `gates` and from x, (..., hidden)."""
+        return self._product(output, None if self.up is None else self.up(x))
 
-    def silenced(self) -> AbstractContextManager[None]:
-        """While open, set every neuron to 0 in forward passes."""
-        return taps.removing(
-            self.inner.register_forward_pre_hook(lambda _, args: (torch.zeros_like(args[0]), *args[1:]))
-        )
+    def output_of(self, x: Tensor) -> Tensor:
+        """Return what the FFN's modules compute of x, (..., hidden), when each is called once."""
+        return self._contribution(self.values_of(self._gated(x), x))
+
+    def _gated(self, x: Tensor) -> Tensor:
+        return taps.added([gate(x) for gate in self.gates])
+
+    def _product(self, gate: Tensor, up: Tensor | None) -> Tensor:
+        active = self.activation(self.gate_of(gate))
+        if self.layout == "plain":
+            return active
+        return active * (gate[..., gate.shape[-1] // 2 :] if up is None else up)
+
+    def _contribution(self, values: Tensor) -> Tensor:
+        """Return what neurons of these values add to the residual stream."""
+        output: Tensor = self.down(values if self.inner is self.down else self.inner(values))
+        return output
 
     @contextmanager
-    def checked(self) -> Iterator[None]:
-        """Watch one forward pass, and raise UnreadableFFNError at its end if the FFN does not compute Eq. 1."""
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> Iterator[None]:
+        """While open, hand over boolean states, or absolute or signed values in the model's dtype, at every pass.
+
+        Args:
+            receive: what to read -> the function that gets it, a tensor of (batch * tokens) x neurons elements. The
+                function must neither keep nor change the tensor.
+        """
+        receive_values = {read: its for read, its in receive.items() if read != "nas"}
+
+        def hand_over(values: Tensor) -> None:
+            for read, its in receive_values.items():
+                its(values.abs() if read == "nav" else values)
+
+        def compute(x: Tensor, output: Any) -> None:
+            gate = self._gated(x)  # the hook on the gates hands the states over
+            if receive_values:
+                hand_over(taps.local(self.values_of(gate, x)))
+
+        with ExitStack() as stack:
+            if "nas" in receive:
+                states = receive["nas"]
+                stack.enter_context(taps.outputs(self.gates, lambda output: states(self.states_of(output)), self.layer))
+            if receive_values:
+                stack.enter_context(taps.inputs(self.inner, hand_over, self.layer))
+            stack.enter_context(taps.bypassed(self.module, self.projections, compute, self.layer))
+            yield
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """While open, set every neuron to 0 in forward passes."""
+
+        def silence(x: Tensor, output: Tensor) -> Tensor:
+            return self._contribution(torch.zeros_like(self.values_of(self._gated(x), x)))
+
+        with ExitStack() as stack:
+            stack.enter_context(taps.bypassed(self.module, self.projections, silence))
+            silent = self.inner.register_forward_pre_hook(lambda _, args: (torch.zeros_like(args[0]), *args[1:]))
+            stack.callback(silent.remove)
+            yield
+
+    @contextmanager
+    def checked(self, tolerance: float) -> Iterator[None]:
+        """Watch one forward pass, and raise UnreadableFFNError at its end if the FFN does not compute Eq. 1.
+
+        Args:
+            tolerance: the share by which the output of an FFN that bypasses its projections may differ from theirs.
+        """
         gate: list[Tensor] = []
         up: list[Tensor] = []
         inner: list[Tensor] = []
+        bypassing: list[str | None] = []
+
+        def compare(x: Tensor, output: Any) -> None:
+            called = len(gate), len(up), len(inner)
+            bypassing.append(fault_of(self, x, output, tolerance))
+            for its, count in zip((gate, up, inner), called, strict=True):
+                del its[count:]  # these were the comparison's own calls
+
         with ExitStack() as stack:
             stack.enter_context(taps.outputs(self.gates, gate.append, self.layer))
             if self.up is not None:
                 stack.enter_context(taps.outputs([self.up], up.append, self.layer))
             stack.enter_context(taps.inputs(self.inner, inner.append, self.layer))
+            stack.enter_context(taps.bypassed(self.module, self.projections, compare, self.layer))
             yield
-        if (len(gate), len(up), len(inner)) != (1, 0 if self.up is None else 1, 1):
+        called = len(gate), len(up), len(inner)
+        if bypassing:
+            self._check_bypassing(bypassing, called)
+            return
+        if called != (1, 0 if self.up is None else 1, 1):
             raise UnreadableFFNError(
                 f"{self.name} called its gate projection {len(gate)} times and its down projection {len(inner)} times "
                 f"in one forward pass; it must call each exactly once. {REMEDY}"
             )
-        expected = self.activation(self.gate_of(gate[0]))
-        if self.layout != "plain":
-            expected = expected * (up[0] if up else gate[0][..., gate[0].shape[-1] // 2 :])
+        expected = self._product(gate[0], up[0] if up else None)
         if inner[0].shape != expected.shape or differ(inner[0], expected):
             raise UnreadableFFNError(
                 f"{self.name} does not multiply the activated gate with the input projection as Eq. 1 of the paper "
                 f"does, so its neurons' states cannot be read from its gate. {REMEDY}"
+            )
+
+    def _check_bypassing(self, faults: Sequence[str | None], called: tuple[int, ...]) -> None:
+        """Raise UnreadableFFNError if the FFN ran more than once, or if its only run had a fault.
+
+        Args:
+            faults: the fault of each run that bypassed the projections; None for none.
+            called: how often other runs called the projections.
+        """
+        if len(faults) + max(called) > 1:
+            raise UnreadableFFNError(
+                f"{self.name} ran {len(faults) + max(called)} times in one forward pass; it must run exactly once. "
+                f"{REMEDY}"
+            )
+        if faults[0] is not None:
+            raise UnreadableFFNError(
+                f"{self.name} calls none of its projections, and {faults[0]}, so its neurons cannot be read from its "
+                f"input. Restore its forward, or turn off the fused kernel that replaced it."
             )
 
 
@@ -183,6 +273,7 @@ def read_dense(ffn: nn.Module, name: str, place: int, hidden_size: int | None = 
         gates=(gate, *_adapters(ffn, place)),
         up=getattr(ffn, names.up) if names.up else None,
         inner=getattr(ffn, INNER_NORM, down),
+        down=down,
         neurons=neurons,
         activation=activation,
         sign_preserving=preserves_sign(activation),

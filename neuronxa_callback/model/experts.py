@@ -7,7 +7,7 @@ not active, and their values are 0. The paper has no mixtures of experts; this i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,15 +67,14 @@ class Experts:
         """The condition under which a neuron is active."""
         return "routed&sigma(gate)>0" if self.gated else "routed&sigma(up)>0"
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does. A value is FFN^I(x) before the router's weight."""
-        read = self._reader(representation)
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen, _ = _routing(args, kwargs)
-            receive(self._of_routed(hidden, chosen, read, torch.bool if representation == "nas" else hidden.dtype))
+            for read, its in receive.items():
+                dtype = torch.bool if read == "nas" else hidden.dtype
+                its(self._of_routed(hidden, chosen, self._reader(read), dtype))
 
         return taps.removing(self.module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -177,6 +176,30 @@ class _OwnForm(Experts):
 
 
 @dataclass(frozen=True)
+class LigerExperts(_OwnForm):
+    """Liger Kernel's experts, where its class stands in the place of a model's own. They have no biases.
+
+    Where Liger replaced only the forward of a loaded model's experts, these are read as what they are.
+    """
+
+    @property
+    def width(self) -> int:
+        """The number of neurons of one expert."""
+        return int(self.module.intermediate_dim)
+
+    @property
+    def activation(self) -> Activation:
+        """The activation function sigma. Liger refuses configurations that name another one."""
+        return nn.functional.silu
+
+    def _linear(self, hidden: Tensor, name: str, expert: int) -> Tensor:
+        return nn.functional.linear(hidden, getattr(self.module, name)[expert])
+
+    def _contribution(self, inner: Tensor, expert: int) -> Tensor:
+        return self._linear(inner, "down_proj", expert)
+
+
+@dataclass(frozen=True)
 class DbrxExperts(_OwnForm):
     """DBRX's experts. Their three weights are stacked in w1 (gate), v1 (input) and w2 (last, transposed)."""
 
@@ -212,12 +235,15 @@ class Llama4Experts(_OwnForm):
         """The number of neurons of one expert."""
         return int(self.module.down_proj.shape[1])
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does."""
-        read = self._reader(representation)
-        return taps.inputs(self.module, lambda hidden: receive(read(self._gate_up(hidden)).transpose(0, 1).flatten(1)))
+
+        def hand_over(hidden: Tensor) -> None:
+            projected = self._gate_up(hidden)
+            for read, its in receive.items():
+                its(self._reader(read)(projected).transpose(0, 1).flatten(1))
+
+        return taps.inputs(self.module, hand_over)
 
     def _gate_up(self, hidden: Tensor) -> Tensor:
         """Return (experts, tokens, 2 * width) from the input (experts * tokens, hidden)."""
@@ -256,14 +282,14 @@ class JetMoeExperts(_OwnForm):
         """The activation function sigma."""
         return self.module.activation  # type: ignore[no-any-return]
 
-    def watch(
-        self, representation: NeuronRepresentation, receive: Callable[[Tensor], None]
-    ) -> AbstractContextManager[None]:
+    def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> AbstractContextManager[None]:
         """Hand over states or values as `DenseFFN.watch` does."""
-        read = self._reader(representation)
-        return self._projecting(
-            lambda hidden, routed, projected: receive(self._placed(hidden, routed, read(projected)))
-        )
+
+        def hand_over(tokens: int, routed: Any, projected: Tensor) -> None:
+            for read, its in receive.items():
+                its(self._placed(tokens, routed, self._reader(read)(projected)))
+
+        return self._projecting(hand_over)
 
     @contextmanager
     def _projecting(self, receive: Callable[[int, Any, Tensor], None]) -> Iterator[None]:
@@ -309,6 +335,7 @@ class JetMoeExperts(_OwnForm):
 
 # By the names of their modules' classes.
 OWN_FORMS: dict[str, type[Experts]] = {
+    "LigerExperts": LigerExperts,
     "DbrxExperts": DbrxExperts,
     "Llama4TextExperts": Llama4Experts,
     "JetMoeMoE": JetMoeExperts,
@@ -324,8 +351,9 @@ def read_experts(module: Any, name: str) -> Experts | None:
     kind = type(module).__name__
     if kind not in OWN_FORMS and not hasattr(type(module), "_apply_gate"):
         return None
-    experts = OWN_FORMS.get(kind, Experts)(name, module, sign_preserving=False)
-    if kind not in OWN_FORMS:
+    form = OWN_FORMS.get(kind, Experts)
+    experts = form(name, module, sign_preserving=False)
+    if form in (Experts, LigerExperts):
         weights = getattr(module, "gate_up_proj" if experts.gated else "up_proj", None)
         if hasattr(weights, "ds_shape"):
             raise UnreadableFFNError(
@@ -347,7 +375,11 @@ def _has(module: Any, flag: str, default: bool = False) -> bool:
 def _routing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Return hidden states (tokens, hidden), chosen experts and their weights (tokens, k) from a call's arguments."""
     hidden, chosen, weights = (*args, *kwargs.values())
-    return hidden.reshape(-1, hidden.shape[-1]), chosen, weights
+    return _of_tokens(hidden), _of_tokens(chosen), _of_tokens(weights)
+
+
+def _of_tokens(given: Tensor) -> Tensor:
+    return given.reshape(-1, given.shape[-1])
 
 
 def _sigma_of_experts(module: Any) -> Activation:

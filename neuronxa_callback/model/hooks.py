@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -16,21 +16,24 @@ from neuronxa_callback.vocabulary import NeuronRepresentation
 
 @contextmanager
 def watch(
-    ffns: Sequence[Sequence[FFN]], representation: NeuronRepresentation, receive: Callable[[int, int, Tensor], None]
+    ffns: Sequence[Sequence[FFN]],
+    chosen: Mapping[NeuronRepresentation, Collection[int]],
+    receive: Callable[[NeuronRepresentation, int, int, Tensor], None],
 ) -> Iterator[None]:
-    """While open, hand each FFN's states or values to `receive(layer, part, tensor)`.
+    """While open, hand each FFN's states or values to `receive(representation, layer, part, tensor)`.
 
     Args:
-        ffns: the FFNs of all layers, as `neurons.find_ffns` returns them, or of some layers.
-        representation: "nas" hands over boolean states, "nav" absolute values and "signed" signed ones, both in the
-            model's dtype.
-        receive: called once per FFN and forward pass with the layer's place in `ffns`, the FFN's place in its layer
-            and a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
+        ffns: the FFNs of all layers, as `neurons.find_ffns` returns them.
+        chosen: representation -> the numbers of the layers to read, from 1. "nas" hands over boolean states, "nav"
+            absolute values and "signed" signed ones, both in the model's dtype.
+        receive: called once per representation, FFN and forward pass with the layer's number, the FFN's place in its
+            layer and a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
     """
     with ExitStack() as stack:
-        for layer, parts in enumerate(ffns):
-            for part, ffn in enumerate(parts):
-                stack.enter_context(ffn.watch(representation, partial(receive, layer, part)))
+        for layer, parts in enumerate(ffns, start=1):
+            reads = [read for read, layers in chosen.items() if layer in layers]
+            for part, ffn in enumerate(parts if reads else ()):
+                stack.enter_context(ffn.watch({read: partial(receive, read, layer, part) for read in reads}))
         yield
 
 

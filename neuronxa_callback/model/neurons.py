@@ -1,7 +1,8 @@
 """Find a decoder's FFN neurons and hand over their states and values (paper, section 2).
 
 A gated FFN computes FFN^I(x) = sigma(W_G x + b_G) * (W_I x + b_I) (Eq. 1). A plain FFN computes sigma(W_I x + b_I).
-Neurons are read at two places. Every implementation passes through both, even if its forward was replaced:
+Neurons are read at two places. Most implementations pass through both, even if their forward was replaced. Where one
+calls no projection at all, `dense` calls them on the FFN's input:
 
 * the output of the projection before the activation function. It gives the activation state (NAS):
   sigma(W_G x + b_G) > 0, or sigma(W_I x + b_I) > 0 in a plain FFN;

@@ -9,7 +9,28 @@ from neuronxa_callback.model.engine import compute_dtypes
 
 # Leaves room for kernels that fuse or round differently in bfloat16. Swapped halves differ by far more.
 SAME_FORMULA = 0.05
+# Exact GELU and its approximation by tanh differ by 0.0002 of an output, and GELU and SiLU by 0.07 and more.
+SAME_KERNEL = 0.01
+TINY = 1e-30
 TF32 = 2.0**-10  # the relative spacing of its numbers
+
+
+def mean_distance(found: Tensor, expected: Tensor, size: Tensor) -> float:
+    """Return the distance of two tensors (..., features), as a share of each token's size, as a mean over tokens.
+
+    The norm of a token in `size` is its size. Tokens may differ in size by a factor of hundreds.
+    """
+    distance = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
+    return float((distance / torch.linalg.vector_norm(size.float(), dim=-1).clamp(min=TINY)).mean())
+
+
+def of_kernels(share: float) -> float:
+    """Return the share by which two kernels may differ that compute the same FFN.
+
+    Args:
+        share: what `rounding` returns.
+    """
+    return max(SAME_KERNEL, 4 * share**2)
 
 
 def differ(found: Tensor, expected: Tensor, tolerance: float = SAME_FORMULA) -> bool:

@@ -102,17 +102,20 @@ def test_a_training_has_the_scores_of_one_process(engine: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("engine", "lora"),
+    ("engine", "lora", "fused"),
     [
-        ("fsdp2", True),
-        pytest.param("zero3", True, marks=[needs_deepspeed, NO_LORA]),
-        pytest.param("zero3", False, marks=needs_deepspeed),
+        ("fsdp2", True, False),
+        ("fsdp2", True, True),
+        pytest.param("zero3", True, False, marks=[needs_deepspeed, NO_LORA]),
+        pytest.param("zero3", False, False, marks=needs_deepspeed),
     ],
 )
-def test_weights_are_those_of_a_training_without_the_callback(engine: str, lora: bool, tmp_path: Path) -> None:
-    settings = Settings(engine, lora)
+def test_weights_are_those_of_a_training_without_the_callback(
+    engine: str, lora: bool, fused: bool, tmp_path: Path
+) -> None:
+    settings = Settings(engine, lora, fused)
     assert_equal_to_one_process(tmp_path / "watched", run(tmp_path / "watched", settings), settings)
-    run(tmp_path / "bare", Settings(engine, lora, watched=False))
+    run(tmp_path / "bare", Settings(engine, lora, fused, watched=False))
     watched, bare = (torch.load(tmp_path / name / "weights.pt") for name in ("watched", "bare"))
     assert watched.keys() == bare.keys()
     assert all(torch.equal(watched[name], bare[name]) for name in bare)
@@ -176,6 +179,7 @@ def test_neurons_of_a_tensor_parallel_model_are_gathered(tmp_path: Path) -> None
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank-{rank}.json").read_text())
         assert found["per_layer"] == {name: pytest.approx(its.tolist()) for name, its in expected.per_layer.items()}
+        assert found["bypassed"] == found["per_layer"]
         assert found["texts"] == [list(made.texts) for made, _ in translated.values()]
         assert "experts" in found["refused"]  # transformers 4 holds them one by one, which is refused in any case
 

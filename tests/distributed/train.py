@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerState
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality, StoppingRule
 from neuronxa_callback.ranks import OutOfStepError
-from tests.support import sft
+from tests.support import fused, sft
 
 
 def leave() -> None:
@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         engine: "one", "ddp", "fsdp2", "fsdp1", "zero2" or "zero3".
         lora: whether to train an adapter.
+        fused: whether the FFNs' forwards take the weights and call no projection.
         watched: whether the callback is there.
         pairs: the number of held-out sentence pairs.
         translates: whether the model translates, too.
@@ -59,6 +60,7 @@ class Settings:
 
     engine: str
     lora: bool = False
+    fused: bool = False
     watched: bool = True
     pairs: int = 6
     translates: bool = True
@@ -144,6 +146,8 @@ def train(output_dir: Path, settings: Settings) -> None:
 
         # It would compile an operation at its first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if settings.fused:
+        fused(trainer.model)
     if settings.fault:
         trainer.add_callback(Saboteur(settings.fault))
     if settings.engine == "fsdp2":

@@ -214,6 +214,41 @@ def test_experts_that_compute_something_else_are_refused(tokenizer: PreTrainedTo
         NeuronXAEvaluator(PAIRS).check(Decoder.find(model, tokenizer))
 
 
+class LigerExperts(nn.Module):
+    """Stands for Liger Kernel's class of this name: the same tensors, in a forward of its own."""
+
+    def __init__(self, experts: Any) -> None:
+        super().__init__()
+        self.num_experts, self.intermediate_dim = experts.num_experts, experts.intermediate_dim
+        self.gate_up_proj, self.down_proj = experts.gate_up_proj, experts.down_proj
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        total = torch.zeros_like(hidden_states)
+        for expert in range(self.num_experts):
+            gate, up = (hidden_states @ self.gate_up_proj[expert].T).chunk(2, dim=-1)
+            weight = (top_k_weights * (top_k_index == expert)).sum(-1, keepdim=True)
+            total += weight * ((nn.functional.silu(gate) * up) @ self.down_proj[expert].T)
+        return total
+
+
+@needs_stacked_experts
+def test_ligers_experts_are_read(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny("mixtral")
+    expected = encode_all(Decoder.find(model, tokenizer), SENTENCES, ("nas", "nav"))
+    for layer in model.model.layers:
+        layer.mlp.experts = LigerExperts(layer.mlp.experts)
+    decoder = Decoder.find(model, tokenizer)
+    NeuronXAEvaluator(PAIRS).check(decoder)
+    assert decoder.rule == "routed&sigma(gate)>0"
+    found = encode_all(decoder, SENTENCES, ("nas", "nav"))
+    assert torch.equal(found["nas"], expected["nas"])
+    torch.testing.assert_close(found["nav"], expected["nav"], atol=1e-5, rtol=1e-5)
+    first, second = (model.model.layers[place].mlp.experts for place in (0, 1))
+    first.forward = second.forward
+    with pytest.raises(UnreadableFFNError, match=r"layers\.0\.mlp\.experts does not compute its experts"):
+        NeuronXAEvaluator(PAIRS).check(decoder)
+
+
 @needs_stacked_experts
 def test_quantised_experts_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("mixtral")

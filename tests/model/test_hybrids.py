@@ -159,7 +159,7 @@ def signed(model: Any, tokenizer: Any, layer: int, part: int) -> Tensor:
     found: list[Tensor] = []
     with (
         decoder.evaluation_mode(),
-        watch([[decoder.ffns[layer][part]]], "signed", lambda _, __, v: found.append(v.clone())),
+        watch([[decoder.ffns[layer][part]]], {"signed": [1]}, lambda *read: found.append(read[-1].clone())),
     ):
         decoder.run(decoder.tokenize(SENTENCES[:1]))
     (values,) = found
