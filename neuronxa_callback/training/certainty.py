@@ -51,14 +51,17 @@ def certainty_rows(evaluation: Evaluation, methods: Sequence[Method]) -> list[tu
     for method in methods:
         scored = {name: language for name, language in evaluation.languages.items() if method in language.score}
         if len(scored) > 1 and method in evaluation.score:
-            rows.append((f"{score_name(method)} {ALL}", *_measured(evaluation, method), "", "", ""))
+            rows.append((f"{score_name(method)} {ALL}", *measured(evaluation, method), "", "", ""))
         for name, language in scored.items():
-            rows.append((f"{score_name(method)} {name}", *_measured(language, method), *_surface(language, method)))
+            rows.append((f"{score_name(method)} {name}", *measured(language, method), *surface_cells(language, method)))
     return rows
 
 
-def _measured(scores: Evaluation | PairScores, method: Method) -> tuple[str, ...]:
-    """Return the value, its interval, chance and p; nothing for what a line of an older format does not have."""
+def measured(scores: Evaluation | PairScores, method: Method) -> tuple[str, ...]:
+    """Return the value, its interval, chance and p: the columns of `HEADER` from the second on.
+
+    A line of an older format gives nothing for what it does not have.
+    """
     interval, chance, p_value = scores.ci.get(method), scores.chance.get(method), scores.p_value.get(method)
     p = "" if p_value is None else f"{p_value:.2g}"
     if p and chance is None and method in ALIGNMENT:
@@ -71,7 +74,8 @@ def _decimal(number: float) -> str:
     return f"{round(number, 4) + 0.0:.4f}"  # with + 0.0 a rounded -0.0 is no "-0.0000"
 
 
-def _surface(language: PairScores, method: Method) -> tuple[str, ...]:
+def surface_cells(language: PairScores, method: Method) -> tuple[str, ...]:
+    """Return what the surface of the text has to do with a score: the last three columns of `HEADER`."""
     surface = language.surface
     if surface is None or method not in language.per_pair:
         return "", "", ""
