@@ -21,7 +21,8 @@ from neuronxa_callback.training.summary import language_curves
 from neuronxa_callback.vocabulary import Method, score_name
 
 LANGUAGE_HEADER = ("language", "code", "pairs", "first", "last", "best", "at step", *HEADER[2:])
-ALL = "all language pairs"
+ALL = "all"
+CHANCE_LINE = "The grey line without markers"
 CURVE_NUMBERS = ("language", "step", "score", "95 % interval", "chance")
 LANGUAGES_NOTE = (
     "First, last and best are over the run; best is the highest value. The columns from the interval on are those of "
@@ -31,11 +32,10 @@ LANGUAGES_NOTE = (
 
 def curves_section(evaluations: Sequence[Evaluation], methods: Sequence[Method], labels: Mapping[str, str]) -> Section:
     """Return the section with a chart of each method over training steps, and its numbers in a table."""
-    blocks: list[Block] = []
-    for method in methods:
-        curves = language_curves(evaluations, method)
-        blocks += [_curve_chart(curves, method, labels, evaluations), _curve_table(curves, method, labels)]
-    return Section("curves", "Alignment over training steps", [*blocks, bands_text(evaluations)])
+    curves = {method: language_curves(evaluations, method) for method in methods}
+    charts = [_curve_chart(found, method, labels, evaluations) for method, found in curves.items()]
+    tables = [_curve_table(found, method, labels) for method, found in curves.items()]
+    return Section("curves", "Alignment over training steps", [*charts, bands_text(evaluations, CHANCE_LINE), *tables])
 
 
 def _curve_chart(
@@ -48,7 +48,7 @@ def _curve_chart(
     parts = list(parts_of(curves, MOST_LINES))
     pictures = []
     for part in parts:
-        title = title_of(f"{name} over training steps", [labels[pair] for pair in part], len(parts))
+        title = title_of([labels[pair] for pair in part], len(parts))
         named = {labels[pair]: points for pair, points in part.items()}
         pictures.append(svg(plots.curve_figure(named, method, [counts[pair] for pair in part], title)))
     return Chart(
@@ -116,16 +116,17 @@ def layers_section(
     evaluations: Sequence[Evaluation], methods: Sequence[Method], labels: Mapping[str, str]
 ) -> Section | None:
     """Return the section with the map of layers over steps for each method that has values of layers."""
-    blocks: list[Block] = []
+    charts: list[Block] = []
+    tables: list[Block] = []
     for method in methods:
         per_layer, layers = _per_layer(evaluations, method), layers_of(evaluations, method)
         if per_layer and layers:
-            blocks.append(_layer_chart(evaluations, method, labels, per_layer))
-            blocks.append(_layer_table(evaluations, method, labels, layers))
-    if not blocks:
+            charts.append(_layer_chart(evaluations, method, labels, per_layer))
+            tables.append(_layer_table(evaluations, method, labels, layers))
+    if not charts:
         return None
     reading = f"{MAP_TEXTS[LAYER_MAP].reading} White is 0, and a grey or hatched field has no score."
-    return Section("layers", MAP_TEXTS[LAYER_MAP].heading, [*blocks, reading])
+    return Section("layers", MAP_TEXTS[LAYER_MAP].heading, [*charts, reading, *tables])
 
 
 def _per_layer(evaluations: Sequence[Evaluation], method: Method) -> dict[str, NDArray[np.float64]]:
@@ -143,10 +144,9 @@ def _layer_chart(
     parts = list(parts_of(per_layer, MOST_PANELS))
     pictures = []
     for part in parts:
-        title = f"{name} of each layer"
         named = {labels[pair]: values for pair, values in part.items()}
         pairs = {labels[pair]: counts[pair] for pair in part}
-        pictures.append(svg(layer_map_figure(named, steps, method, pairs, title, layers)))
+        pictures.append(svg(layer_map_figure(named, steps, method, pairs, "", layers)))
     return Chart(
         f"{name} of each layer over training steps",
         MAP_TEXTS[LAYER_MAP].description.format(name),

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from math import isnan
 
 from neuronxa_callback.run_page.document import Block, Cell, Line, Section, Table
+from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.records import DirectionQuality, Evaluation
 from neuronxa_callback.vocabulary import ALIGNMENT, Method, score_name
 
 SHOWN = 8  # rows that a reader sees without opening the rest
 LONGEST_TEXT = 400  # characters of a sentence or a translation
+EMPTY = "(empty)"
+REMOVED = "(its text is not in scores.jsonl)"
 NO_PAIRS = (
     "Nothing is said of single pairs here: NASCA, NAVCA and MEXA alone align pairs, and the run has values of single "
     "pairs by none of them at two steps."
@@ -198,16 +201,20 @@ class _Telling:
             (self.texts.source_lang, self.texts.source[place]),
             (self.texts.target_lang, self.texts.target[place]),
         )
-        return [Line(code, _cut(text), code) for code, text in sides]
+        return [Line(language_name(code), _cut(text), code) for code, text in sides]
 
     def _translations(self, place: int) -> Cell:
+        found = [
+            (direction, evaluation.step, made)
+            for evaluation in (self.first, self.other)
+            for direction, made in evaluation.quality.items()
+            if evaluation.language_pair(direction) == self.pair and place < len(made.translations)
+        ]
         lines = []
-        for evaluation in (self.first, self.other):
-            for direction, made in evaluation.quality.items():
-                if evaluation.language_pair(direction) == self.pair and place < len(made.translations):
-                    target = direction.partition("-")[2]
-                    label = f"step {evaluation.step}, {target}{_scores(made, place)}"
-                    lines.append(Line(label, _cut(made.translations[place]), target))
+        for direction, step, made in sorted(found, key=lambda one: one[0] != self.pair):  # in steps' order otherwise
+            target = direction.partition("-")[2]
+            label = f"into {language_name(target)}, step {step}{_scores(made, place)}"
+            lines.append(Line(label, _translation(made, place), target))
         return lines or "not translated at these steps"
 
 
@@ -220,6 +227,12 @@ def _scores(made: DirectionQuality, place: int) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
+def _translation(made: DirectionQuality, place: int) -> str:
+    if len(made.translations) > made.empty and not any(made.translations):
+        return REMOVED
+    return _cut(made.translations[place])
+
+
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.split()) or EMPTY
     return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"

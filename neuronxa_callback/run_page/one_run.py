@@ -13,6 +13,7 @@ from neuronxa_callback.run_page.evaluations import finite, pair_labels, pair_nam
 from neuronxa_callback.run_page.quality_parts import correlation_section, quality_section
 from neuronxa_callback.run_page.texts import held_out_texts
 from neuronxa_callback.run_page.verdicts import verdict_section, verdict_text
+from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.training.page import SIGNATURES, read_run, signatures_of, value_cells
 from neuronxa_callback.training.points import Correlations, correlations_of, points_of
 from neuronxa_callback.training.records import Evaluation, methods_of
@@ -67,15 +68,8 @@ def _told(evaluations: Sequence[Evaluation], labels: Mapping[str, str]) -> str:
         counted = f"{len(steps)} evaluations, step {steps[0]} to {steps[-1]}"
     sources = {name.partition("-")[0] for name in labels}
     watched = ", ".join(labels.values())
-    beside = f" beside {pair_source(sources.pop())}" if len(sources) == 1 else ""
+    beside = f" beside {language_name(sources.pop())}" if len(sources) == 1 else ""
     return f"Cross-lingual alignment of {watched}{beside}. {counted}." if watched else f"{counted}."
-
-
-def pair_source(code: str) -> str:
-    """Return the name of the language that the others are paired with."""
-    from neuronxa_callback.text.languages import language_name
-
-    return language_name(code)
 
 
 # ---------------------------------------------------------------------------------------------- first numbers
@@ -88,10 +82,15 @@ def _scores(evaluations: Sequence[Evaluation], methods: Sequence[Method]) -> lis
         if name in methods[1:]:
             continue
         step, best = best_of(points)
-        told = f"at its best step, {step}. {points[0][1]:.4f} at step {points[0][0]}"
-        told += f", {points[-1][1]:.4f} at step {points[-1][0]}." if len(points) > 1 else "."
-        found.append(KeyNumber(score_name(name), f"{best:.4f}", told + _certain(evaluations, name, step)))
+        told = f"at its best step, {step}. {number_text(points[0][1])} at step {points[0][0]}"
+        told += f", {number_text(points[-1][1])} at step {points[-1][0]}." if len(points) > 1 else "."
+        found.append(KeyNumber(score_name(name), number_text(best), told + _certain(evaluations, name, step)))
     return found
+
+
+def number_text(number: float) -> str:
+    """Return a score as text: four decimals up to 1, and two above, as of chrF from 0 to 100."""
+    return f"{number:.4f}" if abs(number) <= 1 else f"{number:.2f}"
 
 
 def _certain(evaluations: Sequence[Evaluation], name: str, step: int) -> str:

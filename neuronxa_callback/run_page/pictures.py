@@ -36,6 +36,6 @@ def parts_of(by_name: Mapping[str, V], most: int) -> Iterator[dict[str, V]]:
         yield part
 
 
-def title_of(title: str, labels: Sequence[str], parts: int) -> str:
-    """Return a picture's title, with the language pairs in it if there are several pictures."""
-    return title if parts == 1 else f"{title}: {', '.join(labels)}"
+def title_of(labels: Sequence[str], parts: int) -> str:
+    """Return a picture's title: its language pairs if there are several pictures. One has the chart's caption alone."""
+    return "" if parts == 1 else ", ".join(labels)

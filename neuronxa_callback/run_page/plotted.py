@@ -99,8 +99,8 @@ def runs_plot(
             )
             ringed = [point for point in points if point.step == best[run]]
             figure.add_traces(_ring(ringed, view, run))
-    if any(point.chance is not None for by_run in views.values() for points in by_run.values() for point in points):
-        figure.add_traces(_chance_key())
+        if any(point.chance is not None for points in by_run.values() for point in points):
+            figure.add_traces(_chance_key(view))
     return _json(figure)
 
 
@@ -193,11 +193,11 @@ def _chance(points: Sequence[plots.CurvePoint], pair: str) -> list[go.Scatter]:
     ]
 
 
-def _chance_key() -> go.Scatter:
+def _chance_key(view: str | None = None) -> go.Scatter:
     import plotly.graph_objects as go
 
     line = {"color": "#666", "dash": "2px,3px", "width": 1.5}
-    return go.Scatter(x=[None], y=[None], mode="lines", line=line, name="chance", hoverinfo="skip", meta={"pair": None})
+    return go.Scatter(x=[None], y=[None], mode="lines", line=line, name="chance", hoverinfo="skip", meta={"pair": view})
 
 
 def _ring(points: Sequence[plots.CurvePoint], view: str, run: str) -> go.Scatter:
@@ -262,7 +262,7 @@ def layer_map_plot(
             "cmin": low,
             "cmax": high,
             "colorscale": _scale(method),
-            "colorbar": {"title": {"text": score_name(method), "side": "right"}, "thickness": 14, "outlinewidth": 0},
+            "colorbar": {"title": _title(score_name(method), side="right"), "thickness": 14, "outlinewidth": 0},
         },
     )
     return _json(figure)
@@ -299,7 +299,7 @@ def quality_plot(points: Sequence[Point], correlation: OverRun | None, method: M
         "colorscale": plots.STEP_COLOURS,
         "line": {"width": 1, "color": "#333"},
         "showscale": len(steps) > 1,
-        "colorbar": {"title": {"text": "Step", "side": "right"}, "thickness": 14, "outlinewidth": 0},
+        "colorbar": {"title": _title("Step", side="right"), "thickness": 14, "outlinewidth": 0},
     }
     figure.add_trace(
         go.Scatter(
@@ -333,11 +333,15 @@ def _figure(x: str, y: str, lowest_is_zero: bool = False) -> go.Figure:
         hovermode="x unified",
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
         showlegend=True,
-        legend={"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0},
-        xaxis={"title": {"text": shown(x)}, **AXIS},
-        yaxis={"title": {"text": shown(y)}, "rangemode": "tozero" if lowest_is_zero else "normal", **AXIS},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        xaxis={"title": _title(x, standoff=8), **AXIS},
+        yaxis={"title": _title(y, standoff=8), "rangemode": "tozero" if lowest_is_zero else "normal", **AXIS},
     )
     return figure
+
+
+def _title(text: str, **more: Any) -> dict[str, Any]:
+    return {"text": shown(text), "font": {"size": 13}, **more}
 
 
 def _json(figure: go.Figure) -> str:

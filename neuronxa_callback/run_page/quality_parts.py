@@ -55,7 +55,7 @@ def _points_chart(
         correlations[method],
         method,
         counts,
-        f"Translation quality against {name}",
+        "",
     )
     return Chart(
         f"Translation quality against {name}",
@@ -104,7 +104,7 @@ def _quality_chart(curves: dict[str, dict[str, list[tuple[int, float]]]]) -> Cha
             for metric, by_direction in curves.items()
         }
         drawn = {metric: by_direction for metric, by_direction in drawn.items() if by_direction}
-        pictures.append(svg(plots.quality_curve_figure(drawn, "Translation quality over training steps")))
+        pictures.append(svg(plots.quality_curve_figure(drawn, "")))
     return Chart(
         "Translation quality over training steps",
         "Each quality metric over training steps, a line a direction. The table below has the numbers.",

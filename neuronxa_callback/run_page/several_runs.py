@@ -8,9 +8,10 @@ from pathlib import Path
 
 from neuronxa_callback import plots
 from neuronxa_callback.run_page import plotted
+from neuronxa_callback.run_page.alignment_parts import CHANCE_LINE
 from neuronxa_callback.run_page.document import Block, Chart, Code, Document, KeyNumber, Section, Table
 from neuronxa_callback.run_page.evaluations import finite, pair_labels
-from neuronxa_callback.run_page.one_run import command_section
+from neuronxa_callback.run_page.one_run import command_section, number_text
 from neuronxa_callback.run_page.pictures import svg
 from neuronxa_callback.run_page.verdicts import verdict_text
 from neuronxa_callback.training import best_steps, overlay
@@ -66,7 +67,7 @@ def _best(run: Run, shared: Shared) -> KeyNumber:
     points = overlay.alignment_points(run, method, shared.pairs)
     step, best = best_of(points)
     told = f"{score_name(method)} at its best step, {step}. {points[0][1]:.4f} at step {points[0][0]}."
-    return KeyNumber(run.name, f"{best:.4f}", told)
+    return KeyNumber(run.name, number_text(best), told)
 
 
 def _runs_section(runs: Sequence[Run], shared: Shared, bests: Sequence[BestStep]) -> Section:
@@ -81,7 +82,11 @@ def _curves_section(runs: Sequence[Run], shared: Shared, bests: Sequence[BestSte
     best = {one.run: one.evaluation.step for one in bests}
     blocks: list[Block] = [_method_chart(runs, shared, method, best) for method in shared.methods]
     blocks += [_metric_chart(runs, shared, metric, best) for metric in shared.metrics]
-    return Section("curves", "Scores over training steps", [*blocks, f"{RINGS} {BANDS}", _numbers(runs, shared)])
+    return Section(
+        "curves",
+        "Scores over training steps",
+        [*blocks, f"{RINGS} {BANDS.format(CHANCE_LINE)}", _numbers(runs, shared)],
+    )
 
 
 def _method_chart(runs: Sequence[Run], shared: Shared, method: Method, best: Mapping[str, int]) -> Chart:
@@ -93,10 +98,10 @@ def _method_chart(runs: Sequence[Run], shared: Shared, method: Method, best: Map
         for pair in shared.pairs
     }
     views = by_pair if len(shared.pairs) == 1 else {MEAN: mean, **by_pair}
-    pictures = [plots.runs_figure({method: _pairs_of(mean)}, {}, best, f"{name} over training steps")]
+    pictures = [plots.runs_figure({method: _pairs_of(mean)}, {}, best, MEAN_LABEL)]
     for pair, by_run in by_pair.items():
         counts = [pair_counts(run.evaluations, method)[pair] for run in runs]
-        pictures.append(plots.curve_figure(_labelled(by_run), method, counts, f"{name}, {labels[pair]}"))
+        pictures.append(plots.curve_figure(_labelled(by_run), method, counts, labels[pair]))
     return Chart(
         f"{name} over training steps",
         f"{name} over training steps, a line a run, with a ring at the best step: the mean over the shared language "
@@ -111,7 +116,7 @@ def _method_chart(runs: Sequence[Run], shared: Shared, method: Method, best: Map
 def _metric_chart(runs: Sequence[Run], shared: Shared, metric: str, best: Mapping[str, int]) -> Chart:
     name = score_name(metric)
     points = {run.name: _points(overlay.quality_points(run, metric, shared.directions)) for run in runs}
-    picture = plots.runs_figure({}, {metric: _pairs_of(points)}, best, f"{name} over training steps")
+    picture = plots.runs_figure({}, {metric: _pairs_of(points)}, best, "")
     return Chart(
         f"{name} over training steps",
         f"{name} over training steps, a line a run, with a ring at the step of the best alignment.",

@@ -16,7 +16,7 @@ HEADER = (
 )
 BANDS = (
     "The bands are 95 % intervals over samples of as many sentence pairs. Scores that are no mean over "
-    "pairs have none. The dashed line is chance: what the same sentences score when their pairs are torn apart."
+    "pairs have none. {} is chance: what the same sentences score when their pairs are torn apart."
 )
 OLD = "Evaluations that an older version wrote have bootstrap intervals, the p-value of Eq. 5, and no chance."
 READING = (
@@ -29,11 +29,17 @@ READING = (
 )
 
 
-def bands_text(evaluations: Sequence[Evaluation]) -> str:
-    """Return what the bands and the dashed line of the run page's curves are."""
+def bands_text(evaluations: Sequence[Evaluation], chance_line: str = "The dashed line") -> str:
+    """Return what the bands and the line of chance of a page's curves are.
+
+    Args:
+        evaluations: the run's evaluations.
+        chance_line: what the line of chance looks like.
+    """
+    bands = BANDS.format(chance_line)
     languages = [language for evaluation in evaluations for language in evaluation.languages.values()]
     is_old = any(method not in lang.chance for lang in languages for method in lang.score if method in OVER_PAIRS)
-    return f"{BANDS} {OLD}" if is_old else BANDS
+    return f"{bands} {OLD}" if is_old else bands
 
 
 def certainty_part(evaluations: Sequence[Evaluation], methods: Sequence[Method]) -> list[str]:
