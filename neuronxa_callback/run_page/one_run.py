@@ -21,6 +21,7 @@ from neuronxa_callback.training.summary import best_of, curves
 from neuronxa_callback.vocabulary import Method, score_name, split_method
 
 NO_SCORES = "No evaluation of this run has an alignment score; the warnings of the run say why."
+MOST_NAMED = 8  # languages; the bar and the tables name more
 COMMAND_NOTE = "The command of the training itself is not recorded."
 
 
@@ -67,7 +68,7 @@ def _told(evaluations: Sequence[Evaluation], labels: Mapping[str, str]) -> str:
     if len(steps) > 1:
         counted = f"{len(steps)} evaluations, step {steps[0]} to {steps[-1]}"
     sources = {name.partition("-")[0] for name in labels}
-    watched = ", ".join(labels.values())
+    watched = ", ".join(labels.values()) if len(labels) <= MOST_NAMED else f"{len(labels)} languages"
     beside = f" beside {language_name(sources.pop())}" if len(sources) == 1 else ""
     return f"Cross-lingual alignment of {watched}{beside}. {counted}." if watched else f"{counted}."
 

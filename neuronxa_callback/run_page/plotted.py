@@ -26,7 +26,7 @@ SYMBOLS = dict(
     zip(plots.MARKERS, ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"), strict=True)
 )
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "6px,2px")
-BAND = 0.14  # opacity
+BAND, BANDS = 0.14, 0.45  # opacity of a band, and of all bands that lie on each other at first
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#1b1b1b"}
 AXIS = {"gridcolor": "#e3e3e3", "zerolinecolor": "#bdbdbd", "linecolor": "#8a8a8a", "automargin": True}
 
@@ -74,7 +74,7 @@ def curve_plot(curves: Mapping[str, Sequence[plots.CurvePoint]], labels: Mapping
     for (name, points), style in zip(curves.items(), styles(), strict=False):
         chance = _chance(points, name)
         has_chance |= bool(chance)
-        figure.add_traces([*_band(points, name, style), *chance, _line(points, name, labels[name], style)])
+        figure.add_traces([*_band(points, name, style, len(curves)), *chance, _line(points, name, labels[name], style)])
     if has_chance:
         figure.add_traces(_chance_key())
     return _json(figure)
@@ -95,7 +95,11 @@ def runs_plot(
         for (run, points), style in zip(by_run.items(), styles(), strict=False):
             label = plots.distinct_labels(list(by_run))[run].replace(r"\$", "$")
             figure.add_traces(
-                [*_band(points, view, style), *_chance(points, view), _line(points, view, label, style, run)]
+                [
+                    *_band(points, view, style, len(by_run)),
+                    *_chance(points, view),
+                    _line(points, view, label, style, run),
+                ]
             )
             ringed = [point for point in points if point.step == best[run]]
             figure.add_traces(_ring(ringed, view, run))
@@ -150,7 +154,7 @@ def _whisker(point: plots.CurvePoint) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": [high - point.score], "arrayminus": [point.score - low]}
 
 
-def _band(points: Sequence[plots.CurvePoint], pair: str, style: Mapping[str, Any]) -> list[go.Scatter]:
+def _band(points: Sequence[plots.CurvePoint], pair: str, style: Mapping[str, Any], lines: int) -> list[go.Scatter]:
     import plotly.graph_objects as go
 
     having = [(point.step, *point.interval) for point in points if point.interval is not None]
@@ -163,7 +167,7 @@ def _band(points: Sequence[plots.CurvePoint], pair: str, style: Mapping[str, Any
             x=[*steps, *reversed(steps)],
             y=[*high, *reversed(low)],
             fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},{BAND})",
+            fillcolor=f"rgba({red},{green},{blue},{min(BAND, BANDS / min(lines, len(plots.COLOURS))):.3f})",
             mode="lines",
             line={"width": 0},
             hoverinfo="skip",
