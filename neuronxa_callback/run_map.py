@@ -150,7 +150,7 @@ def _rows(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[int]]:
     return np.add.reduceat(values, edges[:-1], axis=1) / np.diff(edges), edges
 
 
-def _step_edges(steps: Sequence[int]) -> NDArray[np.float64]:
+def step_edges(steps: Sequence[int]) -> NDArray[np.float64]:
     """Return the edges of the columns. The first and the last column have their step in the middle."""
     if len(steps) == 1:
         return np.array([steps[0] - 0.5, steps[0] + 0.5])
@@ -181,9 +181,7 @@ def _draw(
     values: NDArray[np.float64],
     colours: Colours,
 ) -> None:
-    panel.pcolormesh(
-        _step_edges(steps), edges, np.ma.masked_invalid(values.T), norm=colours.scale, cmap=colours.colours
-    )
+    panel.pcolormesh(step_edges(steps), edges, np.ma.masked_invalid(values.T), norm=colours.scale, cmap=colours.colours)
     panel.patch.set(**NO_SCORE)
     panel.grid(visible=False)
     panel.set_xticks(

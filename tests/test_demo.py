@@ -64,6 +64,9 @@ def test_the_command_trains_scores_and_explains(model_path: Path, tmp_path: Path
         assert surface[3] == f"{found['surface']['ngram_baseline']:.4f}"
     assert f"tensorboard --logdir {tmp_path}" in result.output
     assert (tmp_path / "alignment.png").stat().st_size > 10_000
+    page = tmp_path / "neuronxa" / "page.html"
+    assert f"The page of this run, for a browser: {page}" in result.output
+    assert "Icelandic" in page.read_text(encoding="utf-8")
     (file,) = tmp_path.rglob("events.out.tfevents.*")
     events = EventAccumulator(str(file.parent)).Reload()
     logged = {scalar.step: scalar.value for scalar in events.Scalars("eval/chrf")}
@@ -136,7 +139,7 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
         for step, texts in ((0, ("non", "[non]")), (9, french.target))
     ]
     console = Console(file=io.StringIO(), width=200)
-    summarise(DemoRun(tmp_path, tmp_path / "a.png", history, reports, 1.0), console)
+    summarise(DemoRun(tmp_path, tmp_path / "a.png", tmp_path / "page.html", history, reports, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     said = " ".join(text.split())
     assert "At the end French is above chance (p < 0.05 each). Icelandic is not." in said

@@ -16,7 +16,9 @@ def demo(
     model: Annotated[Path, typer.Option(help="Folder of the model to fine-tune.")] = Path(
         ".models/smollm2-135m-instruct"
     ),
-    output_dir: Annotated[Path, typer.Option(help="Folder of events, scores and the figure.")] = Path("runs/demo"),
+    output_dir: Annotated[Path, typer.Option(help="Folder of events, scores, the figure and the page.")] = Path(
+        "runs/demo"
+    ),
     steps: Annotated[int, typer.Option(min=1, help="Training steps, each of 8 sentence pairs.")] = 40,
     eval_steps: Annotated[int, typer.Option(min=1, help="Steps between two evaluations.")] = 10,
     minutes: Annotated[float, typer.Option(help="Time limit; a slow machine makes fewer steps.")] = 4.5,

@@ -9,6 +9,7 @@ from neuronxa_callback.cli.correlate import correlate
 from neuronxa_callback.cli.demo import demo
 from neuronxa_callback.cli.flatten import flattened
 from neuronxa_callback.cli.map import sentence_map
+from neuronxa_callback.cli.page import page
 from neuronxa_callback.cli.processes import first_alone, silent
 from neuronxa_callback.cli.run import report, sweep
 from neuronxa_callback.cli.survey import compare, layers, matrix, retrieve, score
@@ -18,6 +19,7 @@ app = typer.Typer(help="Cross-lingual alignment (NeuronXA) of language models.",
 comet_app = typer.Typer(help="The environment that COMET runs in.", no_args_is_help=True)
 
 app.command()(first_alone(flattened(demo)))
+app.command()(first_alone(flattened(page)))
 app.command()(first_alone(flattened(report)))
 app.command()(flattened(sweep))
 app.command()(flattened(score))

@@ -28,10 +28,12 @@ from neuronxa_callback.demo.text import (
     translation_examples,
 )
 from neuronxa_callback.quality.evaluator import QualityReport
+from neuronxa_callback.run_page.write import Asked, write
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.training.callback import NeuronXACallback
 from neuronxa_callback.training.history import History
+from neuronxa_callback.training.page import RunPageError
 from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.summary import language_curves
 
@@ -44,6 +46,7 @@ class DemoRun:
 
     output_dir: Path
     figure: Path
+    page: Path
     history: list[Evaluation]
     translations: list[tuple[int, QualityReport]]
     minutes: float
@@ -75,7 +78,7 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
 
     Args:
         model_path: folder of a causal language model and its tokenizer.
-        output_dir: folder for TensorBoard events, scores.jsonl and the figure.
+        output_dir: folder for TensorBoard events, scores.jsonl, the figure and the page.
         steps: training steps of 8 sentence pairs.
         eval_steps: steps between two evaluations.
         minutes: the time limit; a slow machine makes fewer steps.
@@ -108,13 +111,18 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
         console.print(f"Stopped at step {made} of {steps}, to end within {minutes:g} minutes (--minutes).")
     title = f"{model_path.name}, 4-bit LoRA, {made} steps"
     plots.curve_figure(language_curves(history, "nasca"), "nasca", len(pairs[0]), title).savefig(figure)
-    return DemoRun(output_dir, figure, history, chrf.reports, (time.perf_counter() - start) / 60)
+    try:
+        page = write(Asked([output_dir]))
+    except RunPageError as error:
+        raise DemoError(str(error)) from error
+    return DemoRun(output_dir, figure, page, history, chrf.reports, (time.perf_counter() - start) / 60)
 
 
 def _trainer(
     model_path: Path, output_dir: Path, examples: list[dict[str, str]], steps: int, callbacks: list[TrainerCallback]
 ) -> Any:
     try:
+        import plotly  # noqa: F401 - the page at the end needs it, which should not come to light after training
         from datasets import Dataset
         from peft import LoraConfig
         from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig

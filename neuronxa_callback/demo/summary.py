@@ -42,7 +42,8 @@ def summarise(run: DemoRun, console: Console) -> None:
     # Paths and commands stay on one line so that the user can copy them.
     console.print(f"Scores: {History(run.output_dir).path}", soft_wrap=True)
     console.print(f"Figure: {run.figure}", soft_wrap=True)
-    console.print(f"Curves: tensorboard --logdir {run.output_dir}", soft_wrap=True)
+    console.print(f"Curves on TensorBoard: tensorboard --logdir {run.output_dir}", soft_wrap=True)
+    console.print(f"The page of this run, for a browser: {run.page}", soft_wrap=True)
 
 
 def _table(first: Evaluation, last: Evaluation, above: Mapping[str, bool]) -> Table:

@@ -151,16 +151,34 @@ def best_steps_part(
     baseline: BestStep, others: Sequence[BestStep], pairs: Sequence[str], methods: Sequence[Method]
 ) -> list[str]:
     """Return the page's part on the best steps, in Markdown; see `compare` for the arguments."""
-    tested = tested_methods([baseline, *others], pairs, methods)
     rows = compare(baseline, others, pairs, methods)
-    corrected = significance.holm([row.p_value for row in rows])
-    table = [markdown_table(HEADER, map(_cells, rows, corrected)), TEST, LIMITS.format(score_name(methods[0]))]
+    table = [markdown_table(HEADER, comparison_rows(rows)), TEST, LIMITS.format(score_name(methods[0]))]
     return [
         f"## Best steps against that of {plain(baseline.run)}",
         *(table if rows else []),
-        *map(plain, _not_tested(baseline, others, pairs, tested)),
-        *map(plain, _without_parts(methods, tested)),
-        *map(plain, _other_models(baseline, others, pairs)),
+        *map(plain, comparison_notes(baseline, others, pairs, methods, rows)),
+    ]
+
+
+def comparison_rows(rows: Sequence[Comparison]) -> list[list[str]]:
+    """Return a row below `HEADER` for each comparison."""
+    corrected = significance.holm([row.p_value for row in rows])
+    return list(map(_cells, rows, corrected))
+
+
+def comparison_notes(
+    baseline: BestStep,
+    others: Sequence[BestStep],
+    pairs: Sequence[str],
+    methods: Sequence[Method],
+    rows: Sequence[Comparison],
+) -> list[str]:
+    """Return a sentence for everything that was not tested or was read in another way; see `compare`."""
+    tested = tested_methods([baseline, *others], pairs, methods)
+    return [
+        *_not_tested(baseline, others, pairs, tested),
+        *_without_parts(methods, tested),
+        *_other_models(baseline, others, pairs),
         *_own_sources(rows, pairs),
     ]
 

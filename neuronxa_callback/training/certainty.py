@@ -16,7 +16,7 @@ HEADER = (
 )
 BANDS = (
     "The bands are 95 % intervals over samples of as many sentence pairs. Scores that are no mean over "
-    "pairs have none. The dashed line is chance: what the same sentences score when their pairs are torn apart."
+    "pairs have none. {} is chance: what the same sentences score when their pairs are torn apart."
 )
 OLD = "Evaluations that an older version wrote have bootstrap intervals, the p-value of Eq. 5, and no chance."
 READING = (
@@ -29,11 +29,17 @@ READING = (
 )
 
 
-def bands_text(evaluations: Sequence[Evaluation]) -> str:
-    """Return what the bands and the dashed line of the run page's curves are."""
+def bands_text(evaluations: Sequence[Evaluation], chance_line: str = "The dashed line") -> str:
+    """Return what the bands and the line of chance of a page's curves are.
+
+    Args:
+        evaluations: the run's evaluations.
+        chance_line: what the line of chance looks like.
+    """
+    bands = BANDS.format(chance_line)
     languages = [language for evaluation in evaluations for language in evaluation.languages.values()]
     is_old = any(method not in lang.chance for lang in languages for method in lang.score if method in OVER_PAIRS)
-    return f"{BANDS} {OLD}" if is_old else BANDS
+    return f"{bands} {OLD}" if is_old else bands
 
 
 def certainty_part(evaluations: Sequence[Evaluation], methods: Sequence[Method]) -> list[str]:
@@ -51,14 +57,17 @@ def certainty_rows(evaluation: Evaluation, methods: Sequence[Method]) -> list[tu
     for method in methods:
         scored = {name: language for name, language in evaluation.languages.items() if method in language.score}
         if len(scored) > 1 and method in evaluation.score:
-            rows.append((f"{score_name(method)} {ALL}", *_measured(evaluation, method), "", "", ""))
+            rows.append((f"{score_name(method)} {ALL}", *measured(evaluation, method), "", "", ""))
         for name, language in scored.items():
-            rows.append((f"{score_name(method)} {name}", *_measured(language, method), *_surface(language, method)))
+            rows.append((f"{score_name(method)} {name}", *measured(language, method), *surface_cells(language, method)))
     return rows
 
 
-def _measured(scores: Evaluation | PairScores, method: Method) -> tuple[str, ...]:
-    """Return the value, its interval, chance and p; nothing for what a line of an older format does not have."""
+def measured(scores: Evaluation | PairScores, method: Method) -> tuple[str, ...]:
+    """Return the value, its interval, chance and p: the columns of `HEADER` from the second on.
+
+    A line of an older format gives nothing for what it does not have.
+    """
     interval, chance, p_value = scores.ci.get(method), scores.chance.get(method), scores.p_value.get(method)
     p = "" if p_value is None else f"{p_value:.2g}"
     if p and chance is None and method in ALIGNMENT:
@@ -71,7 +80,8 @@ def _decimal(number: float) -> str:
     return f"{round(number, 4) + 0.0:.4f}"  # with + 0.0 a rounded -0.0 is no "-0.0000"
 
 
-def _surface(language: PairScores, method: Method) -> tuple[str, ...]:
+def surface_cells(language: PairScores, method: Method) -> tuple[str, ...]:
+    """Return what the surface of the text has to do with a score: the last three columns of `HEADER`."""
     surface = language.surface
     if surface is None or method not in language.per_pair:
         return "", "", ""

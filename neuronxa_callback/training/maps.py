@@ -61,8 +61,8 @@ def run_maps(evaluations: Sequence[Evaluation], method: Method) -> dict[str, Fig
         also if the method joins the layers.
     """
     steps, name = [evaluation.step for evaluation in evaluations], score_name(method)
-    per_layer = _over_steps(evaluations, lambda language: language.per_layer.get(method, []))
-    per_pair = _over_steps(evaluations, lambda language: language.per_pair.get(method, []))
+    per_layer = over_steps(evaluations, lambda language: language.per_layer.get(method, []))
+    per_pair = over_steps(evaluations, lambda language: language.per_pair.get(method, []))
     signature = next((language.signature for e in evaluations for language in e.languages.values()), None)
     maps: dict[str, Figure] = {}
     if per_layer and (layers := layers_of(evaluations, method)):
@@ -77,7 +77,7 @@ def run_maps(evaluations: Sequence[Evaluation], method: Method) -> dict[str, Fig
     return maps
 
 
-def _over_steps(
+def over_steps(
     evaluations: Sequence[Evaluation], values_of: Callable[[PairScores], Sequence[float]]
 ) -> dict[str, NDArray[np.float64]]:
     """Return name of a language pair -> its values, (evaluations, values); NaN where an evaluation has none."""

@@ -32,6 +32,7 @@ FOLDER = Path("neuronxa-runs")
 FIGURE = "runs.png"
 THERE = 'A quality metric "there" is its score at the step of the best alignment in the same row.'
 BEST_STEP = "The best step of a run is that of its highest {}. The baseline is {}."
+RUNS_HEADER = ("run", "folder", "evaluations", "last step", "best step")
 COLUMNS = ("run", "first", "last", "best", "at step")
 
 T = TypeVar("T")
@@ -87,13 +88,18 @@ def write(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
         RunPageError: there are fewer than two runs, one is named twice or has no scores, the runs share no language
             pair or no alignment method, or the page cannot be written.
     """
-    runs = _read(run_dirs)
-    shared = _shared(runs)
-    bests = [_best_step(run, shared) for run in runs]
+    runs = read_runs(run_dirs)
+    shared = shared_by(runs)
+    bests = [best_step_of(run, shared) for run in runs]
     return save_page(output or FOLDER, _page(runs, shared, bests), {FIGURE: _figure(runs, shared, bests)})
 
 
-def _read(run_dirs: Sequence[Path]) -> list[Run]:
+def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """Read each run's scores.jsonl.
+
+    Raises:
+        RunPageError: there are fewer than two runs, one is named twice, or one has no scores.
+    """
     if len(run_dirs) < 2:
         raise RunPageError("a page of several runs needs two at least; name the output_dir of each.")
     places = [folder.resolve() for folder in run_dirs]
@@ -120,7 +126,12 @@ def _name(path: Path, others: Sequence[Path]) -> str:
 # ----------------------------------------------------------------------------------------- what the runs share
 
 
-def _shared(runs: Sequence[Run]) -> Shared:
+def shared_by(runs: Sequence[Run]) -> Shared:
+    """Return what every run has.
+
+    Raises:
+        RunPageError: the runs share no language pair or no alignment method.
+    """
     pairs = _in_all([_pairs_of(run) for run in runs])
     if not pairs:
         raise RunPageError(f"the runs share no language pair: {_had(runs, _pairs_of)}.")
@@ -181,7 +192,7 @@ def quality_points(run: Run, metric: str, directions: Sequence[str]) -> Points:
     ]
 
 
-def _best_step(run: Run, shared: Shared) -> BestStep:
+def best_step_of(run: Run, shared: Shared) -> BestStep:
     """Return the evaluation with the highest score of the first method."""
     step, _ = best_of(alignment_points(run, shared.methods[0], shared.pairs))
     return BestStep(run.name, next(evaluation for evaluation in run.evaluations if evaluation.step == step))
@@ -214,18 +225,27 @@ def _page(runs: Sequence[Run], shared: Shared, bests: Sequence[BestStep]) -> str
 
 
 def _runs_part(runs: Sequence[Run], shared: Shared, bests: Sequence[BestStep]) -> list[str]:
-    rows = [
-        [run.name, str(run.folder), str(len(run.evaluations)), str(run.evaluations[-1].step), str(best.evaluation.step)]
-        for run, best in zip(runs, bests, strict=True)
+    return [
+        "# Runs laid over each other",
+        plain(means_text(runs, shared)),
+        markdown_table(RUNS_HEADER, run_rows(runs, bests)),
+        *map(plain, left_out(runs, shared)),
     ]
+
+
+def means_text(runs: Sequence[Run], shared: Shared) -> str:
+    """Return what the curves and the tables of several runs are the means of, and what their best steps are."""
     told = f"Alignment is {_mean_over(shared.pairs)}."
     if shared.metrics:
         told += f" Translation quality is {_mean_over(shared.directions)}. {THERE}"
+    return f"{told} Best is the highest value. {BEST_STEP.format(score_name(shared.methods[0]), runs[0].name)}"
+
+
+def run_rows(runs: Sequence[Run], bests: Sequence[BestStep]) -> list[list[str]]:
+    """Return a row below `RUNS_HEADER` for each run."""
     return [
-        "# Runs laid over each other",
-        plain(f"{told} Best is the highest value. {BEST_STEP.format(score_name(shared.methods[0]), runs[0].name)}"),
-        markdown_table(("run", "folder", "evaluations", "last step", "best step"), rows),
-        *map(plain, _left_out(runs, shared)),
+        [run.name, str(run.folder), str(len(run.evaluations)), str(run.evaluations[-1].step), str(best.evaluation.step)]
+        for run, best in zip(runs, bests, strict=True)
     ]
 
 
@@ -233,7 +253,7 @@ def _mean_over(names: Sequence[str]) -> str:
     return f"{'that of' if len(names) == 1 else 'the mean over'} {', '.join(names)}"
 
 
-def _left_out(runs: Sequence[Run], shared: Shared) -> list[str]:
+def left_out(runs: Sequence[Run], shared: Shared) -> list[str]:
     """Return a sentence that names what only some runs have. There may be none."""
     found = [name for run in runs for name in _pairs_of(run) if name not in shared.pairs]
     found += [name for run in runs for name in _directions_of(run) if name not in shared.directions]
@@ -243,19 +263,30 @@ def _left_out(runs: Sequence[Run], shared: Shared) -> list[str]:
 
 
 def _score_parts(runs: Sequence[Run], shared: Shared) -> list[str]:
-    """Return a table for each score, a row a run; that of a method also has the quality metrics at the best step."""
     parts = []
+    for name, (header, rows) in score_tables(runs, shared).items():
+        parts += [f"## {plain(name)}", markdown_table(header, rows)]
+    return parts + list(map(plain, other_translations(runs, shared)))
+
+
+def score_tables(runs: Sequence[Run], shared: Shared) -> dict[str, tuple[tuple[str, ...], list[list[str]]]]:
+    """Return a table for each score, a row a run; that of a method also has the quality metrics at the best step.
+
+    Returns:
+        name of the score -> the columns and the rows.
+    """
+    found = {}
     there = [f"{score_name(metric)} there" for metric in shared.metrics]
     for method in shared.methods:
         rows = []
         for run in runs:
             points = alignment_points(run, method, shared.pairs)
             rows.append([*_row(run, points), *_quality_at(run, best_of(points)[0], shared)])
-        parts += [f"## {score_name(method)}", markdown_table((*COLUMNS, *there), rows)]
+        found[score_name(method)] = ((*COLUMNS, *there), rows)
     for metric in shared.metrics:
         rows = [_row(run, quality_points(run, metric, shared.directions)) for run in runs]
-        parts += [f"## {plain(score_name(metric))}", markdown_table(COLUMNS, rows)]
-    return parts + list(map(plain, _other_translations(runs, shared)))
+        found[score_name(metric)] = (COLUMNS, rows)
+    return found
 
 
 def _row(run: Run, points: Points) -> list[str]:
@@ -268,7 +299,7 @@ def _quality_at(run: Run, step: int, shared: Shared) -> list[str]:
     return ["none" if score is None else f"{score:.4f}" for score in found]
 
 
-def _other_translations(runs: Sequence[Run], shared: Shared) -> list[str]:
+def other_translations(runs: Sequence[Run], shared: Shared) -> list[str]:
     """Return a sentence for each run and direction that was translated or scored otherwise than the baseline's."""
     baseline, *others = runs
     found = []

@@ -23,6 +23,8 @@ from neuronxa_callback.training.summary import best_of, curves, language_curves,
 from neuronxa_callback.vocabulary import Method, score_name
 
 PAGE = "report.md"
+SIGNATURES = "The choices behind the numbers. Compare only numbers that have equal signatures."
+MISSING_HEADER = ("metric", "direction", "at step", "reason")
 DPI = 200  # sharp in print
 
 
@@ -103,7 +105,7 @@ def _directions(evaluations: Iterable[Evaluation]) -> list[tuple[int, str, Direc
     return [(evaluation.step, name, made) for evaluation in evaluations for name, made in evaluation.quality.items()]
 
 
-def _quality_curves(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def quality_curves(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Return quality metric -> direction -> (step, score) of each evaluation that has one."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step, name, made in _directions(evaluations):
@@ -112,7 +114,7 @@ def _quality_curves(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, li
     return found
 
 
-def _layers_at(evaluations: Sequence[Evaluation], method: Method) -> dict[str, dict[str, list[float]]]:
+def layers_at(evaluations: Sequence[Evaluation], method: Method) -> dict[str, dict[str, list[float]]]:
     """Return the scores per layer and language pair at the first, the best and the last evaluation of a method."""
     scored = {evaluation.step: evaluation for evaluation in evaluations if method in evaluation.score}
     steps = {
@@ -171,7 +173,7 @@ def _figures(evaluations: Sequence[Evaluation], points: Points, correlations: Co
     figures: dict[str, Figure] = {}
     for method in points:
         figures |= _figures_of(method, evaluations, points, correlations)
-    quality = _quality_curves(evaluations)
+    quality = quality_curves(evaluations)
     if quality:
         figures["quality_over_steps.png"] = plots.quality_curve_figure(
             quality, "Translation quality over training steps"
@@ -192,7 +194,7 @@ def _figures_of(
     }
     if layers := layers_of(evaluations, method):
         figures[_file("layers", method, points)] = plots.layer_change_figure(
-            _layers_at(evaluations, method),
+            layers_at(evaluations, method),
             _last_chance(evaluations, method),
             method,
             pairs,
@@ -304,22 +306,27 @@ def _quality_part(evaluations: Sequence[Evaluation]) -> list[str]:
     ]
     last = [evaluation for evaluation in evaluations if evaluation.quality][-1]
     return [
-        *(drawn if _quality_curves(evaluations) else []),
+        *(drawn if quality_curves(evaluations) else []),
         *translations_part(last),
         *_missing_part(evaluations),
     ]
 
 
 def _missing_part(evaluations: Sequence[Evaluation]) -> list[str]:
-    rows = [
+    rows = missing_rows(evaluations)
+    return ["## Missing scores", markdown_table(MISSING_HEADER, rows)] if rows else []
+
+
+def missing_rows(evaluations: Sequence[Evaluation]) -> list[list[str]]:
+    """Return a row below `MISSING_HEADER` for each metric, direction and reason that left a score out."""
+    return [
         [score_name(metric), direction, ", ".join(map(str, steps)), reason]
         for (metric, direction, reason), steps in _missing(evaluations).items()
     ]
-    return ["## Missing scores", markdown_table(("metric", "direction", "at step", "reason"), rows)] if rows else []
 
 
 def _signature_part(evaluations: Sequence[Evaluation]) -> list[str]:
-    parts = ["## Signatures", "The choices behind the numbers. Compare only numbers that have equal signatures."]
+    parts = ["## Signatures", SIGNATURES]
     for subject, signatures in signatures_of(evaluations).items():
         parts += [f"{subject}:", signatures_text(signatures)]
     return parts

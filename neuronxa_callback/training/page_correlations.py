@@ -19,7 +19,18 @@ from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.training.sentences import OverSentences, over_sentences
 from neuronxa_callback.vocabulary import score_name
 
-__all__ = ["correlations_of", "points_of", "run_part", "sentences_part"]
+__all__ = [
+    "correlations_of",
+    "last_sentence_rows",
+    "points_of",
+    "run_notes",
+    "run_part",
+    "run_rows",
+    "sentences_part",
+]
+
+RUN_HEADER = ("alignment", "quality", "Pearson's r", "r, copying held fixed", "r of changes", "n")
+SENTENCES_HEADER = ("direction", "alignment", "quality", "Spearman's rho", "95 % interval", "p", "n")
 
 RUN_NOTE = (
     "Alignment is that of the language pairs whose sources are translated. The evaluations of one run are no "
@@ -43,15 +54,22 @@ SENTENCES_NOTE = (
 
 def run_part(points: Points, correlations: Correlations) -> list[str]:
     """Return the table of the correlations over the run, and what they do not show."""
-    rows = [
+    return [markdown_table(RUN_HEADER, run_rows(points, correlations)), *run_notes(correlations)]
+
+
+def run_rows(points: Points, correlations: Correlations) -> list[list[str]]:
+    """Return a row below `RUN_HEADER` for each alignment score and quality metric."""
+    return [
         [score_name(method), score_name(metric), *_run_cells(found, points[method][metric])]
         for method, by_metric in correlations.items()
         for metric, found in by_metric.items()
     ]
-    header = ("alignment", "quality", "Pearson's r", "r, copying held fixed", "r of changes", "n")
-    table = markdown_table(header, rows)
+
+
+def run_notes(correlations: Correlations) -> list[str]:
+    """Return what correlations over a run do not show. There are no notes if there is no correlation."""
     found = any(correlation for by_metric in correlations.values() for correlation in by_metric.values())
-    return [table, RUN_NOTE, COPYING_NOTE] if found else [table]
+    return [RUN_NOTE, COPYING_NOTE] if found else []
 
 
 def _run_cells(found: OverRun | None, points: Sequence[Point]) -> list[str]:
@@ -76,13 +94,18 @@ def _of_changes(found: OverRun) -> str:
 
 def sentences_part(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return the correlations over sentences of the last evaluation that has scores of sentences, and what they say."""
-    last = ((evaluation.step, rows) for evaluation in reversed(evaluations) if (rows := over_sentences(evaluation)))
-    step, rows = next(last, (0, []))
+    step, rows = last_sentence_rows(evaluations)
     if not rows:
         return []
-    header = ("direction", "alignment", "quality", "Spearman's rho", "95 % interval", "p", "n")
-    table = markdown_table(header, [_sentence_cells(row) for row in rows])
+    table = markdown_table(SENTENCES_HEADER, rows)
     return [f"## Alignment and quality of the sentences at step {step}", table, SENTENCES_NOTE]
+
+
+def last_sentence_rows(evaluations: Sequence[Evaluation]) -> tuple[int, list[list[str]]]:
+    """Return the step of the last evaluation that has scores of sentences, and its rows below `SENTENCES_HEADER`."""
+    last = ((evaluation.step, rows) for evaluation in reversed(evaluations) if (rows := over_sentences(evaluation)))
+    step, rows = next(last, (0, []))
+    return step, [_sentence_cells(row) for row in rows]
 
 
 def _sentence_cells(row: OverSentences) -> list[str]:

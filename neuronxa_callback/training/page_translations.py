@@ -18,8 +18,13 @@ READING = (
 
 def translations_part(evaluation: Evaluation) -> list[str]:
     """Return the table of an evaluation's translations, a row a direction, in Markdown."""
-    rows = [[name, *_counts(made), *_faithfulness(name, made)] for name, made in evaluation.quality.items()]
-    return [f"## Translations at step {evaluation.step}", markdown_table(HEADER, rows), READING]
+    table = markdown_table(HEADER, translation_rows(evaluation))
+    return [f"## Translations at step {evaluation.step}", table, READING]
+
+
+def translation_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Return a row below `HEADER` for each direction."""
+    return [[name, *_counts(made), *_faithfulness(name, made)] for name, made in evaluation.quality.items()]
 
 
 def _counts(made: DirectionQuality) -> list[str]:

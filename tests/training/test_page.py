@@ -488,13 +488,13 @@ def test_layers_are_shown_of_the_first_the_best_and_the_last_evaluation(records:
     risen = copy.deepcopy(records)
     for record, score in zip(risen, (0.1, 0.3, 0.2, 0.2), strict=True):
         record["score"]["nasca"] = score
-    shown = report._layers_at(typed(risen), "nasca")
+    shown = report.layers_at(typed(risen), "nasca")
     assert list(shown) == ["first, step 0", "best, step 5", "last, step 15"]
     assert shown["best, step 5"] == {
         name: language["per_layer"]["nasca"] for name, language in records[1]["languages"].items()
     }
-    assert list(report._layers_at(typed(risen[:2]), "nasca")) == ["first, step 0", "best and last, step 5"]
-    assert list(report._layers_at(typed(risen[:1]), "nasca")) == ["step 0"]
+    assert list(report.layers_at(typed(risen[:2]), "nasca")) == ["first, step 0", "best and last, step 5"]
+    assert list(report.layers_at(typed(risen[:1]), "nasca")) == ["step 0"]
 
 
 def test_a_method_without_values_of_pairs_has_a_map_of_layers_alone(tmp_path: Path) -> None:
