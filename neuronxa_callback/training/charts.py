@@ -45,7 +45,7 @@ def write_layout(writer: Any, certain: Sequence[str], methods: Sequence[str], qu
     plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME)
     tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
     value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=SummaryMetadata(plugin_data=plugin))
-    # SummaryWriter.add_custom_scalars writes the same, but a margin chart has one series there, which leaves out chance.
+    # SummaryWriter.add_custom_scalars takes one series for a margin chart, which would leave out chance.
     writer.file_writer.add_summary(Summary(value=[value]))
     writer.flush()
 
