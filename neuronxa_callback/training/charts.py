@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,12 +36,12 @@ def write_layout(writer: Any, certain: Sequence[str], methods: Sequence[str], qu
 
     charts = []
     for method in methods:
-        series = [layout_pb2.MarginChartContent.Series(**tags) for tags in _with_margins(method, certain)]
-        if series:
-            title = f"{score_name(method)}: 95 % interval and chance"
-            charts.append(layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=series)))
-        for title, tags in _beside_quality(method, quality).items():
-            charts.append(layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags)))
+        series = [layout_pb2.MarginChartContent.Series(**tags) for tags in _series(method, certain)]
+        title = f"{score_name(method)}, its 95 % interval and chance"
+        charts.append(layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=series)))
+    for title, tags in _beside_quality(methods, quality).items():
+        only = [f"^{re.escape(tag)}$" for tag in tags]  # TensorBoard takes them for regular expressions
+        charts.append(layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=only)))
     layout = layout_pb2.Layout(category=[layout_pb2.Category(title="NeuronXA", chart=charts)])
     plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME)
     tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
@@ -50,25 +51,25 @@ def write_layout(writer: Any, certain: Sequence[str], methods: Sequence[str], qu
     writer.flush()
 
 
-def _with_margins(method: str, certain: Sequence[str]) -> list[dict[str, str]]:
-    """Return the tags of a method's interval and, without a width, of its chance."""
-    series = []
+def _series(method: str, certain: Sequence[str]) -> list[dict[str, str]]:
+    """Return the tags of a method and its interval, and of its chance. What has no interval is a line alone."""
+    score = dict.fromkeys(("value", "lower", "upper"), f"eval/{method}")
     if f"eval_{method}_ci_low" in certain:
-        series.append({"value": f"eval/{method}", "lower": f"eval/{method}_ci_low", "upper": f"eval/{method}_ci_high"})
-    if f"eval_{method}_chance" in certain:
-        series.append(dict.fromkeys(("value", "lower", "upper"), f"eval/{method}_chance"))
-    return series
+        score |= {"lower": f"eval/{method}_ci_low", "upper": f"eval/{method}_ci_high"}
+    if f"eval_{method}_chance" not in certain:
+        return [score]
+    return [score, dict.fromkeys(("value", "lower", "upper"), f"eval/{method}_chance")]
 
 
-def _beside_quality(method: str, quality: Sequence[str]) -> dict[str, list[str]]:
-    """Return title -> tags of the charts of a method and the quality metrics."""
-    shared = [name for name in quality if name in PERCENTAGES + SHARES]
-    own = {score_name(name): [f"eval/{name}"] for name in quality if name not in shared}
-    if not shared:
-        return own
-    shown = [f"{score_name(name)} / 100" if name in PERCENTAGES else score_name(name) for name in shared]
-    tags = [_shared_scale(name) if name in PERCENTAGES else f"eval/{name}" for name in shared]
-    return {f"{score_name(method)} beside {', '.join(shown)}": [f"eval/{method}", *tags]} | own
+def _beside_quality(methods: Sequence[str], quality: Sequence[str]) -> dict[str, list[str]]:
+    """Return title -> tags of the charts of each method beside quality, and of the metrics whose scale is not known."""
+    lines = {score_name(name): f"eval/{name}" for name in quality if name in SHARES}
+    lines |= {f"{score_name(name)} / 100": _shared_scale(name) for name in quality if name in PERCENTAGES}
+    charts: dict[str, list[str]] = {}
+    if lines:
+        shown = ", ".join(lines)
+        charts = {f"{score_name(m)} beside {shown}": [f"eval/{m}", *lines.values()] for m in methods}
+    return charts | {name: [f"eval/{name}"] for name in quality if name not in SHARES + PERCENTAGES}
 
 
 def _shared_scale(name: str) -> str:

@@ -63,9 +63,7 @@ def wandb(folder: Path) -> Recorded:
                 pictures.setdefault(key, []).append(row["train/global_step"])
         summary = _items(record.summary.update)
         facts |= {key: value for key, value in summary.items() if key.startswith("neuronxa/")}
-    return Recorded(
-        _as_logged(curves), pictures, {key: value for key, value in facts.items() if key not in pictures}
-    )
+    return Recorded(_as_logged(curves), pictures, {key: value for key, value in facts.items() if key not in pictures})
 
 
 def _items(items: Iterable[Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def logged(trained: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module", params=READERS)
-def recorded(trained: Path, request: pytest.FixtureRequest) -> Iterator[Recorded]:
+def recorded(trained: Path, request: pytest.FixtureRequest) -> Recorded:
     return READERS[request.param](trained)
 
 
