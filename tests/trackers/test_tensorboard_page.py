@@ -75,20 +75,21 @@ def test_the_layout_has_alignment_with_its_interval_and_chance_and_beside_qualit
     assert shares == pytest.approx([point.value / 100 for point in events.Scalars("eval/chrf")])
 
 
-@pytest.mark.usefixtures("browser")
-def test_a_browser_shows_the_charts_with_their_lines(address: str) -> None:
+@pytest.fixture
+def page(address: str) -> Iterator[Any]:
+    browser_path()
     with chromium_page(viewport={"width": 1400, "height": 900}) as page:
         page.goto(f"{address}/#custom_scalars")
-        for title, lines in ((MARGIN, ["eval/nasca", "eval/nasca_chance"]), (BESIDE, None)):
-            card = page.locator(
-                "tf-custom-scalar-margin-chart-card, tf-custom-scalar-multi-line-chart-card", has_text=title
-            )
-            card.wait_for(timeout=60_000)
-            card.locator("path.line, .plottable path, canvas").first.wait_for(state="attached", timeout=60_000)
-            shown = 2 if lines is None else len(lines)
-            card.get_by_text(f"Matches ({shown})").wait_for(timeout=60_000)
+        yield page
 
 
-@pytest.fixture
-def browser() -> str:
-    return browser_path()
+def test_a_browser_shows_the_charts_with_their_lines(page: Any) -> None:
+    for title, areas in ((MARGIN, 2), (BESIDE, 0)):
+        cards = "tf-custom-scalar-margin-chart-card, tf-custom-scalar-multi-line-chart-card"
+        card = page.locator(cards, has_text=title)
+        card.get_by_text("Matches (2)").wait_for(timeout=60_000)
+        lines = card.locator("path.line")
+        lines.nth(1).wait_for(state="attached", timeout=60_000)
+        drawn = [line.get_attribute("d") for line in lines.all()]
+        assert all(path.count("L") + path.count(",") >= 4 for path in drawn)  # a point for each evaluation
+        assert card.locator("path.area").count() == areas  # the interval, and that of chance, which has no width
