@@ -10,8 +10,8 @@ GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat test-trackers fuzz lint model model-gemma comet deepspeed bench bench-signal evidence architectures recipes-smoke \
-	clean
+.PHONY: demo test test-compat test-trackers fuzz lint model model-gemma comet deepspeed bench bench-signal evidence \
+	architectures recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -107,7 +107,8 @@ $(DEEPSPEED)/.ready: constraints.txt | $(VENV)/.ready
 
 # In a folder of its own, which these tests alone use: two of them need older versions of what $(VENV) has.
 $(TRACKERS)/.ready: constraints/trackers.txt | $(VENV)/.ready
-	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(TRACKERS) --requirement constraints/trackers.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(TRACKERS) \
+		--requirement constraints/trackers.txt
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready
