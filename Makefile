@@ -4,13 +4,14 @@ VENV := .venv
 COMPAT := .venv-compat
 COMET := .comet
 DEEPSPEED := .deepspeed
+TRACKERS := .trackers
 MODEL := .models/smollm2-135m-instruct
 GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint docs model model-gemma comet deepspeed bench bench-signal evidence architectures \
-	recipes-smoke clean
+.PHONY: demo test test-compat test-trackers fuzz lint docs model model-gemma comet deepspeed bench bench-signal evidence \
+	architectures recipes-smoke clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -22,6 +23,10 @@ test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready $(DEEPSPEED)/.rea
 # What touches transformers, again with version 4.57.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
+
+# What W&B, MLflow, Trackio, Comet ML and Aim themselves record of a training.
+test-trackers: $(VENV)/.ready $(COMET)/neuronxa-comet-ready $(TRACKERS)/.ready
+	PYTHONPATH=$(TRACKERS) $(VENV)/bin/python -m pytest tests/trackers
 
 # The tests that draw their examples, at random and long. Keep each example that fails as an @example.
 fuzz: $(VENV)/.ready
@@ -78,7 +83,7 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs site
+	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) .models runs site
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -102,6 +107,12 @@ $(COMET)/neuronxa-comet-ready: neuronxa_callback/data/comet-requirements.txt | $
 $(DEEPSPEED)/.ready: constraints.txt | $(VENV)/.ready
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(DEEPSPEED) \
 		deepspeed einops hjson msgpack
+	touch $@
+
+# In a folder of its own, which these tests alone use: two of them need older versions of what $(VENV) has.
+$(TRACKERS)/.ready: constraints/trackers.txt | $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(TRACKERS) \
+		--requirement constraints/trackers.txt
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready

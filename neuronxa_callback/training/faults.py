@@ -26,12 +26,13 @@ class Faults:
         self._warned: set[str] = set()
 
     @contextmanager
-    def guarded(self, what: str, *let_through: type[Exception]) -> Iterator[None]:
+    def guarded(self, what: str, *let_through: type[Exception], once: bool = False) -> Iterator[None]:
         """Turn a failure into a warning, unless the user wants it raised or the processes are out of step.
 
         Args:
             what: the first words of the warning. They say what did not work.
             let_through: exceptions that are raised in any case.
+            once: whether to warn only the first time that this does not work.
         """
         try:
             yield
@@ -39,6 +40,9 @@ class Faults:
             if self.raises or isinstance(error, (OutOfStepError, *let_through)):
                 self.close()
                 raise
+            if once and what in self._warned:
+                return
+            self._warned.add(what)
             logger.warning(
                 "NeuronXA: %s. %s: %s",
                 what,

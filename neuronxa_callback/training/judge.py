@@ -1,4 +1,4 @@
-"""The stopping rule at work in a run: it judges each evaluation, logs the verdict and stops the Trainer."""
+"""The stopping rule at work in a run: it judges each evaluation and stops the Trainer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ class Judge:
         self._without_value = 0  # steps in a row that lack the rule's metric at each of their evaluations
         self._verdict: Verdict | None = None  # the last one, on every process
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """The last verdict, None if there is none."""
+        return self._verdict
+
     def judge(self, moment: Moment, values: Mapping[str, float]) -> dict[str, float]:
-        """Log the best value so far and where the curve goes, and stop the Trainer if the rule says so.
+        """Find the best value so far and where the curve goes, and stop the Trainer if the rule says so.
 
         Args:
             moment: the event of the evaluation.
@@ -54,7 +59,6 @@ class Judge:
         if verdict is None:
             return {}
         metrics = verdict_metrics(verdict)
-        moment.log(metrics)
         if not self._rule.stop_at_floor and moment.is_first_process:
             for name, fall in verdict.forgotten.items():
                 forgotten = Forgotten({name: fall}, verdict.forgotten_by)

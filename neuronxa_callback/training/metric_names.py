@@ -66,6 +66,19 @@ def metrics_of(report: AlignmentReport) -> dict[str, float]:
     return metrics
 
 
+def certainty_metrics(report: AlignmentReport) -> dict[str, float]:
+    """Return `eval_nasca_ci_low`, `eval_nasca_ci_high` and `eval_nasca_chance`, over all language pairs.
+
+    They are the ends of the 95 % interval, and what the same sentences score when their pairs are torn apart. A method
+    without an interval or chance has none. They are logged, so that trackers can draw them, and are no metrics of an
+    evaluation.
+    """
+    logged: dict[str, float] = {}
+    for method, (low, high) in report.ci.items():
+        logged |= {f"eval_{method}_ci_low": low, f"eval_{method}_ci_high": high}
+    return logged | {f"eval_{method}_chance": chance for method, chance in report.chance.items()}
+
+
 def prefix_of(metrics: Mapping[str, float]) -> str:
     """Return the prefix of an evaluation's metrics: "eval", "eval_german" of one of several sets, "train" or "test".
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from neuronxa_callback import plots
 from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget, same_random_state
@@ -20,6 +22,7 @@ from neuronxa_callback.training.history import History
 from neuronxa_callback.training.judge import Judge
 from neuronxa_callback.training.metric_checks import Logged, check_best_metric, check_stopping_metric
 from neuronxa_callback.training.metric_names import (
+    certainty_metrics,
     correlation_metrics,
     is_read_by_trainer,
     metrics_of,
@@ -29,11 +32,13 @@ from neuronxa_callback.training.metric_names import (
     translation_metrics,
 )
 from neuronxa_callback.training.overhead import Overhead
+from neuronxa_callback.training.pictures import layer_pictures, map_pictures, run_facts
 from neuronxa_callback.training.records import UNMEASURED, Evaluation
 from neuronxa_callback.training.resume import Series, find_series, logged_at
 from neuronxa_callback.training.schedule import Schedule, values_before_the_end
 from neuronxa_callback.training.step_scores import StepScores
 from neuronxa_callback.training.summary import print_stop, summarise
+from neuronxa_callback.training.trackers import Fact
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
 from neuronxa_callback.training.weights import Weights
@@ -78,6 +83,8 @@ class Run:
         self._judge = Judge(watch.rule, self.history, self._faults)
         self._trained: Weights | None = None
         self._mapped = 0  # how many evaluations the last maps showed
+        self._noted: dict[str, Fact] = {}  # what the trackers know about the whole run
+        self._is_arranged = False  # whether TensorBoard has its charts
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -183,7 +190,9 @@ class Run:
         elif step not in (self.schedule.scored, self.schedule.resumed_at):
             self.forget()
         elif self.scores.values and step != self.schedule.resumed_at:
-            self.scores.values |= self._judge.judge_again(moment, {**others, **self.scores.values})
+            verdict = self._judge.judge_again(moment, {**others, **self.scores.values})
+            self._log(moment, verdict)
+            self.scores.values |= verdict
         return self.scores
 
     def known(self, moment: Moment) -> StepScores:
@@ -217,16 +226,25 @@ class Run:
         # The decoder is found in the mixed precision of the training, because it records that precision.
         with self._faults.guarded(self._failed), moment.trainer.accelerator.autocast():
             decoder = moment.decoder(self.watch.tokenizer)
-        metrics = self._score_alignment(moment, decoder)
+        report, metrics = self._score_alignment(moment, decoder)
+        # All processes must log alike. Only the scores are metrics of the evaluation.
+        logged = moment.ranks.first_value({} if report is None else certainty_metrics(report))
         metrics |= self._score_quality(moment, decoder, is_aligned=bool(metrics))
         if self.in_training:
             metrics |= self._judge.judge(moment, {**others, **metrics})
+            self._note(moment, report, logged)
+        self._log(moment, named_for(self._prefix, metrics | logged))
+        if report is not None and moment.is_first_process:
+            self._draw(moment, report)
+        if self.in_training:
             too_much = self._overhead.add(step, start, time.perf_counter())
             if too_much and moment.is_first_process:
                 logger.warning("NeuronXA: %s", too_much)
         self.scores = StepScores.measured(metrics, self.watch.expected(moment, self.in_training), weights)
 
-    def _score_alignment(self, moment: Moment, decoder: Decoder | None) -> dict[str, float]:
+    def _score_alignment(
+        self, moment: Moment, decoder: Decoder | None
+    ) -> tuple[AlignmentReport | None, dict[str, float]]:
         report: AlignmentReport | None = None
         start = time.perf_counter()
         if decoder is not None:
@@ -236,19 +254,14 @@ class Run:
         metrics = {} if report is None else metrics_of(report) | {"eval_neuronxa_runtime": round(runtime, 4)}
         # The time differs, and all processes must log, choose and stop alike.
         metrics = moment.ranks.first_value(metrics)
-        moment.log(named_for(self._prefix, metrics))
         if report is not None and moment.is_first_process:
-            with self._faults.guarded("the scores were logged but not written to scores.jsonl"):
+            with self._faults.guarded("the scores are logged but not written to scores.jsonl"):
                 state, pairs = moment.state, self.watch.evaluator.pairs
                 evaluation = Evaluation.of_report(report, state.global_step, state.epoch, runtime, pairs)
                 if self.in_training:
                     self.history.put(evaluation)
                 self._warn_of_few_carriers(evaluation)
-            with self._faults.guarded("the scores were logged but not drawn"):
-                moment.show_layers(report, min(map(len, self.watch.evaluator.pairs)))
-            if self.in_training:
-                self._show_maps(moment, max(2, 2 * self._mapped))
-        return metrics
+        return report, metrics
 
     def _warn_of_few_carriers(self, evaluation: Evaluation) -> None:
         """Warn once of each language pair whose score comes from fewer than 10 sentence pairs."""
@@ -268,7 +281,7 @@ class Run:
             return
         self._mapped = len(evaluations)
         with self._faults.guarded("the maps of the run were not drawn"):
-            moment.show_maps(evaluations)
+            self._show(moment, map_pictures(evaluations), evaluations[-1].step)
 
     def _score_quality(self, moment: Moment, decoder: Decoder | None, is_aligned: bool) -> dict[str, float]:
         """Translate on all processes and score on the first. Scores that are not finished are logged later."""
@@ -299,9 +312,7 @@ class Run:
             metrics |= self._kept(moment, pending, self._queue.take(pending))
             for error in report.unmeasured:
                 self._faults.no_score(f"{UNMEASURED} at step {state.global_step}: {error}", f"{UNMEASURED}: {error}")
-        metrics = moment.ranks.first_value(metrics)
-        moment.log(named_for(self._prefix, metrics))
-        return metrics
+        return moment.ranks.first_value(metrics)
 
     def warn_of_another_trainer(self) -> None:
         """Warn once that the callback is in another Trainer, which evaluates while this run goes on."""
@@ -316,12 +327,12 @@ class Run:
     def log_finished(self, moment: Moment) -> None:
         """Log the scores that COMET has finished since the last time, with the steps that they belong to."""
         for pending, names in self._queue.finished():
-            moment.log(self._kept(moment, pending, names), pending.step, pending.epoch)
+            self._log(moment, self._kept(moment, pending, names), pending.step, pending.epoch)
 
     def log_late(self, moment: Moment) -> None:
         """Log the scores that COMET had finished after the checkpoint that the run is resumed from."""
         for late in self._late:
-            moment.log(late.metrics, late.step, late.epoch)
+            self._log(moment, late.metrics, late.step, late.epoch)
         self._late = []
 
     def _kept(self, moment: Moment, pending: PendingScores, names: list[str]) -> dict[str, float]:
@@ -335,6 +346,54 @@ class Run:
             for error in pending.report.errors(name):
                 self._faults.no_score(f"no {name} at step {pending.step}: {error}", f"{name}: {error}")
         return metrics
+
+    # ------------------------------------------------------------------------------------------ the log and trackers
+
+    def _log(
+        self, moment: Moment, metrics: dict[str, float], step: int | None = None, epoch: float | None = None
+    ) -> None:
+        """Log metrics at the present step, or at the step that they belong to. Without metrics nothing is logged."""
+        if not metrics:
+            return
+        if step is None:
+            step, epoch = moment.state.global_step, moment.state.epoch
+        trackers = moment.trackers  # before the log, which may begin a tracker's run
+        moment.log(metrics, step, epoch, [tracker.callback for tracker in trackers if tracker.logs_itself])
+        for tracker in trackers:
+            with self._faults.guarded(f"{tracker.name} did not take the scores", once=True):
+                tracker.log(metrics, step, epoch)
+
+    def _note(self, moment: Moment, report: AlignmentReport | None, certain: Mapping[str, float]) -> None:
+        """Write what is new about the whole run into its trackers, and once the charts of TensorBoard."""
+        facts = run_facts(self._judge.verdict, report)
+        new = {name: value for name, value in facts.items() if self._noted.get(name) != value}
+        self._noted |= new
+        for tracker in moment.trackers:
+            if new:
+                with self._faults.guarded(f"{tracker.name} did not take the best step and the signature", once=True):
+                    tracker.note(new, moment.state.global_step)
+            if report is not None and not self._is_arranged:
+                with self._faults.guarded(f"{tracker.name} did not take the layout of its charts", once=True):
+                    tracker.arrange(list(certain), list(report.score), self.watch.metrics)
+        self._is_arranged = self._is_arranged or report is not None
+
+    def _draw(self, moment: Moment, report: AlignmentReport) -> None:
+        """Show the layers of an evaluation and, at some evaluations, the maps of the run so far."""
+        with self._faults.guarded("the scores were logged but not drawn"):
+            step, n = moment.state.global_step, min(map(len, self.watch.evaluator.pairs))
+            self._show(moment, layer_pictures(report, n, step), step)
+        if self.in_training:
+            self._show_maps(moment, max(2, 2 * self._mapped))
+
+    def _show(self, moment: Moment, pictures: Iterator[tuple[str, Figure]], step: int) -> None:
+        """Add pictures to the trackers. Without any tracker nothing is drawn."""
+        if not (trackers := moment.trackers):
+            return
+        for name, figure in pictures:
+            image = plots.pixels(figure)
+            for tracker in trackers:
+                with self._faults.guarded(f"{tracker.name} did not take the pictures", once=True):
+                    tracker.show(name, image, step)
 
     # ------------------------------------------------------------------------------------------ stopping
 

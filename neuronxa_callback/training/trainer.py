@@ -19,16 +19,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
 
-from neuronxa_callback import plots
-from neuronxa_callback.alignment.pair_scores import layer_numbers
-from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.model import engine
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.ranks import Ranks
-from neuronxa_callback.training.maps import run_maps
-from neuronxa_callback.training.records import Evaluation, methods_of
+from neuronxa_callback.training.trackers import Tracker, trackers_among
 
 KNOWN_PACKAGES = ("transformers", "trl", "neuronxa_callback")  # it is known which metrics their evaluations give
 
@@ -118,8 +113,19 @@ class Moment:
             )
         return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
 
-    def log(self, metrics: dict[str, float], step: int | None = None, epoch: float | None = None) -> None:
-        """Log metrics as the Trainer itself does. Without metrics nothing is logged.
+    @property
+    def trackers(self) -> list[Tracker]:
+        """The trackers that the Trainer reports to, on the first process; the others have none."""
+        return trackers_among(self.trainer.callback_handler.callbacks) if self.is_first_process else []
+
+    def log(
+        self,
+        metrics: dict[str, float],
+        step: int | None = None,
+        epoch: float | None = None,
+        apart: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Log metrics as the Trainer itself does.
 
         This calls the base class's log and not a subclass's, because SFTTrainer's log would average and clear the
         training metrics that it has gathered so far. Trainer.log also takes back the request to log the training loss
@@ -129,17 +135,18 @@ class Moment:
             metrics: the metrics.
             step: the step to log them at; None takes the present step and epoch.
             epoch: the epoch that belongs to `step`.
+            apart: the callbacks that are not told, because something else logs the metrics for them.
         """
-        if not metrics:
-            return
-        should_log, state = self.control.should_log, self.state
-        now = state.global_step, state.epoch
+        should_log, state, handler = self.control.should_log, self.state, self.trainer.callback_handler
+        now, callbacks = (state.global_step, state.epoch), handler.callbacks
         if step is not None:
             state.global_step, state.epoch = step, epoch
+        handler.callbacks = [callback for callback in callbacks if not any(callback is other for other in apart)]
         try:
             Trainer.log(self.trainer, dict(metrics))
         finally:
             state.global_step, state.epoch = now
+            handler.callbacks = callbacks
         self.control.should_log = self.trainer.control.should_log = should_log
 
     @property
@@ -162,39 +169,6 @@ class Moment:
             # An engine may keep the embeddings on another device than it computes on.
             device = self.args.device if self.ranks.size > 1 or engine.is_sharded(self.model) else None
             return Decoder.find(self.model, self.tokenizer(tokenizer), self.ranks, device)
-
-    def show_layers(self, report: AlignmentReport, n: int) -> None:
-        """Add the figure of the score per layer to the Trainer's own TensorBoard run, if it has one."""
-        step = self.state.global_step
-        for writer in self._tensorboards():
-            for method in report.score:
-                languages = report.by_language.items()
-                per_layer = {name: language.per_layer[method].tolist() for name, language in languages}
-                if not (layers := layer_numbers(report.signatures[0], method, len(report.per_layer[method]))):
-                    continue
-                chance = {
-                    name: language.chance_per_layer[method].tolist()
-                    for name, language in languages
-                    if method in language.chance_per_layer
-                }
-                title = f"Alignment per layer at step {step}"
-                figure = plots.layer_figure(per_layer, chance, method, n, title, layers)
-                writer.add_image(f"neuronxa/{method}_per_layer", plots.pixels(figure), step, dataformats="HWC")
-                writer.flush()
-
-    def show_maps(self, evaluations: Sequence[Evaluation]) -> None:
-        """Add the maps of the run so far to the Trainer's own TensorBoard run, if it has one."""
-        for writer in self._tensorboards():
-            for method in methods_of(evaluations):
-                for name, figure in run_maps(evaluations, method).items():
-                    image = plots.pixels(figure)
-                    writer.add_image(f"neuronxa/{method}_{name}", image, evaluations[-1].step, dataformats="HWC")
-            writer.flush()
-
-    def _tensorboards(self) -> list[Any]:
-        callbacks = self.trainer.callback_handler.callbacks
-        writers = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
-        return [writer for writer in writers if writer is not None]
 
 
 def calling_trainer(callback: TrainerCallback) -> Trainer:
