@@ -4,12 +4,14 @@ VENV := .venv
 COMPAT := .venv-compat
 COMET := .comet
 DEEPSPEED := .deepspeed
+LLAMAFACTORY := .venv-llamafactory
+AXOLOTL := .venv-axolotl
 MODEL := .models/smollm2-135m-instruct
 GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat fuzz lint model model-gemma comet deepspeed bench bench-signal evidence architectures recipes-smoke \
+.PHONY: demo test test-compat test-trainers fuzz lint model model-gemma comet deepspeed bench bench-signal evidence architectures recipes-smoke \
 	clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
@@ -22,6 +24,11 @@ test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready $(DEEPSPEED)/.rea
 # What touches transformers, again with version 4.57.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
+
+# The trainers that cannot live in $(VENV), each in its own environment. `make test` has TRL, Lightning and plain PyTorch.
+test-trainers: $(LLAMAFACTORY)/.ready $(AXOLOTL)/.ready
+	$(LLAMAFACTORY)/bin/python -m pytest tests/trainers/test_llamafactory.py
+	$(AXOLOTL)/bin/python -m pytest tests/trainers/test_axolotl.py
 
 # The tests that draw their examples, at random and long. Keep each example that fails as an @example.
 fuzz: $(VENV)/.ready
@@ -74,7 +81,7 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs
+	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(LLAMAFACTORY) $(AXOLOTL) .models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -98,6 +105,28 @@ $(COMET)/neuronxa-comet-ready: neuronxa_callback/data/comet-requirements.txt | $
 $(DEEPSPEED)/.ready: constraints.txt | $(VENV)/.ready
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(DEEPSPEED) \
 		deepspeed einops hjson msgpack
+	touch $@
+
+# constraints/llamafactory.txt says what is left out, and why torchaudio loses its compiled library.
+$(LLAMAFACTORY)/.ready: constraints/llamafactory.txt pyproject.toml
+	$(PYTHON) -m venv $(LLAMAFACTORY)
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --constraint constraints/llamafactory.txt torch
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --constraint constraints/llamafactory.txt --editable . \
+		accelerate datasets einops fire hypothesis omegaconf peft pytest sentencepiece tensorboard tiktoken trl
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --constraint constraints/llamafactory.txt --no-deps \
+		llamafactory torchaudio
+	rm -f $(LLAMAFACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
+	touch $@
+
+# constraints/axolotl.txt says what is left out.
+$(AXOLOTL)/.ready: constraints/axolotl.txt pyproject.toml
+	$(PYTHON) -m venv $(AXOLOTL)
+	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt torch
+	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt --editable . \
+		accelerate addict art bitsandbytes colorama datasets einops evaluate fire hypothesis numba peft posthog pytest \
+		python-dotenv schedulefree sentencepiece tensorboard trl wandb zstandard
+	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt --no-deps \
+		axolotl axolotl-contribs-lgpl axolotl-contribs-mit fastcore kernels triton
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready

@@ -1,1 +1,1 @@
-"""What other trainers need: Axolotl's plugin, ways in for LLaMA-Factory and TRL's command line, Lightning's callback."""
+"""What other trainers need: Axolotl's plugin, ways into LLaMA-Factory and TRL's command line, Lightning's callback."""

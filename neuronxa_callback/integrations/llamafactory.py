@@ -2,8 +2,7 @@
 
 python -m neuronxa_callback.integrations.llamafactory train CONFIG.yaml [key=value ...]
 
-The rest of the file and the words behind it are LLaMA-Factory's own. `llamafactory-cli train` refuses the section, which
-it does not know.
+The rest of the file and the words behind it are LLaMA-Factory's own. `llamafactory-cli train` refuses the section.
 """
 
 from __future__ import annotations

@@ -49,9 +49,7 @@ def test_the_command_of_the_page(folder: Path) -> None:
     assert not any("nasca" in key for line in log for key in line)
 
 
-def test_python_as_on_the_page_trains_as_without_the_callback(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_as_on_the_page_trains_as_without_the_callback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llamafactory.train.tuner import run_exp
 
     monkeypatch.chdir(folder)

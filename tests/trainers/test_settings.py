@@ -51,9 +51,7 @@ def test_the_section_of_the_page_is_what_the_page_says(tmp_path: Path, monkeypat
     for name, code in (("dev.en", "eng_Latn"), ("dev.is", "isl_Latn")):
         Path(name).write_text("\n".join(text[code]) + "\n", encoding="utf-8")
     rows = zip(text["eng_Latn"], text["deu_Latn"], strict=True)
-    Path("heldout.tsv").write_text(
-        "\n".join(["eng_Latn\tdeu_Latn", *map("\t".join, rows)]) + "\n", encoding="utf-8"
-    )
+    Path("heldout.tsv").write_text("\n".join(["eng_Latn\tdeu_Latn", *map("\t".join, rows)]) + "\n", encoding="utf-8")
     section = yaml.safe_load(block("The section of a YAML file", "yaml"))["neuronxa"]
     expected = NeuronXACallback(
         [
@@ -81,9 +79,15 @@ def test_short_forms() -> None:
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
-        ("eng_Latn-isl_Latn", 'neuronxa is "eng_Latn-isl_Latn"; write its settings below it, one `key: value` a line, '),
+        (
+            "eng_Latn-isl_Latn",
+            'neuronxa is "eng_Latn-isl_Latn"; write its settings below it, one `key: value` a line, ',
+        ),
         ({"eval_stpes": 50}, "neuronxa.eval_stpes is unknown; the nearest key is eval_steps."),
-        ({"train_texts": "x"}, "neuronxa.train_texts is unknown; remove it, or choose from pairs, methods, eval_steps, "),
+        (
+            {"train_texts": "x"},
+            "neuronxa.train_texts is unknown; remove it, or choose from pairs, methods, eval_steps, ",
+        ),
         ({"methods": "nasa"}, "neuronxa.methods.0 is \"nasa\"; it must be 'nasca', 'nasca_rank', "),
         ({"eval_steps": "often"}, 'neuronxa.eval_steps is "often"; it must be a valid number'),
         ({"eval_steps": 0}, "neuronxa: eval_steps=0.0 must be a whole number of steps, or below 1 a share of all."),
@@ -92,7 +96,10 @@ def test_short_forms() -> None:
         ({"stopping": {"pacience": 5}}, "neuronxa.stopping.pacience is unknown; the nearest key is patience."),
         ({"stopping": {"patience": 1}}, "neuronxa.stopping: patience=1 must be 2 evaluations or more, such as 15."),
         ({"pairs": {"n": 10}}, "neuronxa.pairs.0.text is missing; add it."),
-        ({"pairs": {"text": "a.tsv", "lang": "x"}}, "neuronxa.pairs.0.lang is unknown; remove it, or choose from text, "),
+        (
+            {"pairs": {"text": "a.tsv", "lang": "x"}},
+            "neuronxa.pairs.0.lang is unknown; remove it, or choose from text, ",
+        ),
         ({"pairs": "gone.tsv"}, "neuronxa: gone.tsv does not exist; check the path of the held-out pairs."),
         ({"pairs": []}, "neuronxa: no held-out pairs were given; "),
     ],

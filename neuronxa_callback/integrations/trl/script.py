@@ -8,6 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def section_of(arguments: Sequence[str]) -> Any:
 
     TRL itself says what is wrong with a file.
     """
-    named = [value for word, value in zip(arguments, arguments[1:], strict=False) if word == "--config"]
+    named = [value for word, value in pairwise(arguments) if word == "--config"]
     if not named or not Path(named[0]).is_file():
         return None
     try:
