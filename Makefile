@@ -5,13 +5,15 @@ COMPAT := .venv-compat
 COMET := .comet
 DEEPSPEED := .deepspeed
 TRACKERS := .trackers
+LLAMAFACTORY := .venv-llamafactory
+AXOLOTL := .venv-axolotl
 MODEL := .models/smollm2-135m-instruct
 GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat test-trackers fuzz lint docs model model-gemma comet deepspeed bench bench-signal evidence \
-	architectures recipes-smoke clean
+.PHONY: demo test test-compat test-trackers test-trainers fuzz lint docs model model-gemma comet deepspeed bench \
+	bench-signal evidence architectures recipes-smoke dist beside clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -27,6 +29,11 @@ test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 # What W&B, MLflow, Trackio, Comet ML and Aim themselves record of a training.
 test-trackers: $(VENV)/.ready $(COMET)/neuronxa-comet-ready $(TRACKERS)/.ready
 	PYTHONPATH=$(TRACKERS) $(VENV)/bin/python -m pytest tests/trackers
+
+# The trainers that cannot live in $(VENV), each in its own environment. `make test` has TRL, Lightning and plain PyTorch.
+test-trainers: $(LLAMAFACTORY)/.ready $(AXOLOTL)/.ready
+	$(LLAMAFACTORY)/bin/python -m pytest tests/trainers/test_llamafactory.py
+	$(AXOLOTL)/bin/python -m pytest tests/trainers/test_axolotl.py
 
 # The tests that draw their examples, at random and long. Keep each example that fails as an @example.
 fuzz: $(VENV)/.ready
@@ -83,7 +90,7 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) .models runs site
+	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(LLAMAFACTORY) $(AXOLOTL) .models runs site
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -113,6 +120,28 @@ $(DEEPSPEED)/.ready: constraints.txt | $(VENV)/.ready
 $(TRACKERS)/.ready: constraints/trackers.txt | $(VENV)/.ready
 	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(TRACKERS) \
 		--requirement constraints/trackers.txt
+	touch $@
+
+# constraints/llamafactory.txt says what is left out, and why torchaudio loses its compiled library.
+$(LLAMAFACTORY)/.ready: constraints/llamafactory.txt pyproject.toml
+	$(PYTHON) -m venv $(LLAMAFACTORY)
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --constraint constraints/llamafactory.txt torch
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --constraint constraints/llamafactory.txt --editable . \
+		accelerate datasets einops fire hypothesis omegaconf peft pytest sentencepiece tensorboard tiktoken trl
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --constraint constraints/llamafactory.txt --no-deps \
+		llamafactory torchaudio
+	rm -f $(LLAMAFACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
+	touch $@
+
+# constraints/axolotl.txt says what is left out.
+$(AXOLOTL)/.ready: constraints/axolotl.txt pyproject.toml
+	$(PYTHON) -m venv $(AXOLOTL)
+	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt torch
+	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt --editable . \
+		accelerate addict art bitsandbytes colorama datasets einops evaluate fire hypothesis numba peft posthog pytest \
+		python-dotenv schedulefree sentencepiece tensorboard trl wandb zstandard
+	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt --no-deps \
+		axolotl axolotl-contribs-lgpl axolotl-contribs-mit fastcore kernels triton
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready

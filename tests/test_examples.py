@@ -56,6 +56,15 @@ def test_score_without_trainer(model: str) -> None:
     assert output.count("method:nasca+navca+mexa|n:100") == 2
 
 
+def test_plain_pytorch(model: str, tmp_path: Path) -> None:
+    output = run("plain_pytorch.py", model, str(tmp_path), "4")
+    lines = score_lines(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    told = [f"step {line['step']}: NASCA {line['score']['nasca']:.4f}, " for line in lines]
+    assert all(sentence in output for sentence in told)
+    assert len({line["score"]["nasca_rank"] for line in lines}) > 1
+
+
 def test_own_quality_metric(model: str, tmp_path: Path) -> None:
     run("own_quality_metric.py", model, str(tmp_path), "2")
     records = score_lines(tmp_path)
