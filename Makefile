@@ -10,7 +10,7 @@ PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-compat fuzz lint model model-gemma comet deepspeed bench bench-signal evidence architectures recipes-smoke \
-	clean
+	dist beside clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -19,7 +19,7 @@ demo: $(VENV)/.ready $(MODEL)/model.safetensors
 test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready $(DEEPSPEED)/.ready
 	$(VENV)/bin/python -m pytest $(PARALLEL)
 
-# What touches transformers, again with version 4.57.
+# What touches transformers, again with version 4.57 and the lowest versions that pyproject.toml allows.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
 
@@ -73,8 +73,27 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_sft.py --config recipes/configs/icelandic-sft-smoke.yaml
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
+# The wheel and the sdist, in dist/. Each is installed by itself into an environment with nothing else, and is tried.
+dist: $(VENV)/.ready
+	rm -rf dist build
+	$(VENV)/bin/python -m build
+	$(MAKE) build/wheel/.tried FILE="$$(echo dist/*.whl)"
+	$(MAKE) build/sdist/.tried FILE="$$(echo dist/*.tar.gz)"
+
+build/%/.tried: scripts/smoke.py
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/$*/bin/python -m pip install --quiet --constraint constraints.txt $(FILE)
+	build/$*/bin/neuronxa demo --help > build/$*/help.txt
+	cd build/$* && bin/python ../../scripts/smoke.py .
+	touch $@
+
+# What pip does to other trainers' versions where the wheel of `make dist` is installed.
+beside: $(VENV)/.ready
+	$(VENV)/bin/python scripts/try_beside.py dist/*.whl
+
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs
+	rm -rf dist build $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) .models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
