@@ -21,7 +21,7 @@ test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready $(DEEPSPEED)/.rea
 
 # What touches transformers, again with version 4.57 and the lowest versions that pyproject.toml allows.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
-	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
+	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once and not recipe"
 
 # The tests that draw their examples, at random and long. Keep each example that fails as an @example.
 fuzz: $(VENV)/.ready
@@ -105,7 +105,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 $(COMPAT)/.ready: constraints-compat.txt pyproject.toml
 	$(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt torch
-	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,recipes,comet,dev]'
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,comet,dev]'
 	touch $@
 
 # unbabel-comet cannot live beside transformers 5; in $(COMPAT) it does.

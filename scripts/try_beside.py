@@ -58,7 +58,7 @@ def try_beside(wheel: Path, requirements: Path) -> None:
         for extra in ("", "[train]"):
             pip(python, "install", "--quiet", f"{wheel}{extra}")
             after = installed(python)
-            changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
+            changed = {name: (old, after.get(name)) for name, old in before.items() if after.get(name) != old}
             assert not changed, f"beside {requirements.stem}, pip changed {changed}"
             added = " ".join(sorted(set(after) - set(before)))
             print(f"{requirements.stem}, {wheel.name}{extra}: nothing changed; pip added {added}")
