@@ -22,9 +22,9 @@ demo: $(VENV)/.ready $(MODEL)/model.safetensors
 test: $(MODEL)/model.safetensors $(COMET)/neuronxa-comet-ready $(DEEPSPEED)/.ready
 	$(VENV)/bin/python -m pytest $(PARALLEL)
 
-# What touches transformers, again with version 4.57.
+# What touches transformers, again with version 4.57 and the lowest versions that pyproject.toml allows.
 test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
-	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once"
+	$(COMPAT)/bin/python -m pytest $(PARALLEL) -m "not unit and not once and not recipe"
 
 # What W&B, MLflow, Trackio, Comet ML and Aim themselves record of a training.
 test-trackers: $(VENV)/.ready $(COMET)/neuronxa-comet-ready $(TRACKERS)/.ready
@@ -89,8 +89,27 @@ recipes-smoke: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python recipes/translation_sft.py --config recipes/configs/icelandic-sft-smoke.yaml
 	$(VENV)/bin/python recipes/translation_cpt.py --config recipes/configs/icelandic-cpt-smoke.yaml
 
+# The wheel and the sdist, in dist/. Each is installed by itself into an environment with nothing else, and is tried.
+dist: $(VENV)/.ready
+	rm -rf dist build
+	$(VENV)/bin/python -m build
+	$(MAKE) build/wheel/.tried FILE="$$(echo dist/*.whl)"
+	$(MAKE) build/sdist/.tried FILE="$$(echo dist/*.tar.gz)"
+
+build/%/.tried: scripts/smoke.py
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/$*/bin/python -m pip install --quiet --constraint constraints.txt $(FILE)
+	build/$*/bin/neuronxa demo --help > build/$*/help.txt
+	cd build/$* && bin/python ../../scripts/smoke.py .
+	touch $@
+
+# What pip does to other trainers' versions where the wheel of `make dist` is installed.
+beside: $(VENV)/.ready
+	$(VENV)/bin/python scripts/try_beside.py dist/*.whl
+
 clean:
-	rm -rf $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(LLAMAFACTORY) $(AXOLOTL) .models runs site
+	rm -rf dist build site $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(LLAMAFACTORY) $(AXOLOTL) .models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -102,7 +121,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 $(COMPAT)/.ready: constraints-compat.txt pyproject.toml
 	$(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt torch
-	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,recipes,comet,dev]'
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[train,comet,dev]'
 	touch $@
 
 # unbabel-comet cannot live beside transformers 5; in $(COMPAT) it does.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from neuronxa_callback._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from neuronxa_callback.alignment.encoder import encode
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator

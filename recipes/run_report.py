@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
+from neuronxa_callback import __version__
 from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.text.languages import language_name
 from neuronxa_callback.training import page as run_page
@@ -28,7 +29,7 @@ from neuronxa_callback.training.records import Evaluation, methods_of
 from neuronxa_callback.vocabulary import Method, score_name
 
 PACKAGES = (
-    *("neuronxa-callback", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
+    *("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
     *("sacrebleu", "py3langid"),  # by which quality is scored and training text is cleaned
 )
 FIGURES = {  # of the run page; a run may lack some, and one of several methods has one a method, layers-nasca.png
@@ -236,7 +237,8 @@ def _text_part(run: Run) -> list[str]:
 
 def _how_part(run: Run) -> list[str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    versions = [("Python", platform.python_version()), *_installed(), ("device", device)]
+    versions = [("Python", platform.python_version()), ("neuronxa-callback", __version__), *_installed()]
+    versions.append(("device", device))
     if run.processes:
         versions.append(("processes", run.processes))
     parts = ["## How it was made", f"```\n{shlex.join(run.command)}\n```"]
@@ -252,7 +254,7 @@ def _how_part(run: Run) -> list[str]:
 
 
 def _installed() -> Iterator[tuple[str, str]]:
-    """Yield each package that is installed, and its version. A run without 4-bit weights needs no bitsandbytes."""
+    """Yield each of PACKAGES that is installed, and its version. A run without 4-bit weights needs no bitsandbytes."""
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             yield name, version(name)

@@ -136,7 +136,7 @@ def sft(
 ) -> SFTTrainer:
     from trl import SFTConfig, SFTTrainer
 
-    options = {
+    options: dict[str, Any] = {
         "max_steps": 6,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 8,
@@ -151,8 +151,10 @@ def sft(
         "dataloader_pin_memory": False,
         "seed": 3,
     } | settings
+    model = model or tiny_llama()
+    torch.manual_seed(options["seed"])  # TRL 0.23 draws the adapter before it sets the seed, TRL 1.16 after
     return SFTTrainer(
-        model=model or tiny_llama(),
+        model=model,
         args=SFTConfig(output_dir=str(output_dir), **options),
         train_dataset=training_set(),
         eval_dataset=training_set().select(range(16)),

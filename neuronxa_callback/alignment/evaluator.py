@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
+from neuronxa_callback._version import __version__
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.report import AlignmentReport, report_of_all, report_of_pair
 from neuronxa_callback.alignment.scores import Measurement, measure_all, random_orders, representations_of
@@ -213,7 +213,7 @@ class NeuronXAEvaluator:
         return Signature.of(
             self.choices(pair) | {"special": decoder.special_tokens} | decoder.neuron_choices,
             dtype=decoder.dtype,
-            version=version("neuronxa-callback"),
+            version=__version__,
         )
 
     def choices(self, pair: ParallelPairs) -> dict[str, Any]:

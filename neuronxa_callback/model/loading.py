@@ -106,6 +106,8 @@ class Loader:
                 parent, _, child = name.rpartition(".")
                 if child:
                     setattr(base.get_submodule(parent), child, module)
+            if hasattr(base, "peft_config"):  # PEFT 0.18 leaves it, and then warns of a second adapter
+                del base.peft_config
             if not leaves_base_alone(checkpoint.adapter):
                 self._loaded = None
 

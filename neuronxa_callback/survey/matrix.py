@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
+from neuronxa_callback._version import __version__
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
@@ -85,7 +85,7 @@ def measure_matrix(
 def _place(choice: ModelChoice, evaluator: NeuronXAEvaluator, folder: Path) -> Path:
     """Return the folder of the encoded languages. Each model and each choice of what is read has its own."""
     reads = sorted(set(evaluator.representations.values()))
-    choices = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, version("neuronxa-callback"))
+    choices = (str(choice.identity), evaluator.token_pooling, evaluator.layers, reads, __version__)
     return folder / _digest(choices)
 
 

@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 from torch import nn
 
+from neuronxa_callback._version import __version__
 from neuronxa_callback.alignment.evaluator import Encoded, NeuronXAEvaluator
 from neuronxa_callback.alignment.pair_scores import PairScores, of_report
 from neuronxa_callback.files import append_record
@@ -205,7 +205,7 @@ def _known(
 def _key(choice: ModelChoice, evaluator: NeuronXAEvaluator, pair: ParallelPairs) -> Signature:
     """Return a line's key: every choice that is known before the model is loaded."""
     choices = Signature.of(evaluator.choices(pair))
-    return choice.identity.joined(choices).with_fields(version=version("neuronxa-callback"))
+    return choice.identity.joined(choices).with_fields(version=__version__)
 
 
 def scores_of(

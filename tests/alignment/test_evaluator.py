@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from importlib.metadata import version
 from typing import Any, get_args
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode
+from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, __version__, alignment_score, encode
 from neuronxa_callback.alignment import encoder
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.scores import measure, measure_all, random_orders
@@ -118,7 +117,7 @@ def test_the_signature_holds_every_choice(llama: Any, tokenizer: PreTrainedToken
         "special": "bos",
         "neurons": "sigma(gate)>0",
         "dtype": "float32",
-        "version": version("neuronxa-callback"),
+        "version": __version__,
     }
 
 
