@@ -13,9 +13,9 @@ from packaging.version import Version
 from tests.support import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# The oldest torch is a download of several gigabytes, so both environments have the newest. The extra `dev` is for
-# developers, and `recipes` asks for what `make test` runs with.
-NOT_HELD = ("torch", "dev", "recipes")
+# The oldest torch is a download of several gigabytes, so both environments have the newest. The extras `dev` and `docs` are
+# for developers, and `recipes` asks for what `make test` runs with.
+NOT_HELD = ("torch", "dev", "docs", "recipes")
 TRAINERS = sorted((ROOT / "tests" / "data" / "requirements").glob("*.txt"))
 
 pytestmark = pytest.mark.unit

@@ -18,7 +18,11 @@ PAGES = [
     *(ROOT / folder / "README.md" for folder in ("docs/results", "recipes", "recipes/accelerate", "examples")),
 ]
 # Pages whose blocks are run by tests of their own, each with that test.
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE = {
+    "docs/how-to/other-trainers.md": "tests/trainers/page.py",
+    "docs/how-to/run-page.md": "tests/run_page/test_page.py",
+    "docs/how-to/trackers.md": "tests/trackers/test_faults.py",
+}
 
 CODE_BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
