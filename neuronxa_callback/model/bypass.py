@@ -35,7 +35,7 @@ def fault_of(ffn: DenseFFN, x: Tensor, output: Any, tolerance: float) -> str | N
     for bare in _without_some_adapters(ffn):
         if mean_distance(output, bare.output_of(x), expected) < distance / 2:
             return "its output lacks an adapter (LoRA) of them"
-    if distance > tolerance:
+    if not distance <= tolerance:  # NaN is no agreement
         return "its output is not what they compute by Eq. 1 of the paper"
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -137,17 +138,31 @@ class Moment:
             epoch: the epoch that belongs to `step`.
             apart: the callbacks that are not told, because something else logs the metrics for them.
         """
-        should_log, state, handler = self.control.should_log, self.state, self.trainer.callback_handler
-        now, callbacks = (state.global_step, state.epoch), handler.callbacks
+        should_log, state = self.control.should_log, self.state
+        now = state.global_step, state.epoch
         if step is not None:
             state.global_step, state.epoch = step, epoch
-        handler.callbacks = [callback for callback in callbacks if not any(callback is other for other in apart)]
         try:
-            Trainer.log(self.trainer, dict(metrics))
+            with self._without(apart):
+                Trainer.log(self.trainer, dict(metrics))
         finally:
             state.global_step, state.epoch = now
-            handler.callbacks = callbacks
         self.control.should_log = self.trainer.control.should_log = should_log
+
+    @contextmanager
+    def _without(self, apart: Sequence[TrainerCallback]) -> Iterator[None]:
+        """Take some callbacks out of the Trainer for a time. What the others change meanwhile stays changed."""
+        handler = self.trainer.callback_handler
+        places = [(place, one) for place, one in enumerate(handler.callbacks) if any(one is other for other in apart)]
+        if places:
+            out = [callback for _, callback in places]
+            # This is a new list because the Trainer is iterating over the old one.
+            handler.callbacks = [one for one in handler.callbacks if not any(one is other for other in out)]
+        try:
+            yield
+        finally:
+            for place, callback in places:
+                handler.callbacks.insert(place, callback)
 
     @property
     def ranks(self) -> Ranks:
