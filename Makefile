@@ -157,10 +157,10 @@ $(AXOLOTL)/.ready: constraints/axolotl.txt pyproject.toml
 	$(PYTHON) -m venv $(AXOLOTL)
 	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt torch
 	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt --editable . \
-		accelerate addict art bitsandbytes colorama datasets einops evaluate fire hypothesis numba peft posthog pytest \
-		python-dotenv schedulefree sentencepiece tensorboard trl wandb zstandard
+		accelerate addict art bitsandbytes colorama datasets einops evaluate fire hypothesis kernels numba peft posthog \
+		pytest python-dotenv schedulefree sentencepiece tensorboard trl wandb zstandard
 	$(AXOLOTL)/bin/python -m pip install --quiet --constraint constraints/axolotl.txt --no-deps \
-		axolotl axolotl-contribs-lgpl axolotl-contribs-mit fastcore kernels triton
+		axolotl axolotl-contribs-lgpl axolotl-contribs-mit fastcore triton
 	touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.ready
