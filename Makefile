@@ -28,9 +28,9 @@ test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 
 # What W&B, MLflow, Trackio, Comet ML and Aim themselves record of a training.
 test-trackers: $(VENV)/.ready $(COMET)/neuronxa-comet-ready $(TRACKERS)/.ready
-	PYTHONPATH=$(TRACKERS) $(VENV)/bin/python -m pytest tests/trackers
+	PYTHONPATH=$(TRACKERS) $(VENV)/bin/python -m pytest tests/trackers/test_trackers.py
 
-# The trainers that cannot live in $(VENV), each in its own environment. `make test` has TRL, Lightning and plain PyTorch.
+# The trainers that cannot live in $(VENV), each in its own environment. `make test` has TRL, Lightning and plain loops.
 test-trainers: $(LLAMAFACTORY)/.ready $(AXOLOTL)/.ready
 	$(LLAMAFACTORY)/bin/python -m pytest tests/trainers/test_llamafactory.py
 	$(AXOLOTL)/bin/python -m pytest tests/trainers/test_axolotl.py
@@ -64,8 +64,8 @@ bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
 	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
 
-# What the claims about chance, intervals, correlations and stopping rest on. TATOEBA names the folder of LASER's Tatoeba
-# test sets; without it, coverage is not measured.
+# What the claims about chance, intervals, correlations and stopping rest on. TATOEBA names the folder of LASER's
+# Tatoeba test sets; without it, coverage is not measured.
 bench-signal: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.signal --model $(MODEL) $(if $(TATOEBA),--tatoeba $(TATOEBA))
 	$(if $(TATOEBA),$(VENV)/bin/python -m benchmarks.coverage --model $(MODEL) --tatoeba $(TATOEBA))
@@ -136,8 +136,9 @@ $(DEEPSPEED)/.ready: constraints.txt | $(VENV)/.ready
 	touch $@
 
 # In a folder of its own, which these tests alone use: two of them need older versions of what $(VENV) has.
-$(TRACKERS)/.ready: constraints/trackers.txt | $(VENV)/.ready
-	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(TRACKERS) \
+$(TRACKERS)/.ready: constraints/trackers.txt constraints.txt | $(VENV)/.ready
+	rm -rf $(TRACKERS)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target $(TRACKERS) \
 		--requirement constraints/trackers.txt
 	touch $@
 

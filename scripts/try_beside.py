@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TORCH = "torch==2.13.0"  # asked for first and alone: where a CPU build is configured, pip then takes it
+PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+TORCH = next(pin for pin in PINS if pin.startswith("torch=="))  # pip takes a CPU build of it where one is configured
 
 
 def pip(python: Path, *arguments: str) -> str:

@@ -13,8 +13,8 @@ from packaging.version import Version
 from tests.support import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# The oldest torch is a download of several gigabytes, so both environments have the newest. The extras `dev` and `docs` are
-# for developers, and `recipes` asks for what `make test` runs with.
+# The oldest torch is a download of several gigabytes, so both environments have the newest. The extras
+# `dev` and `docs` are for developers, and `recipes` asks for what `make test` runs with.
 NOT_HELD = ("torch", "dev", "docs", "recipes")
 TRAINERS = sorted((ROOT / "tests" / "data" / "requirements").glob("*.txt"))
 
@@ -70,5 +70,7 @@ def test_other_trainers_versions_are_left_alone(path: Path) -> None:
 
 def _reaches(allowed: Requirement, bound: Version) -> bool:
     """Whether a version that is allowed is `bound` or a later one: no upper limit lies below it."""
-    limits = [Version(limit.version) for limit in allowed.specifier if limit.operator in ("==", "<=", "<")]
-    return all(limit >= bound for limit in limits)
+    assert {limit.operator for limit in allowed.specifier} <= {"==", "<=", "<", ">=", ">", "!="}, allowed
+    exact = [Version(limit.version) for limit in allowed.specifier if limit.operator in ("==", "<=")]
+    below = [Version(limit.version) for limit in allowed.specifier if limit.operator == "<"]
+    return all(limit >= bound for limit in exact) and all(limit > bound for limit in below)

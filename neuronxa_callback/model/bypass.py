@@ -40,6 +40,24 @@ def fault_of(ffn: DenseFFN, x: Tensor, output: Any, tolerance: float) -> str | N
     return None
 
 
+def shows_no_adapter(ffn: DenseFFN, x: Tensor, output: Any) -> bool:
+    """Return whether an FFN's adapters change its output by too little to tell whether a forward leaves them out.
+
+    A LoRA adds nothing before its first training step.
+
+    Args:
+        ffn: the FFN.
+        x: its input, (..., hidden).
+        output: what its forward gave of it. `fault_of` has no fault to find with it.
+    """
+    *_, bare = (ffn, *_without_some_adapters(ffn))
+    if bare is ffn:
+        return False
+    expected = ffn.output_of(x)
+    added = mean_distance(bare.output_of(x), expected, expected)
+    return added <= 2 * mean_distance(output, expected, expected)
+
+
 def _without_some_adapters(ffn: DenseFFN) -> Iterator[DenseFFN]:
     """Yield the FFN without the adapters of each of its projections, of each two, and of all."""
     # PEFT's layers hold the projection that they adapt in `base_layer`.

@@ -6,10 +6,10 @@ read, or padding that leaks into a sentence would give numbers that look right.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -54,6 +54,8 @@ class _NonFiniteError(ArithmeticError):
 def check_once(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True) -> None:
     """Check a model as `check` does, unless this process has checked it before with the FFNs' present forwards.
 
+    It is checked again as long as adapters add too little to tell whether a fused forward leaves them out.
+
     Raises:
         UnreadableFFNError: the model fails, or a layer that had an FFN at the check before has none any more. Its
             scores would be of other layers than the scores before.
@@ -81,7 +83,7 @@ def _read_of(decoder: Decoder, neurons: bool) -> _Read:
 
 def _code_of(forward: Any) -> Any:
     """Return the code of a method or function, which holds no model in memory, or the type of another callable."""
-    if isinstance(forward, functools.partial):
+    if isinstance(forward, partial):
         return _code_of(forward.func)
     if isinstance(forward, MethodType):
         return _code_of(forward.__func__)
@@ -110,13 +112,15 @@ def check(decoder: Decoder, token_ids: Sequence[int], neurons: bool = True) -> N
         _check_no_experts(decoder)
     with decoder.evaluation_mode(), _one_sentence_for(decoder):
         share = rounding(decoder.model, decoder.device)
+        undecided: list[DenseFFN] = []
         try:
-            alone = _checked_pass(decoder, ids, neurons, share)
+            alone = _checked_pass(decoder, ids, neurons, share, undecided)
         except _NonFiniteError:
             return
         _check_padding(decoder, ids, alone, max(share, LEAK))
         _check_wrapper(decoder, ids, alone, max(share, LEAK))
-    _checked.setdefault(decoder.model, set()).add(_read_of(decoder, neurons))
+    if not undecided:
+        _checked.setdefault(decoder.model, set()).add(_read_of(decoder, neurons))
 
 
 def _of_some_tokens(token_ids: Sequence[int], context_length: int | None) -> list[int]:
@@ -160,8 +164,18 @@ def _one_sentence_for(decoder: Decoder) -> Iterator[None]:
         ) from error
 
 
-def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: float) -> Tensor:
-    """Check the layers in passes over the sentence, and return its last hidden states (tokens, hidden)."""
+def _checked_pass(
+    decoder: Decoder, ids: Sequence[int], neurons: bool, share: float, undecided: list[DenseFFN]
+) -> Tensor:
+    """Check the layers in passes over the sentence, and return its last hidden states (tokens, hidden).
+
+    Args:
+        decoder: the model's.
+        ids: the sentence.
+        neurons: whether the FFNs are checked.
+        share: what `rounding` returns.
+        undecided: gets the FFNs of which nothing tells yet whether their forwards leave their adapters out.
+    """
     ran: list[int] = []
 
     def see(layer: int, hidden: Tensor) -> None:
@@ -172,8 +186,10 @@ def _checked_pass(decoder: Decoder, ids: Sequence[int], neurons: bool, share: fl
         if neurons:
             # An ExitStack closes in reverse order, so that the first FFN is checked first and its fault is raised.
             for ffn in reversed([ffn for layer in decoder.ffns for ffn in layer]):
-                its = ffn.checked(of_kernels(share)) if isinstance(ffn, DenseFFN) else ffn.checked()
-                checks.enter_context(its)
+                if isinstance(ffn, DenseFFN):
+                    checks.enter_context(ffn.checked(of_kernels(share), partial(undecided.append, ffn)))
+                else:
+                    checks.enter_context(ffn.checked())
         checks.enter_context(watch_inputs(decoder.layers, see))
         alone = decoder.run([ids])[0]
         if not bool(torch.isfinite(alone).all()):

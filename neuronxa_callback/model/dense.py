@@ -7,7 +7,7 @@ from the FFN's input, once more and beside the forward, whose output stays as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neuronxa_callback.model import taps
 from neuronxa_callback.model.activation import NAMES as ACTIVATION_NAMES
 from neuronxa_callback.model.activation import Activation, activation_of, preserves_sign
-from neuronxa_callback.model.bypass import fault_of
+from neuronxa_callback.model.bypass import fault_of, shows_no_adapter
 from neuronxa_callback.model.layers import REMEDY, UnreadableFFNError
 from neuronxa_callback.model.tolerance import differ
 from neuronxa_callback.vocabulary import NeuronRepresentation
@@ -178,11 +178,12 @@ class DenseFFN:
             yield
 
     @contextmanager
-    def checked(self, tolerance: float) -> Iterator[None]:
+    def checked(self, tolerance: float, undecided: Callable[[], None]) -> Iterator[None]:
         """Watch one forward pass, and raise UnreadableFFNError at its end if the FFN does not compute Eq. 1.
 
         Args:
             tolerance: the share by which the output of an FFN that bypasses its projections may differ from theirs.
+            undecided: is called if nothing tells yet whether such an FFN leaves its adapters out.
         """
         gate: list[Tensor] = []
         up: list[Tensor] = []
@@ -191,7 +192,10 @@ class DenseFFN:
 
         def compare(x: Tensor, output: Any) -> None:
             called = len(gate), len(up), len(inner)
-            bypassing.append(fault_of(self, x, output, tolerance))
+            fault = fault_of(self, x, output, tolerance)
+            bypassing.append(fault)
+            if fault is None and shows_no_adapter(self, x, output):
+                undecided()
             for its, count in zip((gate, up, inner), called, strict=True):
                 del its[count:]  # these were the comparison's own calls
 

@@ -83,8 +83,8 @@ class Run:
         self._judge = Judge(watch.rule, self.history, self._faults)
         self._trained: Weights | None = None
         self._mapped = 0  # how many evaluations the last maps showed
-        self._noted: dict[str, Fact] = {}  # what the trackers know about the whole run
-        self._is_arranged = False  # whether TensorBoard has its charts
+        self._noted: dict[str, dict[str, Fact]] = {}  # tracker -> what it knows about the whole run
+        self._arranged: set[str] = set()  # the trackers that have their charts
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -191,6 +191,7 @@ class Run:
             self.forget()
         elif self.scores.values and step != self.schedule.resumed_at:
             verdict = self._judge.judge_again(moment, {**others, **self.scores.values})
+            self._note(moment)
             self._log(moment, verdict)
             self.scores.values |= verdict
         return self.scores
@@ -363,19 +364,27 @@ class Run:
             with self._faults.guarded(f"{tracker.name} did not take the scores", once=True):
                 tracker.log(metrics, step, epoch)
 
-    def _note(self, moment: Moment, report: AlignmentReport | None, certain: Mapping[str, float]) -> None:
-        """Write what is new about the whole run into its trackers, and once the charts of TensorBoard."""
+    def _note(
+        self, moment: Moment, report: AlignmentReport | None = None, certain: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Write what is new about the whole run into its trackers, and the charts into those that have none.
+
+        Args:
+            moment: the event.
+            report: the report of the evaluation, None if there is none.
+            certain: what is logged of its intervals and chance.
+        """
         facts = run_facts(self._judge.verdict, report)
-        new = {name: value for name, value in facts.items() if self._noted.get(name) != value}
-        self._noted |= new
         for tracker in moment.trackers:
-            if new:
+            known = self._noted.setdefault(tracker.name, {})
+            if new := {name: value for name, value in facts.items() if known.get(name) != value}:
                 with self._faults.guarded(f"{tracker.name} did not take the best step and the signature", once=True):
                     tracker.note(new, moment.state.global_step)
-            if report is not None and not self._is_arranged:
+                    known |= new
+            if report is not None and tracker.name not in self._arranged:
                 with self._faults.guarded(f"{tracker.name} did not take the layout of its charts", once=True):
                     tracker.arrange(list(certain), list(report.score), self.watch.metrics)
-        self._is_arranged = self._is_arranged or report is not None
+                    self._arranged.add(tracker.name)
 
     def _draw(self, moment: Moment, report: AlignmentReport) -> None:
         """Show the layers of an evaluation and, at some evaluations, the maps of the run so far."""

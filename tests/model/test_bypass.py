@@ -232,6 +232,27 @@ def test_an_adapter_that_adds_nothing_yet_is_no_fault(tokenizer: PreTrainedToken
     check(model, tokenizer)
 
 
+def test_an_adapter_that_is_left_out_is_found_once_it_adds_something(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = fused(lora(tiny_llama(), 0.0), lambda mlp, x: gated(_Bare(mlp), x))
+    encode(model, tokenizer, PAIRS.target)
+    encode(model, tokenizer, PAIRS.target)
+    with torch.no_grad():
+        model.base_model.model.model.layers[1].mlp.up_proj.lora_B["default"].weight += 0.01  # as a first step does
+    with pytest.raises(UnreadableFFNError, match=r"layers\.1\.mlp calls none .* lacks an adapter \(LoRA\) of them"):
+        encode(model, tokenizer, PAIRS.target)
+
+
+def test_a_product_that_is_not_finite_is_no_agreement(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The fused forward is finite where the projections' own product is not."""
+    mlp = llama.model.layers[1].mlp
+    with torch.no_grad():
+        mlp.up_proj.weight.fill_(1e30)
+        mlp.gate_proj.weight.fill_(1e30)
+    fused(llama, lambda mlp, x: torch.zeros_like(x))
+    with pytest.raises(UnreadableFFNError, match=r"by Eq\. 1"):
+        check(llama, tokenizer)
+
+
 class _Bare:
     def __init__(self, mlp: Any) -> None:
         for name in MLP:
