@@ -48,7 +48,7 @@ def test_every_command_is_run_or_listed() -> None:
     assert [command for command in COMMANDS if command not in NOT_RUN] == [
         "python score.py",
         "python first_curve.py",
-        "neuronxa report runs/first-curve",
+        "neuronxa page runs/first-curve",
     ]
     assert [command for command in NOT_RUN if command not in COMMANDS] == []
     assert sorted(FILES) == ["first_curve.py", "score.py"]
@@ -75,6 +75,6 @@ def test_the_training_and_its_page(tmp_path: Path) -> None:
     assert table[0] == shown[0]
     assert [line.split()[0] for line in table] == [line.split()[0] for line in shown]
     assert all(re.fullmatch(r"\d+ \d\.\d+ \d\.\d+", line) for line in (*table[1:], *shown[1:]))
-    assert run("neuronxa report runs/first-curve", tmp_path) == SHOWN["The"]
-    assert (tmp_path / SHOWN["The"].split()[-1]).is_file()
+    assert run("neuronxa page runs/first-curve", tmp_path) == SHOWN["The"]
+    assert all((tmp_path / line.split()[-1]).is_file() for line in SHOWN["The"].splitlines())
     assert list((tmp_path / "runs" / "first-curve").rglob("events.out.tfevents.*"))
