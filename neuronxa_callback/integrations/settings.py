@@ -46,7 +46,7 @@ def callback_of(section: Any) -> NeuronXACallback:
             layers=settings.layers,
             quality=settings.quality.read(),
             early_stopping_patience=settings.early_stopping_patience,
-            stopping=settings.stopping and settings.stopping.read(),
+            stopping=settings.stopping.read() if settings.stopping else None,
             max_overhead=settings.max_overhead,
             on_error=settings.on_error,
         )
@@ -161,7 +161,7 @@ class StoppingSection(_Section):
     metric: str | None = StoppingRule.metric
     min_delta: _Number = StoppingRule.min_delta
     warmup: _Whole = StoppingRule.warmup
-    floor: dict[str, _Number] | None = StoppingRule.floor
+    floor: dict[str, _Number] | None = None
     stop_at_floor: bool = StoppingRule.stop_at_floor
 
     @model_validator(mode="after")
