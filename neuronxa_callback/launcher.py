@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 
 
-def are_several() -> bool:
-    """Return whether a launcher started several processes, of which this is one.
+def is_launched() -> bool:
+    """Return whether a launcher started this process, alone or as one of several.
 
     Some clusters set RANK and WORLD_SIZE for their machines. Launchers of processes also set LOCAL_RANK.
     """
-    return {"RANK", "LOCAL_RANK"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return {"RANK", "LOCAL_RANK"} <= os.environ.keys()
+
+
+def are_several() -> bool:
+    """Return whether a launcher started several processes, of which this is one."""
+    return is_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_first() -> bool:

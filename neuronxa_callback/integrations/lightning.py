@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from neuronxa_callback.training.history import History
 from neuronxa_callback.training.metric_names import metrics_of
 from neuronxa_callback.training.records import Evaluation
 from neuronxa_callback.vocabulary import Method, TokenPooling
+
+logger = logging.getLogger(__name__)
 
 
 class NeuronXALightning(Callback):
@@ -47,6 +50,9 @@ class NeuronXALightning(Callback):
 
     Lightning's loggers count steps from 0: a validation after 10 steps stands at step 9 there, and at step 10 in
     scores.jsonl.
+
+    A failed evaluation gives NaN. EarlyStopping ends a training at a NaN unless it has `check_finite=False`, so `fit`
+    begins with a warning where one without it monitors a score.
 
     The callback translates nothing and has no stopping rule of its own.
 
@@ -103,24 +109,26 @@ class NeuronXALightning(Callback):
             decoder = self._decoder(pl_module)
             with ranks.together():
                 self.evaluator.check(decoder)
-        folder = self.output_dir or trainer.log_dir or trainer.default_root_dir
-        self._history = History(folder, on_disk=ranks.is_first)
+        if ranks.is_first:
+            self._warn_of_early_stopping(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the model before its first step. A resumed training goes on with the scores that it has."""
         step = trainer.global_step
+        folder = self.output_dir or trainer.log_dir or trainer.default_root_dir
+        self._history = History(folder, on_disk=False)
         if trainer.is_global_zero:
-            failed = "an earlier run's scores could not be put aside or gone on from"
+            failed = (
+                "an earlier run's scores could not be put aside or gone on from; scores.jsonl is left as it is, and "
+                "this run's scores are in Lightning's loggers alone"
+            )
             with self._faults.guarded(failed), trainer.precision_plugin.forward_context():
-                if step > 0 and self._goes_on(pl_module):
-                    self._history.rewind(step)
-                else:
-                    self._history.begin()
+                self._history = self._series(History(folder), step, pl_module)
         if step == 0:
             scores = self._scores(trainer, pl_module)
-            for logger in trainer.loggers:
-                logger.log_metrics(scores, step=0)
-                logger.save()
+            for its_logger in trainer.loggers:
+                its_logger.log_metrics(scores, step=0)
+                its_logger.save()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the model, before ModelCheckpoint and EarlyStopping have their turns at the validation's end."""
@@ -139,11 +147,35 @@ class NeuronXALightning(Callback):
             ) from None
         return Decoder.find(model, self.tokenizer, Ranks.of_group())
 
-    def _goes_on(self, pl_module: LightningModule) -> bool:
+    def _score_names(self) -> list[str]:
+        names = ("", *(f"_{pair.name}" for pair in self.evaluator.pairs))
+        return [f"eval_{method}{name}" for method in self.evaluator.methods for name in names]
+
+    def _warn_of_early_stopping(self, trainer: Trainer) -> None:
+        """Warn where a failed evaluation, which is NaN, would end the training."""
+        if self._faults.raises:  # a failed evaluation ends the training as it is
+            return
+        for stopping in trainer.early_stopping_callbacks:
+            if stopping is not None and stopping.check_finite and stopping.monitor in self._score_names():
+                logger.warning(
+                    "NeuronXA: EarlyStopping(monitor=%r) ends the training if an evaluation fails, because the score "
+                    "is NaN then; give it check_finite=False.",
+                    stopping.monitor,
+                )
+
+    def _series(self, history: History, step: int, pl_module: LightningModule) -> History:
+        """Return the scores on the disk, gone back to a step if the training goes on with them, else begun anew."""
+        if step > 0 and self._goes_on(history, pl_module):
+            history.rewind(step)
+        else:
+            history.begin()
+        return history
+
+    def _goes_on(self, history: History, pl_module: LightningModule) -> bool:
         """Return whether this training measures what the scores on the disk measured."""
         decoder = self._decoder(pl_module)
         wanted = {pair.name: self.evaluator.signature(pair, decoder) for pair in self.evaluator.pairs}
-        return not any(other_choices(earlier, wanted, {}, {}) for earlier in self._history.read())
+        return not any(other_choices(earlier, wanted, {}, {}) for earlier in history.read())
 
     def _scores(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Return the scores of the present weights by their names; NaN if the evaluation failed."""
@@ -155,8 +187,7 @@ class NeuronXALightning(Callback):
         ):
             report = self.evaluator.score(self._decoder(pl_module), self._budget)
         if report is None:
-            names = ("", *(f"_{pair.name}" for pair in self.evaluator.pairs))
-            return {f"eval_{method}{name}": math.nan for method in self.evaluator.methods for name in names}
+            return dict.fromkeys(self._score_names(), math.nan)
         runtime = time.perf_counter() - start
         if trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING:
             with self._faults.guarded("the scores were logged but not written to scores.jsonl"):

@@ -15,17 +15,17 @@ from llamafactory.hparams import read_args
 from llamafactory.train.tuner import run_exp
 
 from neuronxa_callback.integrations.settings import SECTION, SettingsError, callback_of
-from neuronxa_callback.launcher import are_several
+from neuronxa_callback.launcher import is_launched
 
 MODULE = "neuronxa_callback.integrations.llamafactory"
 USAGE = f"Usage: python -m {MODULE} train CONFIG.yaml [key=value ...]"
 
 
 def main() -> None:
-    """Train as the command line says. Where LLaMA-Factory starts several processes, each of them comes here."""
+    """Train as the command line says. Where LLaMA-Factory's launcher starts processes, each of them comes here."""
     if sys.argv[1:2] == ["train"]:
         sys.argv.pop(1)
-    elif not are_several():
+    elif not is_launched():  # the launcher leaves out the word
         sys.exit(USAGE)
     arguments = read_args()
     if not isinstance(arguments, dict):
@@ -35,7 +35,7 @@ def main() -> None:
         callback = callback_of(section)
     except SettingsError as error:
         sys.exit(str(error))
-    if are_several() or not _starts_processes():
+    if is_launched() or not _starts_processes():
         run_exp(arguments, callbacks=[callback])
     else:
         _launch()

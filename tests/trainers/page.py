@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +15,19 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from neuronxa_callback.text.embedded import embedded
+from tests.docs.pages import blocks_of
 from tests.support import ROOT, make_tokenizer, score_lines, tiny_llama
 
 PAGE = ROOT / "docs" / "how-to" / "other-trainers.md"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def block(heading: str, language: str = "") -> str:
     """The first block of a language below a heading of the page; a command has no language."""
-    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return next(found[2] for found in BLOCK.finditer(section) if found[1] == language)
+    lines = PAGE.read_text(encoding="utf-8").split("\n")
+    headings = [number for number, line in enumerate(lines, 1) if line.startswith("## ")]
+    begin = lines.index(f"## {heading}") + 1
+    end = next((number for number in headings if number > begin), len(lines))
+    return next(found.code for found in blocks_of(PAGE, language) if begin < found.line < end)
 
 
 def prepare(folder: Path) -> Path:

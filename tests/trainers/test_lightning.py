@@ -56,6 +56,14 @@ class Drawing(Callback):
         torch.rand(1)
 
 
+class Diverging(NeuronXALightning):
+    """A callback whose evaluations fail after the start, as of a user's own mistake while training is under way."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.tokenizer = None
+
+
 def batches(shuffle: bool = False) -> DataLoader[Any]:
     texts = list(embedded("demo_train.tsv")["fra_Latn"])[:16]
     return DataLoader(
@@ -148,17 +156,52 @@ def test_early_stopping_reads_it(tmp_path: Path) -> None:
 
 
 def test_a_failed_evaluation_is_nan_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Diverging(NeuronXALightning):
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            super().on_train_start(trainer, pl_module)
-            self.tokenizer = None  # as of a user's own mistake while training is under way
-
     trainer, _ = fit(tmp_path, Diverging(TOKENIZER, ICELANDIC))
     assert trainer.global_step == 6
     assert math.isnan(float(trainer.callback_metrics["eval_nasca_eng_Latn-isl_Latn"]))
     assert "an evaluation failed, and training goes on without its scores" in caplog.text
     with pytest.raises(TypeError):
         fit(tmp_path, Diverging(TOKENIZER, ICELANDIC, on_error="raise"))
+
+
+def test_scores_that_cannot_be_put_aside_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tmp_path, NeuronXALightning(TOKENIZER, ICELANDIC))
+    scores = tmp_path / "neuronxa" / "scores.jsonl"
+    before = scores.read_bytes()
+    rename = Path.rename
+
+    def refuse(self: Path, target: Any) -> Path:
+        if self == scores:
+            raise PermissionError(13, "Permission denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    fit(tmp_path, NeuronXALightning(TOKENIZER, ICELANDIC, token_pooling="last"))
+    assert scores.read_bytes() == before
+    assert list(logged(tmp_path, "eval_nasca")) == [0, 1, 3, 5]
+    assert "scores.jsonl is left as it is, and this run's scores are in Lightning's loggers alone" in caplog.text
+    with pytest.raises(PermissionError):
+        fit(tmp_path, NeuronXALightning(TOKENIZER, ICELANDIC, on_error="raise"))
+
+
+@pytest.mark.parametrize("monitor", ["eval_nasca", "eval_nasca_rank_eng_Latn-isl_Latn"])
+def test_early_stopping_that_ends_at_a_nan_is_told(
+    monitor: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = EarlyStopping(monitor, mode="max")
+    trainer, _ = fit(tmp_path, stop, Diverging(TOKENIZER, ICELANDIC))
+    assert trainer.global_step == 2
+    assert f"EarlyStopping(monitor='{monitor}') ends the training if an evaluation fails" in caplog.text
+    assert "give it check_finite=False" in caplog.text
+
+
+def test_other_early_stopping_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    others = EarlyStopping("val_loss"), EarlyStopping("eval_nasca", mode="max", patience=9, check_finite=False)
+    trainer, _ = fit(tmp_path, *others, Diverging(TOKENIZER, ICELANDIC))
+    assert trainer.global_step == 6
+    assert "check_finite" not in caplog.text
 
 
 def test_faults_are_told_before_training(tmp_path: Path) -> None:

@@ -67,10 +67,12 @@ def test_python_as_on_the_page_trains_as_without_the_callback(folder: Path, monk
 
 
 @pytest.mark.distributed
-def test_its_launcher_starts_our_module_in_each_process(folder: Path) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_its_launcher_starts_our_module_in_each_process(folder: Path, processes: str) -> None:
     words = ("max_steps=2", "neuronxa.pairs=eng_Latn-fra_Latn", "neuronxa.on_error=raise")
-    output = run(folder, *COMMAND.split()[1:], *words, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
-    assert "world size: 2" in output
+    output = run(folder, *COMMAND.split()[1:], *words, FORCE_TORCHRUN="1", NPROC_PER_NODE=processes)
+    assert f"Initializing {processes} distributed tasks" in output
+    assert f"world size: {processes}" in output
     found = scores_by_step(folder / "out" / "trainer_state.json")
     assert list(found) == [0, 1, 2]
     lines = score_lines(folder / "out")

@@ -16,6 +16,7 @@ from neuronxa_callback.integrations.settings import (
     QualitySection,
     Settings,
     SettingsError,
+    StoppingSection,
     callback_of,
     settings_of,
 )
@@ -40,7 +41,7 @@ def attributes(callback: NeuronXACallback) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("section", [None, {}])
+@pytest.mark.parametrize("section", [None, {}, {"pairs": None}, {"quality": None}, {"stopping": None}])
 def test_an_empty_section_takes_every_default(section: Any) -> None:
     assert attributes(callback_of(section)) == attributes(NeuronXACallback())
 
@@ -74,6 +75,7 @@ def test_short_forms() -> None:
     assert attributes(short) == attributes(expected)
     assert callback_of({"quality": []}).quality_settings == Quality(())
     assert callback_of({"quality": {"metrics": "auto"}}).quality_settings == Quality()
+    assert callback_of({"max_overhead": "1e-2"}).max_overhead == 0.01  # YAML reads 1e-2 as text
 
 
 @pytest.mark.parametrize(
@@ -88,17 +90,50 @@ def test_short_forms() -> None:
             {"train_texts": "x"},
             "neuronxa.train_texts is unknown; remove it, or choose from pairs, methods, eval_steps, ",
         ),
-        ({"methods": "nasa"}, "neuronxa.methods.0 is \"nasa\"; it must be 'nasca', 'nasca_rank', "),
-        ({"eval_steps": "often"}, 'neuronxa.eval_steps is "often"; it must be a valid number'),
+        ({"methods": "nasa"}, "neuronxa.methods is \"nasa\"; it must be 'nasca', 'nasca_rank', "),
+        ({"methods": ["nasca", "nasa"]}, "neuronxa.methods.1 is \"nasa\"; it must be 'nasca', 'nasca_rank', "),
+        ({"methods": None}, "neuronxa.methods is null; it must be 'nasca', 'nasca_rank', "),
+        ({"eval_steps": "often"}, 'neuronxa.eval_steps is "often"; it must be a number.'),
+        ({"eval_steps": True}, "neuronxa.eval_steps is true; it must be a number."),
+        ({"layers": True}, "neuronxa.layers is true; it must be a number."),
+        ({"layers": [1, True]}, "neuronxa.layers.1 is true; it must be a number."),
+        ({"layers": [1.5]}, "neuronxa.layers.0 is 1.5; it must be a whole number."),
+        ({"token_budget": True}, "neuronxa.token_budget is true; it must be a number."),
+        ({"early_stopping_patience": True}, "neuronxa.early_stopping_patience is true; it must be a number."),
+        ({"max_overhead": False}, "neuronxa.max_overhead is false; it must be a number."),
+        ({True: 1}, "neuronxa has the key true, which is no word; choose from pairs, methods, "),
         ({"eval_steps": 0}, "neuronxa: eval_steps=0.0 must be a whole number of steps, or below 1 a share of all."),
-        ({"quality": "bleurt"}, "neuronxa.quality.metrics.0 is \"bleurt\"; it must be 'auto', 'comet', "),
+        ({"quality": "bleurt"}, "neuronxa.quality is \"bleurt\"; it must be 'auto', 'comet', "),
         ({"quality": {"directon": "both"}}, "neuronxa.quality.directon is unknown; the nearest key is direction."),
+        ({"quality": {"comet_batch_size": True}}, "neuronxa.quality.comet_batch_size is true; it must be a number."),
+        ({"quality": {"comet_timeout": True}}, "neuronxa.quality.comet_timeout is true; it must be a number."),
+        ({"quality": {"wait": 5}}, "neuronxa.quality.wait is 5; it must be true or false."),
+        ({"quality": {"prompt": 5}}, "neuronxa.quality.prompt is 5; it must be text, in quotes if YAML would read it "),
+        ({"quality": {True: 1}}, "neuronxa.quality has the key true, which is no word; choose from metrics, "),
+        ({"stopping": 5}, "neuronxa.stopping is 5; write its settings below it, one `key: value` a line."),
+        ({"stopping": {"warmup": True}}, "neuronxa.stopping.warmup is true; it must be a number."),
+        ({"stopping": {"min_delta": True}}, "neuronxa.stopping.min_delta is true; it must be a number."),
+        ({"stopping": {"floor": 5}}, "neuronxa.stopping.floor is 5; it must be keys with values, one `key: value` a "),
+        (
+            {"stopping": {"floor": {"fra_Latn": True}}},
+            "neuronxa.stopping.floor.fra_Latn is true; it must be a number.",
+        ),
+        (
+            {"stopping": {"floor": {False: 0.1}}},
+            "neuronxa.stopping.floor has the key false, which is no word; put it in quotes.",
+        ),
         ({"stopping": {"pacience": 5}}, "neuronxa.stopping.pacience is unknown; the nearest key is patience."),
         ({"stopping": {"patience": 1}}, "neuronxa.stopping: patience=1 must be 2 evaluations or more, such as 15."),
-        ({"pairs": {"n": 10}}, "neuronxa.pairs.0.text is missing; add it."),
+        ({"pairs": {"n": 10}}, "neuronxa.pairs.text is missing; add it."),
+        ({"pairs": [{"n": 10}]}, "neuronxa.pairs.0.text is missing; add it."),
+        ({"pairs": 5}, "neuronxa.pairs is 5; it must be text, in quotes if YAML would read it otherwise."),
+        ({"pairs": {"text": ["a", "b", "c"]}}, "neuronxa.pairs.text has 3 values; give 2 at most."),
+        ({"pairs": {"text": []}}, "neuronxa.pairs.text has 0 values; give 1 at least."),
+        ({"pairs": {"text": "a.tsv", "n": True}}, "neuronxa.pairs.n is true; it must be a number."),
+        ({"pairs": {"text": "a.tsv", "columns": "en"}}, 'neuronxa.pairs.columns is "en"; it must be a list.'),
         (
             {"pairs": {"text": "a.tsv", "lang": "x"}},
-            "neuronxa.pairs.0.lang is unknown; remove it, or choose from text, ",
+            "neuronxa.pairs.lang is unknown; remove it, or choose from text, ",
         ),
         ({"pairs": "gone.tsv"}, "neuronxa: gone.tsv does not exist; check the path of the held-out pairs."),
         ({"pairs": []}, "neuronxa: no held-out pairs were given; "),
@@ -124,3 +159,5 @@ def test_every_argument_has_its_key() -> None:
     load = set(inspect.signature(ParallelPairs.load).parameters)
     assert set(PairsSection.model_fields) == load - {"spec"} | {"text"}
     assert QualitySection().read() == Quality()
+    assert set(StoppingSection.model_fields) == {its.name for its in fields(StoppingRule)}
+    assert StoppingSection().read() == StoppingRule()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.text.embedded import embedded
@@ -23,12 +25,6 @@ from tests.trainers.page import (
     write,
 )
 
-pytest.importorskip("trl.cli.accelerate_launcher", reason="TRL has no such command line; 1.9 and later have it")
-
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from neuronxa_callback.integrations.trl import __main__ as command_line
-
 pytestmark = pytest.mark.trainer
 
 COMMAND = "python -m neuronxa_callback.integrations.trl sft --config config.yaml"
@@ -36,6 +32,16 @@ ON_THE_CPU = ("--bf16", "false", "--dtype", "float32")
 PAIRS = ["eng_Latn-fra_Latn", "eng_Latn-isl_Latn"]
 
 
+@pytest.fixture
+def command_line() -> Any:
+    """The module of our way into TRL's command line."""
+    pytest.importorskip("trl.cli.accelerate_launcher", reason="TRL has no such command line; 1.9 and later have it")
+    from neuronxa_callback.integrations.trl import __main__
+
+    return __main__
+
+
+@pytest.mark.usefixtures("command_line")
 def test_the_command_line_of_the_page(tmp_path: Path) -> None:
     text = block("TRL's command line", "yaml")
     (prepare(tmp_path) / "config.yaml").write_text(text)
@@ -58,7 +64,21 @@ def test_the_command_line_of_the_page(tmp_path: Path) -> None:
     assert not (tmp_path / "bare" / "neuronxa").exists()
 
 
-def test_a_fault_is_told_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.distributed
+@pytest.mark.usefixtures("command_line")
+def test_two_processes_share_an_evaluation(tmp_path: Path) -> None:
+    settings = yaml.safe_load(block("TRL's command line", "yaml")) | {"max_steps": 2, "report_to": "none"}
+    (prepare(tmp_path) / "config.yaml").write_text(yaml.safe_dump(settings))
+    # accelerate takes two processes without --multi_gpu only where it sees two GPUs.
+    run(tmp_path, *COMMAND.split()[1:], *ON_THE_CPU, "--multi_gpu", "--num_processes", "2", OMP_NUM_THREADS="1")
+    state = tmp_path / "out" / "checkpoint-2" / "trainer_state.json"
+    assert_recorded(state, tmp_path / "out", [0, 1, 2])
+    assert (tmp_path / "out" / "checkpoint-2" / "rng_state_1.pth").exists()  # the second process's
+
+
+def test_a_fault_is_told_before_anything_is_started(
+    command_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("output_dir: out\nneuronxa:\n  eval_stpes: 50\n")
     monkeypatch.setattr(sys, "argv", ["trl", "sft", "--config", str(config)])
