@@ -27,11 +27,10 @@ from neuronxa_callback.run_page import plotted
 from neuronxa_callback.run_page.changes import changes_between
 from neuronxa_callback.run_page.evaluations import pair_labels
 from neuronxa_callback.run_page.html import language_tag
-from tests.run_page.conftest import FRENCH, GOLDEN, Lines, lines_of
+from tests.run_page.conftest import FRENCH, GOLDEN, Lines, lines_of, many_languages
 from tests.support import ROOT
 
 pytestmark = pytest.mark.once
-pytest.importorskip("plotly")
 
 Make = Callable[..., Path]
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> a|b"
@@ -344,7 +343,7 @@ def test_scores_that_are_no_numbers_are_no_points(make_run: Make) -> None:
     traces = {t.get("name"): t for t in plots(page)[0]["data"]}
     assert len(traces["Icelandic"]["x"]) == 3
     assert len(traces["French"]["x"]) == 4
-    assert ["chrF", "eng_Latn-isl_Latn", str(lines[3]["step"]), "the score is no finite number"] in [
+    assert ["chrF", "English → Icelandic", str(lines[3]["step"]), "the score is no finite number"] in [
         list(row.values()) for row in table(page, "Missing scores")
     ]
     for cells in (row.values() for name in ("Each score", "NASCA by language") for row in table(page, name)):
@@ -364,15 +363,7 @@ def test_fifty_languages_have_a_choice_and_several_pictures(make_run: Make) -> N
     from neuronxa_callback.text.languages import language_codes
 
     codes = [code for code in sorted(language_codes()) if code != "eng_Latn"][:50]
-    lines = lines_of(GOLDEN)[:2]
-    for line in lines:
-        scores = line["languages"]["eng_Latn-isl_Latn"]
-        line["languages"] = {
-            f"eng_Latn-{code}": scores
-            | {"signature": scores["signature"].replace("eng_Latn-isl_Latn", f"eng_Latn-{code}")}
-            for code in codes
-        }
-    page = page_of(make_run(lines))
+    page = page_of(make_run(many_languages(lines_of(GOLDEN)[:2], codes)))
     assert [box.get("value") for box in page.find_class("chooser")[0].iter("input")] == [
         f"eng_Latn-{code}" for code in codes
     ]
@@ -381,6 +372,31 @@ def test_fifty_languages_have_a_choice_and_several_pictures(make_run: Make) -> N
     assert len({trace["name"] for trace in plots(page)[0]["data"] if trace.get("mode") == "lines+markers"}) == 50
     (chooser,) = [c for c in page.find_class("chart") if c.get("data-choice") == "one"][:1]
     assert len(list(chooser.iter("option"))) == 50
+
+
+def test_the_section_on_quality_follows_the_choice_of_languages(make_run: Make) -> None:
+    """Each direction, from English or back, belongs to the language pair whose sentences were translated."""
+    page = page_of(make_run(many_languages(lines_of(GOLDEN)[:2], ["isl_Latn", "fra_Latn"])))
+    quality = page.get_element_by_id("quality")
+    (chart,) = quality.find_class("chart")
+    assert chart.get("data-choice") == "several"
+    pair_of = {
+        "English → Icelandic": "eng_Latn-isl_Latn",
+        "Icelandic → English": "eng_Latn-isl_Latn",
+        "English → French": "eng_Latn-fra_Latn",
+        "French → English": "eng_Latn-fra_Latn",
+    }
+    drawn = [json.loads(script.text) for script in chart.iter("script")]
+    assert drawn
+    for plot in drawn:
+        assert {trace["name"].replace("&gt;", ">"): trace["meta"]["pair"] for trace in plot["data"]} == pair_of
+        assert len({trace["legendgroup"] for trace in plot["data"]}) == 4  # a click in the legend hides one line
+    tables = list(quality.iter("table"))
+    assert len(tables) >= 2
+    for found in tables:
+        column = [cell.text_content() for cell in found.find("thead").iter("th")].index("direction")
+        for row in found.find("tbody").iter("tr"):
+            assert row.get("data-pair") == pair_of[row[column].text_content().strip()]
 
 
 def test_labels_of_language_pairs() -> None:
@@ -524,9 +540,12 @@ def test_the_extra_of_the_documentation_brings_plotly() -> None:
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Waits for as long as the process lives; the test's own time limit ends a wait that is in vain."""
+    """Waits while the process lives, and for two minutes at most. Then the process ends, and its output is told."""
+    end = time.monotonic() + 120
     while not what():
-        assert process.poll() is None, process.communicate()
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"the wait was in vain: {process.communicate()}")
         time.sleep(0.1)
 
 
