@@ -57,7 +57,7 @@ def pair_names(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def direction_pairs(evaluations: Sequence[Evaluation]) -> dict[str, str | None]:
-    """Return name of each direction of translation -> its language pair, whose sentences were translated; None if unknown.
+    """Return name of each direction of translation -> the language pair of the translated sentences. None: unknown.
 
     The directions are in the order in which they appear.
     """

@@ -171,6 +171,42 @@ def test_pairs_that_became_aligned_or_were_lost() -> None:
     assert (found.kept, found.never) == (1, 1)
 
 
+def test_the_best_step_is_chosen_among_those_with_values_of_pairs(make_run: Make) -> None:
+    """The third evaluation has the best score of all and no values of pairs."""
+    lines = lines_of(GOLDEN)[:3]
+    for line, score in zip(lines, (0.1, 0.2, 0.3), strict=True):
+        line["score"]["nasca"] = score
+    for scores in lines[2]["languages"].values():
+        scores["per_pair"] = {}
+    first, second = lines[0]["step"], lines[1]["step"]
+    told = section(page_of(make_run(lines)), "changes")
+    assert f"step {first} against step {second}, the best of the steps with values of single pairs." in told
+    assert "none of them is better" not in told
+    lines[1]["score"]["nasca"] = 0.05
+    told = section(page_of(make_run(lines)), "changes")
+    assert f"step {second}, the last of the steps with values of single pairs: none of them is better" in told
+
+
+@pytest.mark.parametrize("kept", [10, 6])
+def test_pairs_of_other_sentences_are_not_compared(make_run: Make, kept: int) -> None:
+    """French has other sentences from the second evaluation on, or fewer."""
+    lines = lines_of(GOLDEN)[:2]
+    lines[0]["score"]["nasca"], lines[1]["score"]["nasca"] = 0.1, 0.2
+    scores = lines[1]["languages"]["eng_Latn-fra_Latn"]
+    parts = dict(part.split(":", 1) for part in scores["signature"].split("|"))
+    parts |= {"n": str(kept)} | ({"data": "0" * len(parts["data"])} if kept == 10 else {})
+    scores["signature"] = "|".join(f"{key}:{value}" for key, value in parts.items())
+    scores["per_pair"]["nasca"] = scores["per_pair"]["nasca"][:kept]
+    page = page_of(make_run(lines))
+    assert [row["language"] for row in table(page, "Pairs by language")] == ["Icelandic"]
+    steps = [line["step"] for line in lines]
+    assert (
+        "The pairs of French are not compared: their signatures do not name the same sentences at step "
+        f"{steps[0]} and at step {steps[1]}." in section(page, "changes")
+    )
+    assert "French: what" not in section(page, "changes")
+
+
 def test_a_pair_stands_with_its_sentences_and_translations(golden: Path) -> None:
     """The golden run has ten pairs of the embedded set, so their text is found by its fingerprint."""
     lines = lines_of(GOLDEN)
