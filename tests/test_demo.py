@@ -139,7 +139,7 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
         for step, texts in ((0, ("non", "[non]")), (9, french.target))
     ]
     console = Console(file=io.StringIO(), width=200)
-    summarise(DemoRun(tmp_path, tmp_path / "a.png", tmp_path / "page.html", history, reports, 1.0), console)
+    summarise(DemoRun(tmp_path, tmp_path / "a.png", tmp_path / "page.html", "", history, reports, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     said = " ".join(text.split())
     assert "At the end French is above chance (p < 0.05 each). Icelandic is not." in said

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.cli import app
-from neuronxa_callback.run_page import plotted
+from neuronxa_callback.run_page import plotted, watch
 from neuronxa_callback.run_page.changes import changes_between
 from neuronxa_callback.run_page.evaluations import pair_labels
 from neuronxa_callback.run_page.html import language_tag
@@ -502,7 +502,17 @@ def test_runs_that_share_nothing_are_refused(make_run: Make, tmp_path: Path) -> 
     ("arguments", "told"),
     [
         (["none"], "none is not a folder; give the output_dir of a run that was trained with NeuronXACallback."),
-        (["run", "--output", "page.png"], "--output page.png is no HTML file"),
+        (["run", "--output", "x.pdf"], "--output x.pdf does not name an HTML file; give it the ending .html."),
+        (["run", "--output", "run"], "--output run is a folder; name a file in it, such as run/page.html."),
+        (["run", "--markdown", "run"], "--markdown run is a folder; name a file in it, such as run/page.md."),
+        (
+            ["run", "--output", "a.html", "--markdown", "a.html"],
+            "--markdown a.html does not name a Markdown file; give it the ending .md.",
+        ),
+        (
+            ["run", "--markdown", "run/neuronxa/scores.jsonl/a.md"],
+            "run/neuronxa/scores.jsonl/a.md cannot be written (File exists); choose another file with --markdown.",
+        ),
         (["run", "run"], "run is named twice"),
         (["run", "two", "--pairs", "a.tsv"], "--pairs goes with one run"),
     ],
@@ -613,3 +623,33 @@ def test_a_watched_page_follows_the_run_until_it_is_interrupted(
     assert out.splitlines()[-2:] == [f"The page is {page}", f"In Markdown: {page.with_suffix('.md')}"]
     assert "Traceback" not in errors
     assert '<meta http-equiv="refresh"' not in page.read_text(encoding="utf-8")
+
+
+def test_a_watched_page_of_several_runs_waits_for_a_score_of_each(make_run: Make, tmp_path: Path) -> None:
+    """The first evaluation of a run has no alignment score, so the runs share no language pair yet."""
+    lines = lines_of(GOLDEN)
+    failed = lines[0] | {"score": {}, "languages": {}, "ci": {}, "p_value": {}, "quality": {}, "quality_score": {}}
+    runs = [make_run(lines, "one"), make_run([failed], "two")]
+    output, path = tmp_path / "page.html", runs[1] / "neuronxa" / "scores.jsonl"
+    arguments = [sys.executable, "-m", "neuronxa_callback", "page", *map(str, runs), "--watch", "--output", str(output)]
+    environment = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("This evaluation makes no page: the runs share no language pair:")
+        path.rename(tmp_path / "away")  # a run may be started anew
+        path.write_text("".join(json.dumps(line) + "\n" for line in [failed, *lines[1:]]), encoding="utf-8")
+        wait_for(output.with_suffix(".md").is_file, process)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert out.splitlines()[-2:] == [f"The page is {output}", f"In Markdown: {output.with_suffix('.md')}"]
+    assert "This evaluation" not in out
+
+
+def test_scores_that_are_moved_away_between_two_looks_are_waited_for(golden: Path) -> None:
+    assert watch._state(golden) is not None
+    (golden / "neuronxa" / "scores.jsonl").rename(golden / "away")
+    assert watch._state(golden) is None
