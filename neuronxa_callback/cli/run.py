@@ -26,14 +26,14 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a page with figures about a run, or about several runs laid over each other, from scores.jsonl alone."""
+    """Write Markdown with figures about a run, or about several runs laid over each other, from scores.jsonl alone."""
     from neuronxa_callback.training import overlay
     from neuronxa_callback.training import page as run_page
 
     console = Console()
     try:
         if len(output_dirs) == 1:
-            page, what = run_page.write(output_dirs[0], output), "run page"
+            page, what = run_page.write(output_dirs[0], output), "Markdown page"
         else:
             page, what = overlay.write(output_dirs, output), "page of the runs"
     except run_page.RunPageError as error:

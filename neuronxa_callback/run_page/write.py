@@ -1,4 +1,4 @@
-"""Write the page of a run or of several runs."""
+"""Write the run page: that of a run, or of several runs."""
 
 from __future__ import annotations
 

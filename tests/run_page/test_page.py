@@ -536,7 +536,7 @@ def test_a_missing_plotly_is_told_in_a_sentence(golden: Path) -> None:
         f"app(['page', {str(golden)!r}], standalone_mode=False)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert "The run page is" in done.stdout
+    assert "The Markdown page is" in done.stdout
     assert plotted.INSTALL in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
 
