@@ -32,7 +32,7 @@ PACKAGES = (
     *("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets"),
     *("sacrebleu", "py3langid"),  # by which quality is scored and training text is cleaned
 )
-FIGURES = {  # of the run page; a run may lack some, and one of several methods has one a method, layers-nasca.png
+FIGURES = {  # of the Markdown page; a run may lack some, and one of several methods has one a method, layers-nasca.png
     "alignment": "Alignment over training steps",
     "quality_over_steps": "Translation quality over training steps",
     "quality": "Translation quality against alignment",
@@ -226,7 +226,7 @@ def _figure_part(page: Path, output_dir: Path) -> list[str]:
     names |= {f"{w}-{m}.png": f"{title}, {score_name(m)}" for w, title in FIGURES.items() for m in get_args(Method)}
     shown = page.read_text(encoding="utf-8")  # a folder may hold figures of an earlier page, too
     images = [f"![{title}]({(folder / name).as_posix()})" for name, title in names.items() if f"({name})" in shown]
-    link = f"[The run page]({(folder / page.name).as_posix()}) has missing scores, signatures and the rest."
+    link = f"[The Markdown page]({(folder / page.name).as_posix()}) has missing scores, signatures and the rest."
     return ["## Curves", *images, link]
 
 

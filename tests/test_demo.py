@@ -85,6 +85,18 @@ def test_a_slow_machine_gets_a_shorter_run(model_path: Path, tmp_path: Path) -> 
     assert "Stopped at step 2 of 9, to end within 0 minutes" in result.output
 
 
+def test_without_its_page_the_demo_still_tells_its_scores(model_path: Path, tmp_path: Path) -> None:
+    page = tmp_path / "neuronxa" / "page.html"
+    page.mkdir(parents=True)
+    options = ["--steps", "2", "--eval-steps", "2"]
+    result = CliRunner().invoke(
+        app, ["demo", "--model", str(model_path), "--output-dir", str(tmp_path), *options], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, result.output
+    assert cells(result.output, "Icelandic")
+    assert f"There is no page of this run: {page} cannot be written (Is a directory); choose another" in result.output
+
+
 def test_a_missing_model_is_explained(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--model", str(tmp_path / "none"), "--output-dir", str(tmp_path)])
     assert result.exit_code == 1
@@ -139,7 +151,7 @@ def test_the_summary_says_what_is_above_chance_and_what_is_not(tmp_path: Path) -
         for step, texts in ((0, ("non", "[non]")), (9, french.target))
     ]
     console = Console(file=io.StringIO(), width=200)
-    summarise(DemoRun(tmp_path, tmp_path / "a.png", tmp_path / "page.html", history, reports, 1.0), console)
+    summarise(DemoRun(tmp_path, tmp_path / "a.png", tmp_path / "page.html", "", history, reports, 1.0), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     said = " ".join(text.split())
     assert "At the end French is above chance (p < 0.05 each). Icelandic is not." in said

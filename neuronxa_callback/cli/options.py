@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
 
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.settings import Quality
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
 
 # Two groups have this argument.
 MODEL = {"help": "Folder or hub name of a model, or the folder of an adapter."}
+
+# Two commands have this argument.
+OutputDirs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="OUTPUT_DIR", help="The output_dir of a run, or of each of several runs, the baseline first."
+    ),
+]
 
 # Ends the help of options that take several values.
 REPEATABLE = "Repeatable, or with commas."

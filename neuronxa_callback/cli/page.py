@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from neuronxa_callback.cli.options import OutputDirs
 from neuronxa_callback.cli.output import give_up
+
+if TYPE_CHECKING:
+    from neuronxa_callback.run_page.write import Asked
 
 
 def page(
-    output_dirs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="OUTPUT_DIR", help="The output_dir of a run, or of each of several runs, the baseline first."
-        ),
-    ],
+    output_dirs: OutputDirs,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -42,7 +42,7 @@ def page(
     ] = False,
 ) -> None:
     """Write one page about a run or several runs: HTML that opens without a network, and Markdown beside it."""
-    from neuronxa_callback.run_page.watch import RELOAD_AFTER, evaluations_made
+    from neuronxa_callback.run_page.plotted import plotly_script
     from neuronxa_callback.run_page.write import Asked, write
     from neuronxa_callback.training.page import RunPageError
 
@@ -54,16 +54,34 @@ def page(
     try:
         asked = Asked(output_dirs, output, markdown, pairs or [])
         if watch:
-            made = False
-            try:
-                for _ in evaluations_made(output_dirs, tell):
-                    tell(f"{'Made anew' if made else 'Made'}: {write(asked, RELOAD_AFTER)}")
-                    made = True
-            except KeyboardInterrupt:
-                if not made:
-                    return
+            plotly_script()  # without Plotly no evaluation would bring a page
+            if not _follow(asked, tell):
+                return
         written = write(asked)  # a page that is no longer watched does not load itself
     except RunPageError as error:
         give_up(console, error)
     tell(f"The page is {written}")
     tell(f"In Markdown: {asked.markdown_file}")
+
+
+def _follow(asked: Asked, tell: Callable[[str], None]) -> bool:
+    """Make the page after each evaluation until Ctrl-C, and return whether it was made at all."""
+    from neuronxa_callback.run_page.watch import RELOAD_AFTER, evaluations_made
+    from neuronxa_callback.run_page.write import write
+    from neuronxa_callback.training.page import RunPageError
+
+    made, failed = False, ""
+    try:
+        for _ in evaluations_made(asked.run_dirs, tell):
+            try:
+                written = write(asked, RELOAD_AFTER)
+            except RunPageError as error:  # the next evaluation may bring what is missing
+                if str(error) != failed:
+                    tell(f"This evaluation makes no page: {error}")
+                failed = str(error)
+            else:
+                tell(f"{'Made anew' if made else 'Made'}: {written}")
+                made = True
+    except KeyboardInterrupt:
+        pass
+    return made

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from neuronxa_callback.alignment.settings import AlignmentSettings
-from neuronxa_callback.cli.options import Loading, Methods, Translating
+from neuronxa_callback.cli.options import Loading, Methods, OutputDirs, Translating
 from neuronxa_callback.cli.output import give_up, progress_bar
 from neuronxa_callback.cli.processes import processes
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
@@ -17,12 +17,7 @@ from neuronxa_callback.vocabulary import help_of
 
 
 def report(
-    output_dirs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="OUTPUT_DIR", help="The output_dir of a run, or of each of several runs, the baseline first."
-        ),
-    ],
+    output_dirs: OutputDirs,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -31,14 +26,14 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a page with figures about a run, or about several runs laid over each other, from scores.jsonl alone."""
+    """Write Markdown with figures about a run, or about several runs laid over each other, from scores.jsonl alone."""
     from neuronxa_callback.training import overlay
     from neuronxa_callback.training import page as run_page
 
     console = Console()
     try:
         if len(output_dirs) == 1:
-            page, what = run_page.write(output_dirs[0], output), "run page"
+            page, what = run_page.write(output_dirs[0], output), "Markdown page"
         else:
             page, what = overlay.write(output_dirs, output), "page of the runs"
     except run_page.RunPageError as error:

@@ -42,11 +42,22 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class DemoRun:
-    """The results of the demo."""
+    """The results of the demo.
+
+    Attributes:
+        output_dir: folder of all its files.
+        figure: the picture of its curves.
+        page: its page, None if that could not be written.
+        no_page: why there is no page; empty if there is one.
+        history: its evaluations in step order.
+        translations: (step, chrF) at the start and at the end.
+        minutes: how long it took.
+    """
 
     output_dir: Path
     figure: Path
-    page: Path
+    page: Path | None
+    no_page: str
     history: list[Evaluation]
     translations: list[tuple[int, QualityReport]]
     minutes: float
@@ -111,11 +122,16 @@ def run(model_path: Path, output_dir: Path, steps: int, eval_steps: int, minutes
         console.print(f"Stopped at step {made} of {steps}, to end within {minutes:g} minutes (--minutes).")
     title = f"{model_path.name}, 4-bit LoRA, {made} steps"
     plots.curve_figure(language_curves(history, "nasca"), "nasca", len(pairs[0]), title).savefig(figure)
+    page, no_page = page_of(output_dir)
+    return DemoRun(output_dir, figure, page, no_page, history, chrf.reports, (time.perf_counter() - start) / 60)
+
+
+def page_of(output_dir: Path) -> tuple[Path | None, str]:
+    """Write the page of the run and return it, or None and why it cannot be written: the scores are worth telling."""
     try:
-        page = write(Asked([output_dir]))
+        return write(Asked([output_dir])), ""
     except RunPageError as error:
-        raise DemoError(str(error)) from error
-    return DemoRun(output_dir, figure, page, history, chrf.reports, (time.perf_counter() - start) / 60)
+        return None, str(error)
 
 
 def _trainer(

@@ -43,7 +43,10 @@ def summarise(run: DemoRun, console: Console) -> None:
     console.print(f"Scores: {History(run.output_dir).path}", soft_wrap=True)
     console.print(f"Figure: {run.figure}", soft_wrap=True)
     console.print(f"Curves on TensorBoard: tensorboard --logdir {run.output_dir}", soft_wrap=True)
-    console.print(f"The page of this run, for a browser: {run.page}", soft_wrap=True)
+    if run.page is None:
+        console.print(f"There is no page of this run: {run.no_page}", soft_wrap=True, markup=False)
+    else:
+        console.print(f"The page of this run, for a browser: {run.page}", soft_wrap=True)
 
 
 def _table(first: Evaluation, last: Evaluation, above: Mapping[str, bool]) -> Table:

@@ -66,10 +66,13 @@ def changes_between(before: Sequence[float], after: Sequence[float]) -> Changes:
     Args:
         before: the share of layers at which each pair is aligned at the first step. NaN means no value.
         after: as many shares at the other step.
+
+    Raises:
+        ValueError: the numbers of shares differ.
     """
     both = [
         Change(place, *shares)
-        for place, shares in enumerate(zip(before, after, strict=False))
+        for place, shares in enumerate(zip(before, after, strict=True))
         if not any(map(isnan, shares))
     ]
     became = [change for change in both if change.before == 0 < change.after]
@@ -82,16 +85,29 @@ def changes_between(before: Sequence[float], after: Sequence[float]) -> Changes:
     )
 
 
-def two_steps(evaluations: Sequence[Evaluation], method: Method) -> tuple[Evaluation, Evaluation] | None:
-    """Return the first evaluation with values of pairs, and the one with the highest score; else the last.
+@dataclass(frozen=True)
+class TwoSteps:
+    """The two evaluations that are compared, of those with values of single pairs.
 
-    Where the first one is the best itself, the last one is returned in place of the best. None if there is only one.
+    Attributes:
+        first: the first one.
+        other: the one with the highest score; the last one where the first has the highest.
+        is_best: whether the other one has the highest score.
     """
+
+    first: Evaluation
+    other: Evaluation
+    is_best: bool
+
+
+def two_steps(evaluations: Sequence[Evaluation], method: Method) -> TwoSteps | None:
+    """Return the two evaluations to compare, None if there are not two with values of single pairs."""
     having = [e for e in evaluations if method in e.score and any(method in x.per_pair for x in e.languages.values())]
     if len(having) < 2:
         return None
     best = max(having, key=lambda evaluation: evaluation.score[method])
-    return having[0], having[-1] if best is having[0] else best
+    is_best = best is not having[0]
+    return TwoSteps(having[0], best if is_best else having[-1], is_best)
 
 
 def changes_section(
@@ -113,13 +129,20 @@ def changes_section(
     steps = None if method is None else two_steps(evaluations, method)
     if method is None or steps is None:
         return Section(name, heading, [NO_PAIRS])
-    first, other = steps
+    first, other = steps.first, steps.other
+    both = [
+        pair
+        for pair in labels
+        if all(pair in e.languages and method in e.languages[pair].per_pair for e in (first, other))
+    ]
+    same = [pair for pair in both if _scored(first, pair, method) == _scored(other, pair, method)]
     found = {
         pair: changes_between(first.languages[pair].per_pair[method], other.languages[pair].per_pair[method])
-        for pair in labels
-        if all(pair in e.languages and method in e.languages[pair].per_pair for e in steps)
+        for pair in same
     }
-    blocks: list[Block] = [f"{_which(first, other, evaluations, method)} {READING}", _counts(found, labels, steps)]
+    blocks: list[Block] = [f"{_which(steps, method)} {READING}"]
+    blocks += [_counts(found, labels, steps)] if found else []
+    blocks += _of_other_sentences([labels[pair] for pair in both if pair not in found], steps)
     blocks += _unknown(found, texts)
     for pair, changes in found.items():
         told = _Telling(pair, labels[pair], texts.get(pair), first, other)
@@ -127,22 +150,35 @@ def changes_section(
     return Section(name, heading, blocks)
 
 
-def _which(first: Evaluation, other: Evaluation, evaluations: Sequence[Evaluation], method: Method) -> str:
-    scores = [evaluation.score[method] for evaluation in evaluations if method in evaluation.score]
-    if other.score[method] == max(scores):
-        return f"By {score_name(method)}, step {first.step} against the best step, {other.step}."
-    return (
-        f"By {score_name(method)}, step {first.step} against the last step, {other.step}: no later step is better than "
-        "the first."
-    )
+def _scored(evaluation: Evaluation, pair: str, method: Method) -> tuple[str | None, str | None, int]:
+    """Return what tells which sentence pairs were scored: their fingerprint, their number, and the number of values."""
+    language = evaluation.languages[pair]
+    return language.signature.get("data"), language.signature.get("n"), len(language.per_pair[method])
 
 
-def _counts(found: Mapping[str, Changes], labels: Mapping[str, str], steps: tuple[Evaluation, Evaluation]) -> Table:
+def _which(steps: TwoSteps, method: Method) -> str:
+    compared = f"By {score_name(method)}, step {steps.first.step} against"
+    among = "of the steps with values of single pairs"
+    if steps.is_best:
+        return f"{compared} step {steps.other.step}, the best {among}."
+    return f"{compared} step {steps.other.step}, the last {among}: none of them is better than step {steps.first.step}."
+
+
+def _of_other_sentences(labels: Sequence[str], steps: TwoSteps) -> list[str]:
+    if not labels:
+        return []
+    return [
+        f"The pairs of {', '.join(labels)} are not compared: their signatures do not name the same sentences at step "
+        f"{steps.first.step} and at step {steps.other.step}."
+    ]
+
+
+def _counts(found: Mapping[str, Changes], labels: Mapping[str, str], steps: TwoSteps) -> Table:
     rows = [
         [labels[pair], *map(str, (len(c.became), len(c.lost), c.kept, c.never, c.kept + len(c.became)))]
         for pair, c in found.items()
     ]
-    caption = f"Pairs by language, step {steps[0].step} against step {steps[1].step}"
+    caption = f"Pairs by language, step {steps.first.step} against step {steps.other.step}"
     header = (
         "language",
         "became aligned",

@@ -56,6 +56,23 @@ def pair_names(evaluations: Sequence[Evaluation]) -> list[str]:
     return list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.languages))
 
 
+def direction_pairs(evaluations: Sequence[Evaluation]) -> dict[str, str | None]:
+    """Return name of each direction of translation -> the language pair of the translated sentences. None: unknown.
+
+    The directions are in the order in which they appear.
+    """
+    found: dict[str, str | None] = {}
+    for evaluation in evaluations:
+        for direction in evaluation.quality:
+            found[direction] = found.get(direction) or evaluation.language_pair(direction)
+    return found
+
+
+def direction_labels(names: Iterable[str]) -> dict[str, str]:
+    """Return name of a direction of translation -> its label, such as "English → Icelandic"."""
+    return _distinct({name: _both_sides(name) for name in names})
+
+
 def pair_labels(names: Sequence[str]) -> dict[str, str]:
     """Return name of a language pair -> its label: the target's name where all have one source, else both names.
 
@@ -65,7 +82,18 @@ def pair_labels(names: Sequence[str]) -> dict[str, str]:
     sides = {name: name.partition("-") for name in names}
     share = len({source for source, _, _ in sides.values()}) == 1
     found = {}
-    for name, (source, dash, target) in sides.items():
-        whole = f"{language_name(source)} → {language_name(target)}" if dash else name
-        found[name] = language_name(target) if share and dash else whole
-    return found if len(set(found.values())) == len(found) else {name: f"{found[name]} ({name})" for name in found}
+    for name, (_, dash, target) in sides.items():
+        found[name] = language_name(target) if share and dash else _both_sides(name)
+    return _distinct(found)
+
+
+def _both_sides(name: str) -> str:
+    source, dash, target = name.partition("-")
+    return f"{language_name(source)} → {language_name(target)}" if dash else name
+
+
+def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels, with the names behind them where two are equal."""
+    if len(set(labels.values())) == len(labels):
+        return dict(labels)
+    return {name: f"{label} ({name})" for name, label in labels.items()}

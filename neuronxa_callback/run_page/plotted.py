@@ -108,17 +108,25 @@ def runs_plot(
     return _json(figure)
 
 
-def quality_curve_plot(curves: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> str:
+def quality_curve_plot(
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    labels: Mapping[str, str],
+    pairs: Mapping[str, str | None],
+    metric: str,
+) -> str:
     """Return a quality metric over training steps, a line for each direction of translation.
 
     Args:
-        curves: label of a direction -> (step, score) of each evaluation that has a score.
+        curves: name of a direction -> (step, score) of each evaluation that has a score.
+        labels: name of a direction -> its label. It decides the line's style, so a direction has the same in each plot.
+        pairs: name of a direction -> its language pair, None if it is unknown.
         metric: the metric.
     """
     figure = _figure("Step", score_name(metric))
-    for (label, found), style in zip(curves.items(), styles(), strict=False):
-        points = [plots.CurvePoint(step, score, None, None) for step, score in found]
-        figure.add_traces(_line(points, None, label, style))
+    for (name, label), style in zip(labels.items(), styles(), strict=False):
+        points = [plots.CurvePoint(step, score, None, None) for step, score in curves.get(name, ())]
+        if points:
+            figure.add_traces(_line(points, pairs[name], label, style, label))
     return _json(figure)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from neuronxa_callback import plots
 from neuronxa_callback.run_page import plotted
 from neuronxa_callback.run_page.document import Block, Chart, Section, Table
+from neuronxa_callback.run_page.evaluations import direction_labels, direction_pairs
 from neuronxa_callback.run_page.pictures import MOST_LINES, parts_of, svg
 from neuronxa_callback.training import page_translations
 from neuronxa_callback.training.page import MISSING_HEADER, missing_rows, quality_curves
@@ -40,7 +41,8 @@ def correlation_section(evaluations: Sequence[Evaluation], points: Points, corre
     blocks += run_notes(correlations)
     step, rows = last_sentence_rows(evaluations)
     if rows:
-        blocks += [Table(f"Correlations over the sentences at step {step}", SENTENCES_HEADER, rows), SENTENCES_NOTE]
+        caption = f"Correlations over the sentences at step {step}"
+        blocks += [_direction_table(caption, SENTENCES_HEADER, rows, direction_pairs(evaluations)), SENTENCES_NOTE]
     return Section(name, heading, blocks)
 
 
@@ -73,8 +75,8 @@ def quality_section(evaluations: Sequence[Evaluation]) -> Section | None:
     having = [evaluation for evaluation in evaluations if evaluation.quality]
     if not having:
         return None
-    curves = quality_curves(evaluations)
-    blocks: list[Block] = [_quality_chart(curves)] if curves else []
+    curves, pairs = quality_curves(evaluations), direction_pairs(evaluations)
+    blocks: list[Block] = [_quality_chart(curves, pairs)] if curves else []
     rows = [
         [direction, score_name(metric), str(step), f"{score:.4f}"]
         for metric, by_direction in curves.items()
@@ -82,32 +84,52 @@ def quality_section(evaluations: Sequence[Evaluation]) -> Section | None:
         for step, score in found
     ]
     if rows:
-        blocks.append(
-            Table("Quality: the numbers of the curves", ("direction", "metric", "step", "score"), rows, folded=True)
-        )
+        header = ("direction", "metric", "step", "score")
+        blocks.append(_direction_table("Quality: the numbers of the curves", header, rows, pairs, folded=True))
     made = page_translations.translation_rows(having[-1])
     blocks += [
-        Table(f"Translations at step {having[-1].step}", page_translations.HEADER, made),
+        _direction_table(f"Translations at step {having[-1].step}", page_translations.HEADER, made, pairs),
         page_translations.READING,
     ]
     if missing := missing_rows(evaluations):
-        blocks.append(Table("Missing scores", MISSING_HEADER, missing))
+        blocks.append(_direction_table("Missing scores", MISSING_HEADER, missing, pairs))
     return Section("quality", "Translation quality over training steps", blocks)
 
 
-def _quality_chart(curves: dict[str, dict[str, list[tuple[int, float]]]]) -> Chart:
-    directions = list(dict.fromkeys(direction for by_direction in curves.values() for direction in by_direction))
+def _direction_table(
+    caption: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    pairs: Mapping[str, str | None],
+    folded: bool = False,
+) -> Table:
+    """Return a table whose rows name a direction, with its label, and follow the choice of its language pair."""
+    column, labels = header.index("direction"), direction_labels(pairs)
+    directions = [row[column] for row in rows]  # "all" is none of them
+    labelled = [
+        [*row[:column], labels.get(direction, direction), *row[column + 1 :]]
+        for row, direction in zip(rows, directions, strict=True)
+    ]
+    return Table(caption, header, labelled, [pairs.get(direction) for direction in directions], folded)
+
+
+def _quality_chart(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], pairs: Mapping[str, str | None]
+) -> Chart:
+    labels = direction_labels(pairs)
     pictures = []
-    for part in parts_of(dict.fromkeys(directions), MOST_LINES):
+    for part in parts_of(labels, MOST_LINES):
         drawn = {
-            metric: {direction: by_direction[direction] for direction in part if direction in by_direction}
+            metric: {label: by_direction[name] for name, label in part.items() if name in by_direction}
             for metric, by_direction in curves.items()
         }
         drawn = {metric: by_direction for metric, by_direction in drawn.items() if by_direction}
-        pictures.append(svg(plots.quality_curve_figure(drawn, "")))
+        if drawn:
+            pictures.append(svg(plots.quality_curve_figure(drawn, "")))
     return Chart(
         "Translation quality over training steps",
         "Each quality metric over training steps, a line a direction. The table below has the numbers.",
         pictures,
-        [plotted.quality_curve_plot(by_direction, metric) for metric, by_direction in curves.items()],
+        [plotted.quality_curve_plot(found, labels, pairs, metric) for metric, found in curves.items()],
+        "several",
     )

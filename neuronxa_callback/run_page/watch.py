@@ -19,14 +19,15 @@ def evaluations_made(run_dirs: Sequence[Path], tell: Callable[[str], None]) -> I
         run_dirs: the `output_dir` of each run. It need not be there yet.
         tell: is called once with a sentence if a run has no evaluation yet.
     """
-    seen: list[tuple[int, int]] | None = None
+    seen: list[tuple[int, int] | None] | None = None
     is_told = False
     while True:
         waited_for = [run_dir for run_dir in run_dirs if not _has_evaluation(run_dir)]
         if waited_for and not is_told:
             tell(f"Waiting for the first evaluation of {', '.join(map(str, waited_for))}.")
             is_told = True
-        if not waited_for and (now := list(map(_state, run_dirs))) != seen:
+        now = list(map(_state, run_dirs))
+        if not waited_for and None not in now and now != seen:
             seen = now
             yield
         else:
@@ -41,6 +42,10 @@ def _has_evaluation(run_dir: Path) -> bool:
         return False
 
 
-def _state(run_dir: Path) -> tuple[int, int]:
-    found = History(run_dir).path.stat()
+def _state(run_dir: Path) -> tuple[int, int] | None:
+    """When the file was written last, and its bytes. None if it is not there: it may have been moved a moment ago."""
+    try:
+        found = History(run_dir).path.stat()
+    except OSError:
+        return None
     return found.st_mtime_ns, found.st_size

@@ -1,4 +1,4 @@
-"""Write the page of a run or of several runs."""
+"""Write the run page: that of a run, or of several runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from neuronxa_callback.training.history import History
 from neuronxa_callback.training.overlay import FOLDER
 from neuronxa_callback.training.page import RunPageError
 
-PAGE = "page.html"
+PAGE, MARKDOWN = "page.html", "page.md"
+HTML_ENDINGS, MARKDOWN_ENDINGS = (".html", ".htm"), (".md", ".markdown")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Asked:
     pairs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.output is not None and (self.output.suffix.lower() not in (".html", ".htm") or self.output.is_dir()):
-            raise RunPageError(f"--output {self.output} is no HTML file; name a file such as {self.output}/{PAGE}.")
+        _check_file("--output", self.output, "an HTML file", HTML_ENDINGS, PAGE)
+        _check_file("--markdown", self.markdown, "a Markdown file", MARKDOWN_ENDINGS, MARKDOWN)
         if self.pairs and len(self.run_dirs) > 1:
             raise RunPageError("--pairs goes with one run: the page of several runs shows no sentences; leave it out.")
 
@@ -74,9 +75,19 @@ def write(asked: Asked, reload_after: int | None = None) -> Path:
         RunPageError: a run has no scores, Plotly is not installed, or a file cannot be written.
     """
     document = _document(asked)
-    _save(asked.html_file, html_page(document, reload_after))
-    _save(asked.markdown_file, markdown_page(document, asked.html_file.name))
+    _save("--output", asked.html_file, html_page(document, reload_after))
+    beside = "--output" if asked.markdown is None else "--markdown"
+    _save(beside, asked.markdown_file, markdown_page(document, asked.html_file.name))
     return asked.html_file
+
+
+def _check_file(option: str, path: Path | None, kind: str, endings: Sequence[str], name: str) -> None:
+    if path is None:
+        return
+    if path.is_dir():
+        raise RunPageError(f"{option} {path} is a folder; name a file in it, such as {path / name}.")
+    if path.suffix.lower() not in endings:
+        raise RunPageError(f"{option} {path} does not name {kind}; give it the ending {endings[0]}.")
 
 
 def _document(asked: Asked) -> Document:
@@ -85,9 +96,9 @@ def _document(asked: Asked) -> Document:
     return several_runs(asked.run_dirs, asked.command)
 
 
-def _save(path: Path, text: str) -> None:
+def _save(option: str, path: Path, text: str) -> None:
     try:
         replace_lines(path, [text.encode("utf-8")])
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise RunPageError(f"{path} cannot be written ({reason}); choose another file with --output.") from error
+        raise RunPageError(f"{path} cannot be written ({reason}); choose another file with {option}.") from error

@@ -1,4 +1,4 @@
-"""How certain an evaluation's alignment scores are: the rows of a table for the run page and the model card."""
+"""How certain an evaluation's alignment scores are: the rows of a table for the pages of a run and the model card."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bands_text(evaluations: Sequence[Evaluation], chance_line: str = "The dashed
 
 
 def certainty_part(evaluations: Sequence[Evaluation], methods: Sequence[Method]) -> list[str]:
-    """Return the run page's part on the last evaluation that scored alignment, in Markdown. There may be none."""
+    """Return the Markdown page's part on the last evaluation that scored alignment, in Markdown. There may be none."""
     scored = [evaluation for evaluation in evaluations if evaluation.score]
     if not scored:
         return []

@@ -19,7 +19,7 @@ LAYER_MAP, PAIR_MAP = "layer_map", "pair_map"
 
 
 class MapText(NamedTuple):
-    """What the run page says about a map.
+    """What the pages of a run say about a map.
 
     Attributes:
         heading: the heading of its section.

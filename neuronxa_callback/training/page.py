@@ -1,4 +1,4 @@
-"""The run page: what a run's scores.jsonl says, in Markdown with figures."""
+"""The Markdown page: what a run's scores.jsonl says, in Markdown with figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DPI = 200  # sharp in print
 
 
 class RunPageError(RuntimeError):
-    """The run page cannot be made. The message says why, and what to do."""
+    """A page of a run cannot be made. The message says why, and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------- the page

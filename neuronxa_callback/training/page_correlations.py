@@ -1,4 +1,4 @@
-"""What the run page and the model card say about alignment and translation quality together."""
+"""What the pages of a run and the model card say about alignment and translation quality together."""
 
 from __future__ import annotations
 

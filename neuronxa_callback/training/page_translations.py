@@ -1,4 +1,4 @@
-"""What the run page says of the translations of one evaluation beside their scores."""
+"""What the pages of a run say of the translations of one evaluation beside their scores."""
 
 from __future__ import annotations
 

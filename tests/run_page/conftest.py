@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,20 @@ def write_run(run_dir: Path, lines: Lines) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return run_dir
+
+
+def many_languages(lines: Lines, codes: Sequence[str]) -> Lines:
+    """The lines with a copy of Icelandic's scores and translations for each code, from English and back."""
+    made = copy.deepcopy(lines)
+    for line in made:
+        scores, quality = line["languages"]["eng_Latn-isl_Latn"], line["quality"]["eng_Latn-isl_Latn"]
+        line["languages"] = {
+            f"eng_Latn-{code}": scores
+            | {"signature": scores["signature"].replace("eng_Latn-isl_Latn", f"eng_Latn-{code}")}
+            for code in codes
+        }
+        line["quality"] = {name: quality for code in codes for name in (f"eng_Latn-{code}", f"{code}-eng_Latn")}
+    return made
 
 
 @pytest.fixture

@@ -5,22 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.cli import app
 from tests.browser import chromium, opened
-from tests.run_page.conftest import FRENCH, GOLDEN, Lines, lines_of, write_run
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+from tests.run_page.conftest import FRENCH, GOLDEN, Lines, lines_of, many_languages, write_run
 
 pytestmark = pytest.mark.once
-pytest.importorskip("plotly")
-pytest.importorskip("playwright")
 
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 ARABIC = "سطر من اليمين إلى اليسار"
@@ -151,6 +147,27 @@ def test_on_paper_every_section_has_pictures_and_no_table_is_cut(browser: Browse
             cut = table.evaluate("t => t.getBoundingClientRect().right - document.documentElement.clientWidth")
             assert cut <= 0, table.inner_text()[:80]
         assert found.page.pdf(format="A4").startswith(b"%PDF")
+
+
+EIGHT = [f"{code}_Latn" for code in ("dan", "deu", "fra", "isl", "ita", "nld", "spa", "swe")]
+
+
+def test_the_eighth_language_is_hidden_on_the_screen_and_printed_on_paper(browser: Browser, tmp_path: Path) -> None:
+    file = made(tmp_path, many_languages(recorded()[:2], EIGHT))
+    with opened(browser, file) as found:
+        quality = found.page.locator("#quality .plot").first
+        assert len(quality.evaluate(VISIBLE)) == 14  # seven languages, from English and back
+        assert quality.locator(".legendtext").count() == 14
+        assert not [text for text in found.texts("#quality tbody th") if "Swedish" in text]
+        assert not [text for text in found.texts("#languages tbody th") if text == "Swedish"]
+        found.page.emulate_media(media="print")
+        assert "English → Swedish" in found.texts("#quality tbody th")
+        assert "Swedish" in found.texts("#languages tbody th")
+        assert [text for text in found.texts("#changes caption") if text.startswith("Swedish")]
+        assert not found.page.locator("#curves details tr").first.is_visible()  # it is closed
+        found.page.emulate_media(media="screen")
+        found.page.get_by_role("checkbox", name="Swedish").check()
+        assert len(quality.evaluate(VISIBLE)) == 16
 
 
 def test_a_narrow_page_does_not_scroll_sideways(browser: Browser, page: Path) -> None:

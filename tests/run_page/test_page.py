@@ -23,15 +23,14 @@ from typer.testing import CliRunner, Result
 
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.cli import app
-from neuronxa_callback.run_page import plotted
+from neuronxa_callback.run_page import plotted, watch
 from neuronxa_callback.run_page.changes import changes_between
 from neuronxa_callback.run_page.evaluations import pair_labels
 from neuronxa_callback.run_page.html import language_tag
-from tests.run_page.conftest import FRENCH, GOLDEN, Lines, lines_of
+from tests.run_page.conftest import FRENCH, GOLDEN, Lines, lines_of, many_languages
 from tests.support import ROOT
 
 pytestmark = pytest.mark.once
-pytest.importorskip("plotly")
 
 Make = Callable[..., Path]
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> a|b"
@@ -170,6 +169,42 @@ def test_pairs_that_became_aligned_or_were_lost() -> None:
     assert [(change.place, change.after) for change in found.became] == [(2, 0.4), (0, 0.1)]
     assert [change.place for change in found.lost] == [1]
     assert (found.kept, found.never) == (1, 1)
+
+
+def test_the_best_step_is_chosen_among_those_with_values_of_pairs(make_run: Make) -> None:
+    """The third evaluation has the best score of all and no values of pairs."""
+    lines = lines_of(GOLDEN)[:3]
+    for line, score in zip(lines, (0.1, 0.2, 0.3), strict=True):
+        line["score"]["nasca"] = score
+    for scores in lines[2]["languages"].values():
+        scores["per_pair"] = {}
+    first, second = lines[0]["step"], lines[1]["step"]
+    told = section(page_of(make_run(lines)), "changes")
+    assert f"step {first} against step {second}, the best of the steps with values of single pairs." in told
+    assert "none of them is better" not in told
+    lines[1]["score"]["nasca"] = 0.05
+    told = section(page_of(make_run(lines)), "changes")
+    assert f"step {second}, the last of the steps with values of single pairs: none of them is better" in told
+
+
+@pytest.mark.parametrize("kept", [10, 6])
+def test_pairs_of_other_sentences_are_not_compared(make_run: Make, kept: int) -> None:
+    """French has other sentences from the second evaluation on, or fewer."""
+    lines = lines_of(GOLDEN)[:2]
+    lines[0]["score"]["nasca"], lines[1]["score"]["nasca"] = 0.1, 0.2
+    scores = lines[1]["languages"]["eng_Latn-fra_Latn"]
+    parts = dict(part.split(":", 1) for part in scores["signature"].split("|"))
+    parts |= {"n": str(kept)} | ({"data": "0" * len(parts["data"])} if kept == 10 else {})
+    scores["signature"] = "|".join(f"{key}:{value}" for key, value in parts.items())
+    scores["per_pair"]["nasca"] = scores["per_pair"]["nasca"][:kept]
+    page = page_of(make_run(lines))
+    assert [row["language"] for row in table(page, "Pairs by language")] == ["Icelandic"]
+    steps = [line["step"] for line in lines]
+    assert (
+        "The pairs of French are not compared: their signatures do not name the same sentences at step "
+        f"{steps[0]} and at step {steps[1]}." in section(page, "changes")
+    )
+    assert "French: what" not in section(page, "changes")
 
 
 def test_a_pair_stands_with_its_sentences_and_translations(golden: Path) -> None:
@@ -344,7 +379,7 @@ def test_scores_that_are_no_numbers_are_no_points(make_run: Make) -> None:
     traces = {t.get("name"): t for t in plots(page)[0]["data"]}
     assert len(traces["Icelandic"]["x"]) == 3
     assert len(traces["French"]["x"]) == 4
-    assert ["chrF", "eng_Latn-isl_Latn", str(lines[3]["step"]), "the score is no finite number"] in [
+    assert ["chrF", "English → Icelandic", str(lines[3]["step"]), "the score is no finite number"] in [
         list(row.values()) for row in table(page, "Missing scores")
     ]
     for cells in (row.values() for name in ("Each score", "NASCA by language") for row in table(page, name)):
@@ -364,15 +399,7 @@ def test_fifty_languages_have_a_choice_and_several_pictures(make_run: Make) -> N
     from neuronxa_callback.text.languages import language_codes
 
     codes = [code for code in sorted(language_codes()) if code != "eng_Latn"][:50]
-    lines = lines_of(GOLDEN)[:2]
-    for line in lines:
-        scores = line["languages"]["eng_Latn-isl_Latn"]
-        line["languages"] = {
-            f"eng_Latn-{code}": scores
-            | {"signature": scores["signature"].replace("eng_Latn-isl_Latn", f"eng_Latn-{code}")}
-            for code in codes
-        }
-    page = page_of(make_run(lines))
+    page = page_of(make_run(many_languages(lines_of(GOLDEN)[:2], codes)))
     assert [box.get("value") for box in page.find_class("chooser")[0].iter("input")] == [
         f"eng_Latn-{code}" for code in codes
     ]
@@ -381,6 +408,31 @@ def test_fifty_languages_have_a_choice_and_several_pictures(make_run: Make) -> N
     assert len({trace["name"] for trace in plots(page)[0]["data"] if trace.get("mode") == "lines+markers"}) == 50
     (chooser,) = [c for c in page.find_class("chart") if c.get("data-choice") == "one"][:1]
     assert len(list(chooser.iter("option"))) == 50
+
+
+def test_the_section_on_quality_follows_the_choice_of_languages(make_run: Make) -> None:
+    """Each direction, from English or back, belongs to the language pair whose sentences were translated."""
+    page = page_of(make_run(many_languages(lines_of(GOLDEN)[:2], ["isl_Latn", "fra_Latn"])))
+    quality = page.get_element_by_id("quality")
+    (chart,) = quality.find_class("chart")
+    assert chart.get("data-choice") == "several"
+    pair_of = {
+        "English → Icelandic": "eng_Latn-isl_Latn",
+        "Icelandic → English": "eng_Latn-isl_Latn",
+        "English → French": "eng_Latn-fra_Latn",
+        "French → English": "eng_Latn-fra_Latn",
+    }
+    drawn = [json.loads(script.text) for script in chart.iter("script")]
+    assert drawn
+    for plot in drawn:
+        assert {trace["name"].replace("&gt;", ">"): trace["meta"]["pair"] for trace in plot["data"]} == pair_of
+        assert len({trace["legendgroup"] for trace in plot["data"]}) == 4  # a click in the legend hides one line
+    tables = list(quality.iter("table"))
+    assert len(tables) >= 2
+    for found in tables:
+        column = [cell.text_content() for cell in found.find("thead").iter("th")].index("direction")
+        for row in found.find("tbody").iter("tr"):
+            assert row.get("data-pair") == pair_of[row[column].text_content().strip()]
 
 
 def test_labels_of_language_pairs() -> None:
@@ -450,7 +502,17 @@ def test_runs_that_share_nothing_are_refused(make_run: Make, tmp_path: Path) -> 
     ("arguments", "told"),
     [
         (["none"], "none is not a folder; give the output_dir of a run that was trained with NeuronXACallback."),
-        (["run", "--output", "page.png"], "--output page.png is no HTML file"),
+        (["run", "--output", "x.pdf"], "--output x.pdf does not name an HTML file; give it the ending .html."),
+        (["run", "--output", "run"], "--output run is a folder; name a file in it, such as run/page.html."),
+        (["run", "--markdown", "run"], "--markdown run is a folder; name a file in it, such as run/page.md."),
+        (
+            ["run", "--output", "a.html", "--markdown", "a.html"],
+            "--markdown a.html does not name a Markdown file; give it the ending .md.",
+        ),
+        (
+            ["run", "--markdown", "run/neuronxa/scores.jsonl/a.md"],
+            "run/neuronxa/scores.jsonl/a.md cannot be written (File exists); choose another file with --markdown.",
+        ),
         (["run", "run"], "run is named twice"),
         (["run", "two", "--pairs", "a.tsv"], "--pairs goes with one run"),
     ],
@@ -474,7 +536,7 @@ def test_a_missing_plotly_is_told_in_a_sentence(golden: Path) -> None:
         f"app(['page', {str(golden)!r}], standalone_mode=False)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert "The run page is" in done.stdout
+    assert "The Markdown page is" in done.stdout
     assert plotted.INSTALL in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
 
@@ -523,10 +585,18 @@ def test_the_extra_of_the_documentation_brings_plotly() -> None:
     assert [extra for extra in ("page", "train") if "plotly>=6" in extras[extra]] == ["page", "train"]
 
 
+def _interruptible() -> None:
+    """Where the tests run in the background, the shell has them ignore SIGINT, and so would their processes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Waits for as long as the process lives; the test's own time limit ends a wait that is in vain."""
+    """Waits while the process lives, and for two minutes at most. Then the process ends, and its output is told."""
+    end = time.monotonic() + 120
     while not what():
-        assert process.poll() is None, process.communicate()
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"the wait was in vain: {process.communicate()}")
         time.sleep(0.1)
 
 
@@ -539,7 +609,9 @@ def test_a_watched_page_follows_the_run_until_it_is_interrupted(
     page, path = run / "neuronxa" / "page.html", run / "neuronxa" / "scores.jsonl"
     arguments = [sys.executable, "-m", "neuronxa_callback", *words]
     environment = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_interruptible
+    )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == f"Waiting for the first evaluation of {run}.\n"
@@ -551,10 +623,42 @@ def test_a_watched_page_follows_the_run_until_it_is_interrupted(
         path.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]), encoding="utf-8")
         wait_for(lambda: "2 evaluations" in page.read_text(encoding="utf-8"), process)
         process.send_signal(signal.SIGINT)
-        out, errors = process.communicate()
+        out, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0, errors
     assert out.splitlines()[-2:] == [f"The page is {page}", f"In Markdown: {page.with_suffix('.md')}"]
     assert "Traceback" not in errors
     assert '<meta http-equiv="refresh"' not in page.read_text(encoding="utf-8")
+
+
+def test_a_watched_page_of_several_runs_waits_for_a_score_of_each(make_run: Make, tmp_path: Path) -> None:
+    """The first evaluation of a run has no alignment score, so the runs share no language pair yet."""
+    lines = lines_of(GOLDEN)
+    failed = lines[0] | {"score": {}, "languages": {}, "ci": {}, "p_value": {}, "quality": {}, "quality_score": {}}
+    runs = [make_run(lines, "one"), make_run([failed], "two")]
+    output, path = tmp_path / "page.html", runs[1] / "neuronxa" / "scores.jsonl"
+    arguments = [sys.executable, "-m", "neuronxa_callback", "page", *map(str, runs), "--watch", "--output", str(output)]
+    environment = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_interruptible
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("This evaluation makes no page: the runs share no language pair:")
+        path.rename(tmp_path / "away")  # a run may be started anew
+        path.write_text("".join(json.dumps(line) + "\n" for line in [failed, *lines[1:]]), encoding="utf-8")
+        wait_for(output.with_suffix(".md").is_file, process)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert out.splitlines()[-2:] == [f"The page is {output}", f"In Markdown: {output.with_suffix('.md')}"]
+    assert "This evaluation" not in out
+
+
+def test_scores_that_are_moved_away_between_two_looks_are_waited_for(golden: Path) -> None:
+    assert watch._state(golden) is not None
+    (golden / "neuronxa" / "scores.jsonl").rename(golden / "away")
+    assert watch._state(golden) is None
