@@ -125,7 +125,7 @@ def layers_section(
             tables.append(_layer_table(evaluations, method, labels, layers))
     if not charts:
         return None
-    reading = f"{MAP_TEXTS[LAYER_MAP].reading} White is 0, and a grey or hatched field has no score."
+    reading = f"{MAP_TEXTS[LAYER_MAP].reading} White is exactly 0, and a grey or hatched field has no score."
     return Section("layers", MAP_TEXTS[LAYER_MAP].heading, [*charts, reading, *tables])
 
 

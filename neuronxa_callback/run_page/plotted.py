@@ -29,6 +29,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "6px,2px
 BAND, BANDS = 0.14, 0.45  # opacity of a band, and of all bands that lie on each other at first
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#1b1b1b"}
 AXIS = {"gridcolor": "#e3e3e3", "zerolinecolor": "#bdbdbd", "linecolor": "#8a8a8a", "automargin": True}
+# A colour bar is shorter than the axis, so that its last number is not cut off.
+BAR = {"thickness": 14, "outlinewidth": 0, "len": 0.94}
 
 
 def plotly_script() -> str:
@@ -274,7 +276,7 @@ def layer_map_plot(
             "cmin": low,
             "cmax": high,
             "colorscale": _scale(method),
-            "colorbar": {"title": _title(score_name(method), side="right"), "thickness": 14, "outlinewidth": 0},
+            "colorbar": {"title": _title(score_name(method), side="right"), **BAR},
         },
     )
     return _json(figure)
@@ -311,7 +313,7 @@ def quality_plot(points: Sequence[Point], correlation: OverRun | None, method: M
         "colorscale": plots.STEP_COLOURS,
         "line": {"width": 1, "color": "#333"},
         "showscale": len(steps) > 1,
-        "colorbar": {"title": _title("Step", side="right"), "thickness": 14, "outlinewidth": 0},
+        "colorbar": {"title": _title("Step", side="right"), **BAR},
     }
     figure.add_trace(
         go.Scatter(
@@ -343,7 +345,7 @@ def _figure(x: str, y: str, lowest_is_zero: bool = False) -> go.Figure:
         paper_bgcolor="white",
         plot_bgcolor="white",
         hovermode="x unified",
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        margin={"l": 60, "r": 20, "t": 36, "b": 50},
         showlegend=True,
         legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
         xaxis={"title": _title(x, standoff=8), **AXIS},

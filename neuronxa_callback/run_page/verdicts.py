@@ -25,7 +25,7 @@ def verdict_text(evaluations: Sequence[Evaluation]) -> str:
     if last is None:
         return NOT_JUDGED
     evaluation, verdict = last
-    told = f"The stopping rule had not stopped the run by step {evaluation.step}."
+    told = f"No stopping rule had ended the run by step {evaluation.step}."
     if verdict.best is None:
         return f"{told} It had no value to judge by."
     return f"{told} The best step so far was {verdict.best_step}, with {verdict.best:.4f}{_of_metric(verdict)}."
