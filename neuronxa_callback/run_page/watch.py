@@ -37,7 +37,8 @@ def evaluations_made(run_dirs: Sequence[Path], tell: Callable[[str], None]) -> I
 def _has_evaluation(run_dir: Path) -> bool:
     """Whether the file has a whole line. The first one may be on its way."""
     try:
-        return b"\n" in History(run_dir).path.read_bytes()
+        with History(run_dir).path.open("rb") as lines:
+            return lines.readline().endswith(b"\n")
     except OSError:
         return False
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, BitNetConfig, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXACallback, NeuronXAEvaluator, ParallelPairs, encode
@@ -23,7 +23,7 @@ from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.vocabulary import Representation
 from tests import reference
 from tests.architectures import SIZES, tiny
-from tests.support import fused, gated, hooks_of, linear, sft, tiny_llama
+from tests.support import Forwarding, fused, gated, hooks_of, linear, sft, tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 REPRESENTATIONS: tuple[Representation, ...] = ("nas", "nav", "signed", "embedding")
@@ -278,14 +278,6 @@ def test_an_ffn_that_runs_twice_is_refused(llama: Any, tokenizer: PreTrainedToke
 
 
 def test_an_ffn_that_does_not_run_as_a_module_is_refused(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    class Forwarding(nn.Module):
-        def __init__(self, mlp: nn.Module) -> None:
-            super().__init__()
-            self.inner = mlp
-
-        def forward(self, x: Tensor) -> Any:
-            return self.inner.forward(x)
-
     fused(llama)
     llama.model.layers[1].mlp = Forwarding(llama.model.layers[1].mlp)
     with pytest.raises(UnreadableFFNError, match=r"model\.layers\.1\.mlp\.inner called its gate projection 0 times"):

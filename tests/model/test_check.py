@@ -30,7 +30,7 @@ from neuronxa_callback.model.layers import UnreadableFFNError
 from tests import reference
 from tests.architectures import SIZES, needs_stacked_experts, tiny
 from tests.model.test_architectures import spread
-from tests.support import tiny_llama
+from tests.support import Forwarding, tiny_llama
 
 PAIRS = ParallelPairs.load("eng_Latn-isl_Latn", n=6)
 SENTENCES = PAIRS.target
@@ -349,15 +349,6 @@ def test_an_ffn_that_is_not_called_as_a_module_is_read(llama: Any, tokenizer: Pr
         layer.mlp = Forwarding(mlp)
     check_all(llama, tokenizer)
     assert torch.equal(encode(llama, tokenizer, SENTENCES), expected)
-
-
-class Forwarding(nn.Module):
-    def __init__(self, mlp: nn.Module) -> None:
-        super().__init__()
-        self.inner = mlp
-
-    def forward(self, x: Tensor) -> Any:
-        return self.inner.forward(x)
 
 
 class Beside(nn.Module):

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -590,6 +591,31 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@contextmanager
+def watched(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command of `neuronxa` that goes on until Ctrl-C. It ends with the context at the latest."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neuronxa_callback", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
+        preexec_fn=_interruptible,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Press Ctrl-C, and return the rest of what the command wrote: its output and its errors."""
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out, errors
+
+
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Waits while the process lives, and for two minutes at most. Then the process ends, and its output is told."""
     end = time.monotonic() + 120
@@ -607,12 +633,7 @@ def test_a_watched_page_follows_the_run_until_it_is_interrupted(
     run, lines = Path(words[1]), lines_of(GOLDEN)
     monkeypatch.chdir(tmp_path)
     page, path = run / "neuronxa" / "page.html", run / "neuronxa" / "scores.jsonl"
-    arguments = [sys.executable, "-m", "neuronxa_callback", *words]
-    environment = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_interruptible
-    )
-    try:
+    with watched(*words) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"Waiting for the first evaluation of {run}.\n"
         path.parent.mkdir(parents=True)
@@ -622,11 +643,7 @@ def test_a_watched_page_follows_the_run_until_it_is_interrupted(
         assert '<meta http-equiv="refresh"' in page.read_text(encoding="utf-8")
         path.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]), encoding="utf-8")
         wait_for(lambda: "2 evaluations" in page.read_text(encoding="utf-8"), process)
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+        out, errors = interrupted(process)
     assert out.splitlines()[-2:] == [f"The page is {page}", f"In Markdown: {page.with_suffix('.md')}"]
     assert "Traceback" not in errors
     assert '<meta http-equiv="refresh"' not in page.read_text(encoding="utf-8")
@@ -638,22 +655,13 @@ def test_a_watched_page_of_several_runs_waits_for_a_score_of_each(make_run: Make
     failed = lines[0] | {"score": {}, "languages": {}, "ci": {}, "p_value": {}, "quality": {}, "quality_score": {}}
     runs = [make_run(lines, "one"), make_run([failed], "two")]
     output, path = tmp_path / "page.html", runs[1] / "neuronxa" / "scores.jsonl"
-    arguments = [sys.executable, "-m", "neuronxa_callback", "page", *map(str, runs), "--watch", "--output", str(output)]
-    environment = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_interruptible
-    )
-    try:
+    with watched("page", *map(str, runs), "--watch", "--output", str(output)) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("This evaluation makes no page: the runs share no language pair:")
         path.rename(tmp_path / "away")  # a run may be started anew
         path.write_text("".join(json.dumps(line) + "\n" for line in [failed, *lines[1:]]), encoding="utf-8")
         wait_for(output.with_suffix(".md").is_file, process)
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+        out, _ = interrupted(process)
     assert out.splitlines()[-2:] == [f"The page is {output}", f"In Markdown: {output.with_suffix('.md')}"]
     assert "This evaluation" not in out
 
