@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from benchmarks.machine import describe
 from neuronxa_callback import ParallelPairs, alignment_score
 from neuronxa_callback.alignment.batches import batches
-from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, encode
+from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET, encode, pass_tokens
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import watch
 
@@ -63,11 +63,11 @@ def _states(decoder: Decoder, sentences: Sequence[str], token_budget: int) -> li
     token_ids = decoder.tokenize(sentences)
     layers: list[Tensor] = []
     found: dict[int, Tensor] = {}
-    for rows in batches(token_ids, token_budget):
+    for rows in batches(token_ids, token_budget, pass_tokens(decoder)):
         layers.clear()
         with (
             decoder.evaluation_mode(),
-            watch(decoder.ffns, {"nas": decoder.ffn_layers}, lambda _, layer, part, states: layers.append(states)),
+            watch(decoder.ffns, {"nas": decoder.ffn_layers}, lambda _, layer, part, firing: layers.append(firing > 0)),
         ):
             decoder.run([token_ids[row] for row in rows])
         for place, row in enumerate(rows):

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 
-def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
-    """Group row numbers into batches of at most `token_budget` padded tokens, shortest sentences first.
+def batches(token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: int) -> list[list[int]]:
+    """Group row numbers into the batches that cost least, shortest sentences first.
 
-    Sorting by length keeps padding small. Sentences of equal length are sorted by their tokens. So the batches, and
-    with them every rounding, are the same for any order of the sentences.
+    The cost is that of all padded tokens and of all forward passes. Sentences of equal length are sorted by their
+    tokens. So the batches, and with them every rounding, are the same for any order of the sentences.
+
+    Args:
+        token_ids: the sentences.
+        token_budget: padded tokens in a batch at most. A sentence that is longer gets a batch of its own.
+        pass_tokens: what a forward pass costs beside its tokens, in tokens. The higher it is, the fewer batches there
+            are, and the more padding.
     """
-    order = sorted(range(len(token_ids)), key=lambda row: (len(token_ids[row]), list(token_ids[row])))
+    order = _by_length(token_ids)
+    costs = np.zeros(len(order) + 1)  # of the first sentences, for each number of them
+    begins = np.zeros(len(order) + 1, dtype=int)  # where the last batch of the first sentences begins
+    for end, row in enumerate(order, start=1):
+        longest = len(token_ids[row])
+        first = min(end - 1, max(0, end - token_budget // longest))
+        candidates = costs[first:end] + longest * np.arange(end - first, 0, -1)
+        begins[end] = first + candidates.argmin()
+        costs[end] = candidates.min() + pass_tokens
+    return list(_cut(order, begins))[::-1]
+
+
+def _cut(order: Sequence[int], begins: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the batches, the last one first."""
+    end = len(order)
+    while end:
+        yield list(order[begins[end] : end])
+        end = begins[end]
+
+
+def _full_batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
+    """Group row numbers into the fewest batches, each as full as the budget allows."""
     cut: list[list[int]] = []
-    for row in order:
+    for row in _by_length(token_ids):
         if cut and (len(cut[-1]) + 1) * len(token_ids[row]) <= token_budget:
             cut[-1].append(row)
         else:
@@ -22,25 +51,33 @@ def batches(token_ids: Sequence[Sequence[int]], token_budget: int) -> list[list[
     return cut
 
 
-def shares(token_ids: Sequence[Sequence[int]], token_budget: int, processes: int) -> list[list[list[int]]]:
+def _by_length(token_ids: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(range(len(token_ids)), key=lambda row: (len(token_ids[row]), list(token_ids[row])))
+
+
+def shares(
+    token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: int, processes: int
+) -> list[list[list[int]]]:
     """Deal sentences to processes, so that each has about as many tokens in at most as many batches.
 
-    The number of batches that each process gets is the one that the token budget needs. The batches are then made as
-    small as this number allows. For one process they are those of `batches`.
+    For one process the batches are those of `batches`. Several processes make as many passes as the fullest batches
+    need, and the batches are then made as small as this number allows.
 
     Args:
         token_ids: the sentences.
         token_budget: padded tokens in a batch at most.
+        pass_tokens: as for `batches`.
         processes: how many processes there are.
 
     Returns:
         each process's batches of row numbers. Some have a batch less than the first process, and none if there are
         fewer sentences than processes.
     """
-    cut = batches(token_ids, token_budget)
-    if processes > 1:
-        rounds = -(-len(cut) // processes)
-        sizes = range(max(map(len, token_ids)), token_budget)
-        smallest = bisect_left(sizes, True, key=lambda tokens: len(batches(token_ids, tokens)) <= rounds * processes)
-        cut = batches(token_ids, sizes[smallest]) if smallest < len(sizes) else cut
+    if processes == 1:
+        return [batches(token_ids, token_budget, pass_tokens)]
+    cut = _full_batches(token_ids, token_budget)
+    rounds = -(-len(cut) // processes)
+    sizes = range(max(map(len, token_ids)), token_budget)
+    smallest = bisect_left(sizes, True, key=lambda size: len(_full_batches(token_ids, size)) <= rounds * processes)
+    cut = _full_batches(token_ids, sizes[smallest]) if smallest < len(sizes) else cut
     return [cut[process::processes] for process in range(processes)]

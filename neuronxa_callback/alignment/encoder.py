@@ -3,14 +3,15 @@
 A token budget limits each batch. A batch takes one forward pass, and hooks pool its tokens during the pass.
 
 Batches are padded on the right, whatever the tokenizer's padding side, because a causal decoder cannot see padding
-there. The sentences are sorted by length and token ids before they are cut into batches. So their order cannot change a
-single bit. Another token budget, or other sentences in the same call, change the shapes of the batches. Matrix products
-of other shapes round differently; docs/explanation/method.md says by how much.
+there. The sentences are sorted by length and token ids before they are cut into the batches that cost least. So their
+order cannot change a single bit. Another token budget, or other sentences in the same call, change the shapes of the
+batches. Matrix products of other shapes round differently; docs/explanation/method.md says by how much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,11 @@ from neuronxa_callback.vocabulary import Representation, TokenPooling, check_cho
 # Both were found by measurement. Small batches stay in a CPU's caches. An accelerator is faster with few large batches.
 CPU_TOKEN_BUDGET = 512
 ACCELERATOR_TOKEN_BUDGET = 8192
+
+# What a forward pass costs beside its tokens, in tokens (benchmarks/README.md). On an accelerator it was not measured:
+# no more passes are made there than the budget needs.
+CPU_PASS_TOKENS = 64
+ACCELERATOR_PASS_TOKENS = ACCELERATOR_TOKEN_BUDGET
 
 
 class NonFiniteActivationError(ArithmeticError):
@@ -158,6 +164,11 @@ def default_token_budget(decoder: Decoder) -> int:
     return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
+def pass_tokens(decoder: Decoder) -> int:
+    """Return what a forward pass costs beside its tokens, in tokens; see `batches`."""
+    return decoder.budget(CPU_PASS_TOKENS, ACCELERATOR_PASS_TOKENS)
+
+
 def _encode_pass(
     decoder: Decoder,
     chosen: Mapping[Representation, Sequence[int]],
@@ -167,7 +178,7 @@ def _encode_pass(
 ) -> dict[Representation, Tensor]:
     """Read each sentence once, on one of the processes, and return the results on the first (on the CPU)."""
     readers = decoder.readers
-    dealt = shares(token_ids, token_budget, readers.size)
+    dealt = shares(token_ids, token_budget, pass_tokens(decoder), readers.size)
     places = [sorted(row for batch in its for row in batch) for its in dealt]
     with decoder.ranks.together():
         share = _Share(decoder, chosen, token_ids, token_pooling, places[readers.rank])
@@ -264,13 +275,13 @@ class _Share:
             places = torch.tensor([self._places[row] for row in rows], device=device)
             reader = Reader(self.decoder, self.chosen, self.encoded, weights, places)
             with reader.watching(self.decoder.layers, self._deepest):
-                last_hidden = self._run(batch)
+                last = reader.last_of(partial(self._run, batch))
         reader.raise_fault()
-        if not bool(torch.isfinite(last_hidden).all()):
+        if not bool(torch.isfinite(last).all()):
             self.not_finite = batch
             return
         if len(self.decoder.layers) in self.chosen.get("embedding", ()):
-            reader.keep_hidden(len(self.decoder.layers), last_hidden)
+            reader.keep_hidden(len(self.decoder.layers), last)
         reader.end()
 
     def _run(self, batch: Sequence[Sequence[int]]) -> Tensor:

@@ -9,11 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neuronxa_callback.alignment.pooling import pool_tokens
+from neuronxa_callback.alignment.pooling import pool_states, pool_tokens
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.hooks import watch, watch_inputs, watch_output
 from neuronxa_callback.model.layers import UnreadableFFNError
 from neuronxa_callback.vocabulary import Representation, reads_neurons
+
+
+class _NothingDueError(Exception):
+    """Ends a forward pass behind the last tensor that is read, which it carries."""
+
+    def __init__(self, last: Tensor) -> None:
+        super().__init__()
+        self.last = last
 
 
 class Reader:
@@ -52,6 +60,21 @@ class Reader:
             for part in range(1 if read == "embedding" else len(self.ffns[layer - 1]))
         }
 
+    def last_of(self, run: Callable[[], Tensor]) -> Tensor:
+        """Make the watched pass, and return its last tensor, which is not finite if the model's activations are not.
+
+        What follows the last tensor that is read changes no result. So the pass ends there if it may be left
+        (`Decoder.may_leave_pass`): the layer's last projections and the final norm are not computed. That tensor is
+        returned then. It holds (batch * tokens) x features numbers.
+
+        Args:
+            run: makes the pass, and returns hidden states.
+        """
+        try:
+            return run()
+        except _NothingDueError as end:
+            return end.last
+
     @contextmanager
     def watching(self, layers: Sequence[nn.Module], deepest: int) -> Iterator[None]:
         """Read a forward pass through the first `deepest` layers while the context is open.
@@ -82,6 +105,9 @@ class Reader:
             if not self.decoder.in_step or self.decoder.tensor_mesh is not None:
                 raise
             self._fault = error
+        # Booleans, the states of experts, do not tell whether the activations are finite.
+        if not self.due and self.decoder.may_leave_pass and values[-1].is_floating_point():
+            raise _NothingDueError(values[-1])
 
     def keep_hidden(self, layer: int, values: Tensor) -> None:
         """Pool and keep the hidden states of a layer, of all its residual streams.
@@ -101,7 +127,8 @@ class Reader:
             read: the representation.
             layer: the layer's number.
             part: the FFN's place in its layer.
-            values: (batch, tokens, features), or (batch * tokens) x neurons elements in any shape.
+            values: (batch, tokens, features), or (batch * tokens) x neurons elements in any shape. States are > 0
+                where a neuron is active.
         """
         if (read, layer, part) not in self.due:
             raise UnreadableFFNError(
@@ -111,7 +138,8 @@ class Reader:
         self.due.remove((read, layer, part))
         # Some FFNs, and all experts, see the batch's tokens in one flat row.
         weights = self.weights[read]
-        pooled = pool_tokens(values.reshape(*weights.shape, -1), weights).to(self.places.device)
+        pool = pool_states if read == "nas" else pool_tokens
+        pooled = pool(values.reshape(*weights.shape, -1), weights).to(self.places.device)
         first = 0
         if read != "embedding":
             before, ffn = self.ffns[layer - 1][:part], self.ffns[layer - 1][part]

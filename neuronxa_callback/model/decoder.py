@@ -121,6 +121,20 @@ class Decoder:
         """
         return ffns_of(self.model, self.layers, self.hidden_size)
 
+    @cached_property
+    def may_leave_pass(self) -> bool:
+        """Whether a forward pass may end in the middle by an exception, because nothing has to be done at its end.
+
+        Parameters that were gathered or moved in for the pass are put back at its end. transformers 4.57 restores
+        there the forwards that it replaced to record outputs.
+        """
+        return not (
+            self.is_sharded
+            or self.in_step
+            or self.tensor_mesh is not None
+            or any(map(engine.acts_after_forward, self.model.modules()))
+        )
+
     @property
     def ffn_layers(self) -> list[int]:
         """The numbers of the layers that have an FFN, from 1. In most models these are all."""

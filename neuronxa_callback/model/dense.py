@@ -104,10 +104,10 @@ class DenseFFN:
         """Return the input of sigma, (..., neurons), from the output of `gates`."""
         return output[..., : output.shape[-1] // 2] if self.layout == "fused" else output
 
-    def states_of(self, output: Tensor) -> Tensor:
-        """Return the NAS from the output of `gates`: boolean (..., neurons), true where sigma of the gate is > 0."""
+    def firing_of(self, output: Tensor) -> Tensor:
+        """Return (..., neurons) from the output of `gates`; it is > 0 exactly where sigma of the gate is > 0 (NAS)."""
         gate = self.gate_of(output)
-        return gate > 0 if self.sign_preserving else self.activation(gate) > 0
+        return gate if self.sign_preserving else self.activation(gate)
 
     @property
     def projections(self) -> tuple[nn.Module, ...]:
@@ -138,7 +138,9 @@ class DenseFFN:
 
     @contextmanager
     def watch(self, receive: Mapping[NeuronRepresentation, taps.Receive]) -> Iterator[None]:
-        """While open, hand over boolean states, or absolute or signed values in the model's dtype, at every pass.
+        """While open, hand over states, or absolute or signed values in the model's dtype, at every pass.
+
+        States are handed over as a tensor that is > 0 exactly where a neuron is active.
 
         Args:
             receive: what to read -> the function that gets it, a tensor of (batch * tokens) x neurons elements. The
@@ -158,7 +160,7 @@ class DenseFFN:
         with ExitStack() as stack:
             if "nas" in receive:
                 states = receive["nas"]
-                stack.enter_context(taps.outputs(self.gates, lambda output: states(self.states_of(output)), self.layer))
+                stack.enter_context(taps.outputs(self.gates, lambda output: states(self.firing_of(output)), self.layer))
             if receive_values:
                 stack.enter_context(taps.inputs(self.inner, hand_over, self.layer))
             stack.enter_context(taps.bypassed(self.module, self.projections, compute, self.layer))

@@ -30,6 +30,16 @@ def is_zero_3(model: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
+def acts_after_forward(module: nn.Module) -> bool:
+    """Return whether a module has work to do at the end of its forward pass.
+
+    So have accelerate's hooks, compiled code, and a module whose configuration asks for outputs to be recorded.
+    """
+    config = getattr(module, "config", None)
+    records = any("output_" in name and value is True for name, value in getattr(config, "__dict__", {}).items())
+    return records or hasattr(module, "_hf_hook") or getattr(module, "_compiled_call_impl", None) is not None
+
+
 def inside(model: nn.Module, base: nn.Module, work: Callable[[], T]) -> T:
     """Do work within a forward pass of a model, in place of what the transformers model in it computes.
 

@@ -24,8 +24,9 @@ def watch(
 
     Args:
         ffns: the FFNs of all layers, as `neurons.find_ffns` returns them.
-        chosen: representation -> the numbers of the layers to read, from 1. "nas" hands over boolean states, "nav"
-            absolute values and "signed" signed ones, both in the model's dtype.
+        chosen: representation -> the numbers of the layers to read, from 1. "nas" hands over a tensor
+            that is > 0 exactly where a neuron is active, "nav" absolute values and "signed" signed ones, both in the
+            model's dtype.
         receive: called once per representation, FFN and forward pass with the layer's number, the FFN's place in its
             layer and a tensor of (batch * tokens) x neurons elements. It must neither keep nor change the tensor.
     """

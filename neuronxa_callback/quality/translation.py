@@ -97,7 +97,9 @@ def translate(
     with ranks.together():
         endings = _endings(decoder, sentences, prompts)
         generation = _greedy(decoder, prompts.end.tokens)
-    dealt = shares(prompts.token_ids, token_budget or default_token_budget(decoder), decoder.readers.size)
+    budget = token_budget or default_token_budget(decoder)
+    # Each batch makes a pass for every token of its longest translation, so that there are as few as possible.
+    dealt = shares(prompts.token_ids, budget, pass_tokens=budget, processes=decoder.readers.size)
     mine, spare = dealt[decoder.readers.rank], min(prompts.token_ids, key=len)
     with ranks.together(), decoder.evaluation_mode(), _generating_with(decoder, generation):
         generated: dict[int, list[int]] = {}

@@ -4,15 +4,15 @@ import random
 import weakref
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs, alignment_score, encode
-from neuronxa_callback.alignment.batches import batches
 from neuronxa_callback.alignment.encoder import NonFiniteActivationError, encode_all
-from neuronxa_callback.alignment.pooling import pool_tokens, token_weights
+from neuronxa_callback.alignment.pooling import pool_states, pool_tokens, token_weights
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Representation
 from tests import reference
@@ -239,18 +239,84 @@ def test_an_unknown_choice_lists_the_known_ones(
         encode(llama, tokenizer, PAIRS.source, **{name: value})  # type: ignore[arg-type]
 
 
-def test_batches_hold_every_row_once_within_the_budget() -> None:
-    ids = [[7] * length for length in (5, 3, 9, 3, 40, 1)]
-    cut = batches(ids, 12)
-    assert sorted(row for rows in cut for row in rows) == list(range(6))
-    assert all(len(rows) == 1 or len(rows) * max(len(ids[row]) for row in rows) <= 12 for rows in cut)
-
-
 def test_eq3_weights() -> None:
     weights = token_weights(torch.tensor([2, 4]), "weighted")
     assert weights.tolist() == [[1, 2, 0, 0], [1, 2, 3, 4]]
     states = torch.tensor([[[1], [0], [1], [1]], [[0], [0], [0], [1]]], dtype=torch.bool)
     assert pool_tokens(states, weights).squeeze().tolist() == pytest.approx([1 / 3, 4 / 10])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.bool])
+@pytest.mark.parametrize("pooling", ["weighted", "average", "last"])
+def test_pooled_states_are_the_shares_that_sums_over_tokens_give(dtype: torch.dtype, pooling: Any) -> None:
+    """Exactly, also where a batch is pooled in several parts and a sentence has many tokens."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([3, 900, 17, 700])
+    firing = torch.randn(4, 900, 500, generator=generator).to(dtype)
+    firing[1, 5], firing[2, 3, :9] = 0, float("nan")
+    weights = token_weights(lengths, pooling)
+    whole = weights.double().unsqueeze(-1) * (firing > 0)
+    expected = (whole.sum(dim=1) / weights.double().sum(dim=1, keepdim=True)).float()
+    kept = firing.clone()
+    torch.testing.assert_close(pool_states(firing, weights), expected, rtol=1e-7, atol=0)
+    assert torch.equal(pool_states(firing, weights), pool_tokens(firing > 0, weights))
+    assert torch.equal(firing.nan_to_num(), kept.nan_to_num())
+
+
+class TestTheEndOfAPass:
+    """A pass ends behind the last tensor that is read, where nothing has to be done at its end."""
+
+    @staticmethod
+    def ran(model: Any, tokenizer: Any, *representations: Representation, layers: Any = None) -> list[str]:
+        """Read the representations, and return which of the last modules ran."""
+        encode_all(Decoder.find(model, tokenizer), PAIRS.source, representations, layers=layers)  # the check
+        ran: list[str] = []
+        names = ("layers.1.mlp.down_proj", "layers.2.mlp.up_proj", "layers.2.mlp.down_proj", "norm")
+        handles = [
+            model.model.get_submodule(name).register_forward_hook(lambda *call, name=name: ran.append(name))
+            for name in names
+        ]
+        encode_all(Decoder.find(model, tokenizer), PAIRS.source, representations, layers=layers)
+        for handle in handles:
+            handle.remove()
+        return list(dict.fromkeys(ran))
+
+    def test_nothing_behind_the_last_one_runs(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        before = ["layers.1.mlp.down_proj"]
+        assert self.ran(llama, tokenizer, "nas") == before
+        assert self.ran(llama, tokenizer, "nas", "nav") == [*before, "layers.2.mlp.up_proj"]
+        assert self.ran(llama, tokenizer, "signed") == [*before, "layers.2.mlp.up_proj"]
+        assert self.ran(llama, tokenizer, "nas", "embedding") == [
+            *before,
+            "layers.2.mlp.up_proj",
+            "layers.2.mlp.down_proj",
+            "norm",
+        ]
+        assert self.ran(llama, tokenizer, "embedding", layers=[0, 2]) == before
+        assert self.ran(llama, tokenizer, "nas", layers=[2]) == []
+
+    @pytest.mark.parametrize("architecture", CONFIGS)
+    def test_it_changes_no_bit(self, architecture: str, tokenizer: PreTrainedTokenizerFast) -> None:
+        model = tiny(architecture)
+        short = encode(model, tokenizer, PAIRS.source)
+        model.config.output_hidden_states = True  # transformers 4.57 has to restore its modules' forwards then
+        assert not Decoder.find(model, tokenizer).may_leave_pass
+        assert torch.equal(encode(model, tokenizer, PAIRS.source), short)
+
+    def test_modules_that_act_at_its_end_are_waited_for(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        accelerate.hooks.add_hook_to_module(llama.model.layers[0], accelerate.hooks.ModelHook())
+        assert "norm" in self.ran(llama, tokenizer, "nas")
+        accelerate.hooks.remove_hook_from_module(llama.model.layers[0])
+        assert "norm" not in self.ran(llama, tokenizer, "nas")
+        llama.model.layers[1].compile()
+        assert not Decoder.find(llama, tokenizer).may_leave_pass
+
+    @pytest.mark.parametrize("place", ["layers.0.input_layernorm", "layers.2.mlp.gate_proj"])
+    def test_nan_in_front_of_it_is_an_error(self, place: str, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        encode(llama, tokenizer, PAIRS.source)
+        llama.model.get_submodule(place).weight.data[3] = float("nan")
+        with pytest.raises(NonFiniteActivationError, match="diverged"):
+            encode(llama, tokenizer, PAIRS.source)
 
 
 @pytest.mark.parametrize("bos", [True, False])
