@@ -12,7 +12,7 @@ GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat test-trackers test-trainers fuzz lint docs model model-gemma comet deepspeed bench \
+.PHONY: demo test test-compat test-trackers test-trainers fuzz lint docs model model-gemma comet deepspeed bench bench-gpu \
 	bench-signal evidence architectures recipes-smoke dist beside clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
@@ -62,7 +62,12 @@ model-gemma: | $(VENV)/.ready
 
 bench: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/python -m benchmarks.cost --model $(MODEL)
+	$(VENV)/bin/python -m benchmarks.start --model $(MODEL)
 	$(VENV)/bin/python -m benchmarks.arithmetic --model $(MODEL)
+
+# Needs one NVIDIA GPU with 80 GB, and the bitsandbytes and torch that fit it.
+bench-gpu: $(VENV)/.ready $(MODEL)/model.safetensors
+	$(VENV)/bin/python -m benchmarks.gpu --tokenizer $(MODEL)
 
 # What the claims about chance, intervals, correlations and stopping rest on. TATOEBA names the folder of LASER's
 # Tatoeba test sets; without it, coverage is not measured.

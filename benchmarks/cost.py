@@ -1,117 +1,178 @@
 """Measure what an evaluation costs: `make bench`.
 
-All costs are ratios of two works. Both works run interleaved in the same process, and the ratio compares their median
-times. Each row shows what is compared, the ratio, its target, and whether the ratio meets the target. The results are
-written to benchmarks/results/.
+Each row divides the cost of one work by that of another. Both works run interleaved in the same process, and the ratio
+compares their median times. A row shows its target, and whether the ratio meets it. Times of a machine that does
+anything else meanwhile mean nothing. The whole benchmark takes about 25 minutes on two cores; `--only` measures some of
+its sections, and leaves the recorded rows of the others as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from benchmarks.machine import describe
+from benchmarks import mexa_published
+from benchmarks.machine import RESULTS, describe
+from benchmarks.rows import HEADER, Row, in_seconds, interleaved, peak_memory, timed
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.batches import batches
-from neuronxa_callback.alignment.encoder import CPU_TOKEN_BUDGET
+from neuronxa_callback.alignment.encoder import default_token_budget, pass_tokens
+from neuronxa_callback.alignment.pair_scores import of_report
 from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.quality import translation
+from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.text.embedded import embedded
+from neuronxa_callback.vocabulary import Method
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = RESULTS / "cost.json"
 STEP_TOKENS = 8192
+DEMO = ("isl_Latn", "fra_Latn", "spa_Latn")  # the demo watches these with English
+EIGHT: tuple[Method, ...] = ("nasca", "nasca_rank", "navca", "mexa", "cka", "svcca", "anc", "sads")
+FIXED_BATCHES = (25, 50, 100)
+STEPS_BETWEEN = 50
 
 
-class Row(NamedTuple):
-    """The comparison of two works.
+@dataclass(frozen=True)
+class Bench:
+    """What the sections measure with.
 
     Attributes:
-        name: what the comparison is about.
-        numerator: the work whose cost is measured.
-        denominator: the work that it is compared with.
-        ratio: the cost of the first work divided by that of the second.
-        target: the highest ratio that is good enough.
-        unit: the unit of `values`, seconds or bytes.
-        values: the costs of the two works.
+        path: the folder of SmolLM2-135M.
+        pairs: 100 pairs of English and another language.
+        rounds: how often each work is timed.
     """
 
-    name: str
-    numerator: str
-    denominator: str
-    ratio: float
-    target: float
-    unit: str
-    values: tuple[float, float]
+    path: Path
+    pairs: ParallelPairs
+    rounds: int
 
-    @property
-    def met(self) -> bool:
-        """Whether the ratio meets its target."""
-        return self.ratio <= self.target
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return AutoTokenizer.from_pretrained(self.path)
 
+    @cached_property
+    def float32(self) -> Decoder:
+        """The model in float32."""
+        return self._decoder()
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    @cached_property
+    def nf4(self) -> Decoder:
+        """The model in NF4."""
+        return self._decoder(
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+            )
+        )
 
-
-def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each work. A round runs each work once, so a slow minute slows down all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()  # warm-up
-    for _ in track(range(rounds), description=f"timing {', '.join(works)}"):
-        for name, work in works.items():
-            seconds[name].append(timed(work))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    def _decoder(self, **options: Any) -> Decoder:
+        return Decoder.find(
+            AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32, **options), self.tokenizer
+        )
 
 
-def forward(decoder: Decoder, token_ids: list[list[int]], rows: list[list[int]]) -> None:
-    """Run the decoder over the batches, without hooks and without the LM head."""
+# ------------------------------------------------------------------------------------------------- forward passes
+
+
+def forward(decoder: Decoder, token_ids: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> None:
+    """Run the decoder over batches of rows, without hooks and without the LM head."""
     with decoder.evaluation_mode():
         for batch in rows:
             decoder.run([token_ids[row] for row in batch])
 
 
-def file_order(count: int, size: int = 32) -> list[list[int]]:
-    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-
-
-def least_batching_ratio(tokenizer: Any, pairs: ParallelPairs) -> float:
-    """Return the ratio that perfect batching would reach.
-
-    That is the number of real tokens, divided by the number of tokens in padded batches of 32 in file order.
-    """
-    real = padded = 0
+def bare(decoder: Decoder, pairs: ParallelPairs) -> None:
+    """Make the forward passes of an evaluation, whole and without hooks."""
     for side in (pairs.source, pairs.target):
-        lengths = [len(tokenizer(sentence)["input_ids"]) for sentence in side]
-        real += sum(lengths)
-        padded += sum(max(lengths[row] for row in rows) * len(rows) for rows in file_order(len(lengths)))
-    return real / padded
+        token_ids = decoder.tokenize(side)
+        forward(decoder, token_ids, batches(token_ids, default_token_budget(decoder), pass_tokens(decoder)))
 
 
-def peak_memory(work: Callable[[], object]) -> int:
-    """Return the peak of the bytes that tensors take while `work` runs, without the tensors from before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+def packed(decoder: Decoder, pairs: ParallelPairs) -> None:
+    """Make forward passes over as many tokens as the sentences have, without any padding.
+
+    The tokens of a side follow each other in rows of the mean sentence's length. So attention sees about as many
+    tokens as it does in the sentences.
+    """
+    for side in (pairs.source, pairs.target):
+        token_ids = [token for sentence in decoder.tokenize(side) for token in sentence]
+        length = round(len(token_ids) / len(side))
+        rows = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
+        forward(decoder, rows, batches(rows, default_token_budget(decoder), pass_tokens(decoder)))
+
+
+def alignment_float32(bench: Bench) -> Iterator[Row]:
+    """NASCA in float32 against the passes that it needs, other methods, fewer layers, and memory."""
+    section, decoder, pairs = "alignment, float32", bench.float32, bench.pairs
+    nasca, layers = NeuronXAEvaluator(pairs, "nasca"), len(decoder.layers)
+    ranked = NeuronXAEvaluator(pairs, ("nasca", "nasca_rank"))
+    eight = NeuronXAEvaluator(pairs, EIGHT)
+    middle = NeuronXAEvaluator(pairs, "nasca", layers=range(layers // 3 + 1, 2 * layers // 3 + 1))
+    seconds = interleaved(
+        {
+            "bare forward pass": partial(bare, decoder, pairs),
+            "packed tokens": partial(packed, decoder, pairs),
+            "NASCA": lambda: nasca.score(decoder),
+            "NASCA, rank score, surface control": lambda: of_report(ranked.score(decoder), pairs),
+            "all eight methods, surface control": lambda: of_report(eight.score(decoder), pairs),
+            "NASCA of the middle third": lambda: middle.score(decoder),
+        },
+        bench.rounds,
+    )
+    row = partial(in_seconds, section, seconds=seconds)
+    yield row("hooks and scores", ("NASCA", "bare forward pass"), target=1.03)
+    yield row("the limit", ("NASCA", "packed tokens"), target=1.1)
+    yield row("more methods", ("NASCA, rank score, surface control", "NASCA"), target=1.1)
+    yield row("all methods", ("all eight methods, surface control", "NASCA"), target=1.1)
+    yield row("a third of the layers", ("NASCA of the middle third", "NASCA"), target=0.6)
+    pooled = 2 * len(pairs) * layers * max(ffn.neurons for its in decoder.ffns for ffn in its) * 4
+    memory = (peak_memory(lambda: nasca.score(decoder)), pooled + peak_memory(partial(bare, decoder, pairs)))
+    yield Row(section, "peak extra memory", "NASCA", "pooled states + bare forward pass", memory, "bytes", 1.05)
+
+
+def alignment_nf4(bench: Bench) -> Iterator[Row]:
+    """NASCA in NF4 against the passes that it needs."""
+    nasca = NeuronXAEvaluator(bench.pairs, "nasca")
+    seconds = interleaved(
+        {
+            "bare forward pass": partial(bare, bench.nf4, bench.pairs),
+            "packed tokens": partial(packed, bench.nf4, bench.pairs),
+            "NASCA": lambda: nasca.score(bench.nf4),
+        },
+        bench.rounds,
+    )
+    row = partial(in_seconds, "alignment, NF4", seconds=seconds)
+    yield row("hooks and scores", ("NASCA", "bare forward pass"), target=1.03)
+    yield row("the limit", ("NASCA", "packed tokens"), target=1.1)
+
+
+def published(bench: Bench) -> Iterator[Row]:
+    """NASCA against MEXA's published way, with the model in memory already."""
+    nasca = NeuronXAEvaluator(bench.pairs, "nasca")
+    works = ("NASCA", "MEXA's published way")
+    seconds = interleaved(
+        {
+            works[0]: lambda: nasca.score(bench.float32),
+            works[1]: lambda: mexa_published.score(bench.float32.model, bench.tokenizer, bench.pairs),
+        },
+        max(1, bench.rounds // 3),
+        warm_up=False,
+    )
+    yield in_seconds("published", "one sentence at a time", works, seconds, target=1 / 6)
+
+
+# ---------------------------------------------------------------------------------------------- beside a training
 
 
 def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
@@ -131,110 +192,170 @@ def sft_step(model: Any, tokenizer: Any) -> Callable[[], None]:
     return step
 
 
-def measure(path: Path, pairs: ParallelPairs, rounds: int) -> list[Row]:
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    decoder = Decoder.find(model, tokenizer)
-    sides = [decoder.tokenize(side) for side in (pairs.source, pairs.target)]
-    nasca = NeuronXAEvaluator(pairs)
-    together = NeuronXAEvaluator(pairs, methods=("nasca", "navca", "mexa"))
+def training(bench: Bench) -> Iterator[Row]:
+    """The demo's four languages in NF4 with a LoRA, against a training step.
 
-    def bare() -> None:
-        for token_ids in sides:
-            forward(decoder, token_ids, batches(token_ids, CPU_TOKEN_BUDGET))
-
-    def naive() -> None:
-        for token_ids in sides:
-            forward(decoder, token_ids, file_order(len(token_ids)))
-
-    seconds = interleaved(
-        {
-            "bare forward": bare,
-            "file order": naive,
-            "NASCA": lambda: nasca(model, tokenizer),
-            "all three": lambda: together(model, tokenizer),
-        },
-        rounds,
+    The last row adds up: an evaluation of one language pair with 100 translations takes as long as measured, beside 50
+    steps of the measured length.
+    """
+    model = get_peft_model(bench.nf4.model, LoraConfig(r=16, target_modules="all-linear"))
+    decoder = Decoder.find(model, bench.tokenizer)
+    demo = NeuronXAEvaluator([ParallelPairs.load(f"eng_Latn-{language}") for language in DEMO])
+    works = ("four languages", f"SFT step of {STEP_TOKENS:,} tokens")
+    step = sft_step(model, bench.tokenizer)
+    seconds = interleaved({works[0]: lambda: demo.score(decoder), works[1]: step}, max(1, bench.rounds // 3))
+    yield in_seconds("training", "an evaluation", works, seconds, target=0.5)
+    one = NeuronXAEvaluator(bench.pairs)
+    evaluation = timed(lambda: (one.score(decoder), translate(decoder, bench.pairs)))
+    steps = STEPS_BETWEEN * seconds[works[1]]
+    yield Row(
+        "training",
+        f"every {STEPS_BETWEEN} steps",
+        "steps, alignment and 100 translations",
+        "steps alone",
+        (steps + evaluation, steps),
+        "seconds",
+        1.03,
     )
-    pooled = 2 * len(pairs) * model.config.num_hidden_layers * model.config.intermediate_size * 4
-    activations = peak_memory(bare)
-    extra = peak_memory(lambda: nasca(model, tokenizer))
+    model.unload()
 
-    adapted = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
-    step = interleaved(
-        {"evaluation": lambda: nasca(adapted, tokenizer), "SFT step": sft_step(adapted, tokenizer)}, max(1, rounds // 3)
-    )
+
+# ---------------------------------------------------------------------------------------------------- translation
+
+
+def translate(decoder: Decoder, pairs: ParallelPairs) -> translation.Translations:
+    """Translate the sources as an evaluation does."""
+    return translation.translate(decoder, pairs.source, pairs.source_lang, pairs.target_lang)
+
+
+def _translation(section: str, decoder: Decoder, pairs: ParallelPairs) -> Iterator[Row]:
+    works = {f"generate, {size} a batch": partial(plain_generate, decoder, pairs, size) for size in FIXED_BATCHES} | {
+        "translate": partial(translate, decoder, pairs)
+    }
+    seconds = interleaved(works, 1, warm_up=False)
+    best = min((name for name in works if name != "translate"), key=seconds.__getitem__)
+    yield in_seconds(section, "translating 100 sources", ("translate", best), seconds, target=0.8)
+
+
+def translation_float32(bench: Bench) -> Iterator[Row]:
+    """Translation in float32 against `generate` with its best number of sources in a batch."""
+    return _translation("translation, float32", bench.float32, bench.pairs)
+
+
+def translation_nf4(bench: Bench) -> Iterator[Row]:
+    """Translation in NF4 against `generate` with its best number of sources in a batch."""
+    return _translation("translation, NF4", bench.nf4, bench.pairs)
+
+
+# ------------------------------------------------------------------------------------------------------- linearity
+
+
+def repeated(pairs: ParallelPairs, n: int, target_lang: str) -> ParallelPairs:
+    """Return n pairs: the same ones again and again, told apart by a number, under another language's name."""
+    rounds = [f"{sentence} {number}" for number in range(-(-n // len(pairs))) for sentence in pairs.source]
+    targets = [f"{sentence} {number}" for number in range(-(-n // len(pairs))) for sentence in pairs.target]
+    return ParallelPairs(tuple(rounds[:n]), tuple(targets[:n]), pairs.source_lang, target_lang)
+
+
+def linear(bench: Bench) -> Iterator[Row]:
+    """More languages and more pairs, against what the cost of fewer says."""
+    codes = [
+        "dan_Latn",
+        "deu_Latn",
+        "ell_Grek",
+        "est_Latn",
+        "fin_Latn",
+        "fra_Latn",
+        "hun_Latn",
+        "isl_Latn",
+        "ita_Latn",
+        "lit_Latn",
+        "lvs_Latn",
+    ]
+    codes += ["nld_Latn", "nob_Latn", "pol_Latn", "por_Latn", "spa_Latn"]
+
+    def languages(count: int) -> Callable[[], object]:
+        evaluator = NeuronXAEvaluator([repeated(bench.pairs, len(bench.pairs), code) for code in codes[:count]])
+        return lambda: evaluator.score(bench.float32)
+
+    def pairs(n: int) -> Callable[[], object]:
+        evaluator = NeuronXAEvaluator(repeated(bench.pairs, n, "isl_Latn"))
+        return lambda: evaluator.score(bench.float32)
+
+    works = {f"{count} languages": languages(count) for count in (1, 4, 16)}
+    works |= {f"{n} pairs": pairs(n) for n in (100, 300, 1000)}
+    seconds = interleaved(works, 1)
+    each = (seconds["4 languages"] - seconds["1 languages"]) / 3
+    line = {"the line through 1 and 4": seconds["1 languages"] + 15 * each}
+    yield in_seconds("linear", "languages", ("16 languages", *line), seconds | line, target=1.05)
+    for n in (300, 1000):
+        times = {f"{n // 100} times 100 pairs": n // 100 * seconds["100 pairs"]}
+        yield in_seconds("linear", "pairs", (f"{n} pairs", *times), seconds | times, target=1.05)
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "alignment-float32": alignment_float32,
+    "alignment-nf4": alignment_nf4,
+    "published": published,
+    "translation-float32": translation_float32,
+    "translation-nf4": translation_nf4,
+    "training": training,
+    "linear": linear,
+}
+
+
+def read() -> list[Row]:
+    """Return the recorded rows."""
+    if not RESULT.exists():
+        return []
     return [
-        _row("hooks and scores", "NASCA", "bare forward", seconds, 1.05),
-        _row("batching", "NASCA", "file order", seconds, 0.45),
-        _row("NAVCA and MEXA beside NASCA", "all three", "NASCA", seconds, 1.15),
-        _row(f"an evaluation, against {STEP_TOKENS:,} tokens of training", "evaluation", "SFT step", step, 1.0),
-        Row(
-            "peak extra memory",
-            "NASCA",
-            "pooled representations + bare forward",
-            extra / (pooled + activations),
-            1.2,
-            "bytes",
-            (extra, pooled + activations),
-        ),
+        Row(**row | {"values": tuple(row["values"])}) for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
     ]
 
 
-def _row(name: str, numerator: str, denominator: str, seconds: dict[str, float], target: float) -> Row:
-    values = (seconds[numerator], seconds[denominator])
-    return Row(name, numerator, denominator, values[0] / values[1], target, "seconds", values)
+def save(rows: Sequence[Row], pairs: ParallelPairs, rounds: int) -> None:
+    """Record rows, in place of those of the same sections."""
+    measured = {row.section for row in rows}
+    content = {
+        "command": f"python -m benchmarks.cost --rounds {rounds}",
+        "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
+        **describe(),
+        "rows": [asdict(row) for row in (*(row for row in read() if row.section not in measured), *rows)],
+    }
+    RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def show(rows: list[Row], pairs: ParallelPairs, console: Console) -> None:
-    table = Table(title=f"Cost of an evaluation: {len(pairs)} pairs {pairs.name}", title_justify="left")
-    for column in ("what", "compared", "with", "values", "ratio", "target", "met"):
-        table.add_column(column)
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table as Markdown. docs/explanation/promises.md shows it."""
+    return markdown_table(("section", *HEADER), [(row.section, *row.cells()) for row in rows])
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print rows as a table."""
+    table = Table(*HEADER)
     for row in rows:
-        values = [f"{value:.2f} s" if row.unit == "seconds" else f"{value / 2**20:.1f} MiB" for value in row.values]
-        table.add_row(
-            row.name,
-            row.numerator,
-            row.denominator,
-            " / ".join(values),
-            f"{row.ratio:.3f}",
-            f"<= {row.target}",
-            "yes" if row.met else "NO",
-        )
+        table.add_row(*row.cells())
     console.print(table)
 
 
-def save(rows: list[Row], pairs: ParallelPairs, options: argparse.Namespace) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    content = {
-        "command": f"python -m benchmarks.cost --rounds {options.rounds} --name {options.name}"
-        + (f" --files {' '.join(Path(file).name for file in options.files)}" if options.files else "")
-        + (f" --languages {' '.join(options.languages)}" if all(options.languages) else ""),
-        "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
-        **describe(),
-        "rows": [row._asdict() | {"met": row.met} for row in rows],
-    }
-    path = RESULTS / f"{options.name}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
-
-
 def main() -> None:
+    """Measure, print and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(".models/smollm2-135m-instruct"))
     parser.add_argument("--rounds", type=int, default=5, help="how often each work is timed")
-    parser.add_argument("--files", nargs=2, metavar="FILE", help="aligned text files instead of the embedded pairs")
-    parser.add_argument("--languages", nargs=2, metavar="CODE", default=(None, None), help="their FLORES-200 codes")
-    parser.add_argument("--name", default="cost", help="name of the result file")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="the sections to measure")
+    parser.add_argument("--recorded", action="store_true", help="only print the recorded rows")
     options = parser.parse_args()
-    spec = tuple(options.files) if options.files else "eng_Latn-isl_Latn"
-    pairs = ParallelPairs.load(spec, *options.languages)
-    console = Console(width=150)
-    rows = measure(options.model, pairs, options.rounds)
-    show(rows, pairs, console)
-    least = least_batching_ratio(AutoTokenizer.from_pretrained(options.model), pairs)
-    console.print(f"Without a single token of padding the batching row would be {least:.3f} on this text.")
-    console.print(f"written to {save(rows, pairs, options)}")
+    console = Console(width=170)
+    if not options.recorded:
+        bench = Bench(options.model, ParallelPairs.load("eng_Latn-isl_Latn"), options.rounds)
+        for name in options.only:
+            rows = list(SECTIONS[name](bench))
+            show(rows, console)
+            save(rows, bench.pairs, options.rounds)
+    show(read(), console)
 
 
 if __name__ == "__main__":

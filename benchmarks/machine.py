@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("neuronxa-callback", "torch", "transformers", "peft", "bitsandbytes")
 
 

@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks.cost import RESULTS
-from benchmarks.machine import describe
+from benchmarks.machine import RESULTS, describe
 from neuronxa_callback import plots
 from neuronxa_callback.training.maps import run_maps
 from neuronxa_callback.training.records import Evaluation

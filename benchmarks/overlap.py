@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.cost import RESULTS
-from benchmarks.machine import describe
+from benchmarks.machine import RESULTS, describe
 from neuronxa_callback import ParallelPairs
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.text.overlap import search

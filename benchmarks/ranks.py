@@ -32,7 +32,6 @@ from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import gpu
-from benchmarks.cost import peak_memory, timed
 from benchmarks.cost_model import (
     Assumptions,
     Constants,
@@ -49,6 +48,7 @@ from benchmarks.cost_model import (
 )
 from benchmarks.machine import describe
 from benchmarks.page import with_table
+from benchmarks.rows import peak_memory, timed
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.encoder import ACCELERATOR_TOKEN_BUDGET, CPU_TOKEN_BUDGET, encode_all
 from neuronxa_callback.model.decoder import Decoder
@@ -413,9 +413,9 @@ def of_gpu(tokenizer: Any) -> OfGPU:
 
 
 def _gpu_shape(name: str) -> Shape:
-    its = gpu.SHAPES[name]
-    key_values = gpu.COMMON["num_key_value_heads"] * its["head_dim"]
-    features = int(gpu.COMMON["intermediate_size"])
+    its = gpu.COMMON | gpu.SHAPES[name]
+    key_values = its["num_key_value_heads"] * its["head_dim"]
+    features = int(its["intermediate_size"])
     return Shape.llama(name, its["num_hidden_layers"], its["hidden_size"], features, int(key_values), 0.5)
 
 
