@@ -312,7 +312,7 @@ def repeated(pairs: ParallelPairs, n: int, target_lang: str) -> ParallelPairs:
 
 def linear(bench: Bench) -> Iterator[Row]:
     """More languages and more pairs, against what the cost of fewer says."""
-    codes = ["dan", "deu", "est", "fin", "fra", "hun", "isl", "ita", "lit", "lvs", "nld", "nob", "pol", "por", "spa", "swe"]
+    codes = ["deu", "est", "fin", "fra", "hun", "isl", "ita", "lit", "lvs", "nld", "nob", "pol", "por", "slk", "spa", "swe"]
 
     def languages(count: int) -> Callable[[], object]:
         evaluator = NeuronXAEvaluator(
