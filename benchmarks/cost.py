@@ -312,12 +312,11 @@ def repeated(pairs: ParallelPairs, n: int, target_lang: str) -> ParallelPairs:
 
 def linear(bench: Bench) -> Iterator[Row]:
     """More languages and more pairs, against what the cost of fewer says."""
-    codes = ["deu", "est", "fin", "fra", "hun", "isl", "ita", "lit", "lvs", "nld", "nob", "pol", "por", "slk", "spa", "swe"]
+    names = "ces dan deu est fin fra hun isl ita lit lvs nld nob pol por slk"
+    codes = [f"{name}_Latn" for name in names.split()]
 
     def languages(count: int) -> Callable[[], object]:
-        evaluator = NeuronXAEvaluator(
-            [repeated(bench.pairs, len(bench.pairs), f"{code}_Latn") for code in codes[:count]]
-        )
+        evaluator = NeuronXAEvaluator([repeated(bench.pairs, len(bench.pairs), code) for code in codes[:count]])
         return lambda: evaluator.score(bench.float32)
 
     def pairs(n: int) -> Callable[[], object]:

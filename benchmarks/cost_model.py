@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuronxa_callback.alignment.batches import shares
+from neuronxa_callback.alignment.encoder import ACCELERATOR_PASS_TOKENS
 from neuronxa_callback.alignment.scores import MOST_NUMBERS
 from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
 from neuronxa_callback.significance import RESAMPLES
@@ -153,9 +154,11 @@ class Reading:
     sentences: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], token_budget: int, ranks: int) -> Reading:
+    def of(
+        cls, lengths: Sequence[int], token_budget: int, ranks: int, pass_tokens: int = ACCELERATOR_PASS_TOKENS
+    ) -> Reading:
         """Return how `batches.shares` deals sentences of these lengths."""
-        dealt = shares([[0] * length for length in lengths], token_budget, ranks)
+        dealt = shares([[0] * length for length in lengths], token_budget, pass_tokens, ranks)
         padded = [[len(rows) * max(lengths[row] for row in rows) for rows in its] for its in dealt]
         return cls(
             rounds=len(dealt[0]),

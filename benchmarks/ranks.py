@@ -50,7 +50,12 @@ from benchmarks.machine import describe
 from benchmarks.page import with_table
 from benchmarks.rows import peak_memory, timed
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
-from neuronxa_callback.alignment.encoder import ACCELERATOR_TOKEN_BUDGET, CPU_TOKEN_BUDGET, encode_all
+from neuronxa_callback.alignment.encoder import (
+    ACCELERATOR_TOKEN_BUDGET,
+    CPU_PASS_TOKENS,
+    CPU_TOKEN_BUDGET,
+    encode_all,
+)
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
@@ -234,7 +239,7 @@ class Bench:
         rows, taken = [], []
         for budget in (CPU_TOKEN_BUDGET, SMALL_BUDGET):
             work = partial(encode_all, sentences=sentences, representations=("nas",), token_budget=budget)
-            read = Reading.of(self.lengths(sentences), budget, 1)
+            read = Reading.of(self.lengths(sentences), budget, 1, CPU_PASS_TOKENS)
             rows.append((read.rounds * self.shape.layers, 2 * self.shape.parameters * self.shape.layers * read.tokens))
             taken.append(self.seconds({ONE: work})[ONE])
         layer, operation = solved(rows, taken)
@@ -321,7 +326,10 @@ class Bench:
         pair = self.pairs(self.sizes.pairs)[0]
         shape, count, processes = self.shape, len(pair), self.ranks.size
         first, other = encoding(
-            shape, Reading.of(self.lengths(pair.target), CPU_TOKEN_BUDGET, processes), processes, constants
+            shape,
+            Reading.of(self.lengths(pair.target), CPU_TOKEN_BUDGET, processes, CPU_PASS_TOKENS),
+            processes,
+            constants,
         )
         first = max(first, first_on_cpu(shape, pair, self.lengths(pair.target), processes))
         peaks = self.ranks.values(
@@ -338,7 +346,7 @@ class Bench:
 
 def first_on_cpu(shape: Shape, pair: ParallelPairs, lengths: Sequence[int], processes: int) -> float:
     """Return the bytes of the first process when the parts of a side come and the whole side is made of them."""
-    share = shape.pooled(Reading.of(lengths, CPU_TOKEN_BUDGET, processes).sentences)
+    share = shape.pooled(Reading.of(lengths, CPU_TOKEN_BUDGET, processes, CPU_PASS_TOKENS).sentences)
     return share + (1 + processes) * share / shape.layers + shape.pooled(len(pair))
 
 
