@@ -157,7 +157,7 @@ def _beginning(
         return_dict_in_generate=True,
     )
     cache = getattr(output, "past_key_values", None)
-    if not _is_plain(cache):
+    if not _is_plain(cache, read.shape[1]):
         return None, False
     if shared < 1 or not _reads_alike_behind_padding(decoder, cache, len(prompts[0]) + padding[0]):
         return None, True
@@ -165,11 +165,15 @@ def _beginning(
     return cache, True
 
 
-def _is_plain(cache: Any) -> bool:
-    """Return whether a cache holds nothing but keys and values, a row for each row of the batch."""
-    return type(cache) is DynamicCache and all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
-    )
+def _is_plain(cache: Any, tokens: int) -> bool:
+    """Return whether a cache holds the keys and values of this many tokens, and nothing else.
+
+    Models that have no use for a cache, such as GPT-1, leave it empty.
+    """
+    if type(cache) is not DynamicCache:
+        return False
+    known = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+    return known and cache.get_seq_length() == tokens
 
 
 def _keeps_positions(decoder: Decoder) -> bool:

@@ -47,7 +47,7 @@ IN_ROUNDS = (
     "deepseek-v3",  # keys and values of other sizes
 )
 HasEnded: TypeAlias = Callable[[int, Sequence[int]], bool]
-IN_ONE_CALL = ("mamba", "qwen3_next")
+IN_ONE_CALL = ("mamba", "qwen3_next", "openai-gpt")
 
 
 def is_sign(row: int, made: Sequence[int]) -> bool:
