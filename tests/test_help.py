@@ -127,6 +127,7 @@ def test_the_help_names_every_choice(settings: Any, name: str, choices: Any) -> 
                 ("methods", AlignmentSettings, "methods"),
                 *[(name, Quality, name) for name in ("comet_model", "cometkiwi_model", "comet_device", "direction")],
                 ("quality_pairs", Quality, "pairs"),
+                ("translate_n", Quality, "translate_n"),
             ],
         ),
         (["comet", "check"], [("model", Quality, "comet_model"), ("device", Quality, "comet_device")]),

@@ -295,6 +295,10 @@ class Translating:
     quality_pairs: list[str] | None = field(
         default=None, metadata={"help": help_of(Quality, "pairs", REPEATABLE), "show_default": "all"}
     )
+    translate_n: int | None = field(
+        default=Quality.translate_n,
+        metadata={"help": help_of(Quality, "translate_n"), "show_default": "all"},
+    )
 
     def evaluator(self, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
         """Return the evaluator that has these pairs translated, or some of them, and scores the translations.
@@ -312,6 +316,7 @@ class Translating:
             self.cometkiwi_model,
             self.comet_device,
             pairs=listed(self.quality_pairs) or None,
+            translate_n=self.translate_n,
         )
         return QualityEvaluator.of_settings(quality, pairs)
 

@@ -147,6 +147,7 @@ class QualitySection(_Section):
     comet_timeout: _Number = Quality.comet_timeout
     wait: bool = Quality.wait
     pairs: Annotated[tuple[str, ...] | None, BeforeValidator(_listed_if_given)] = None
+    translate_n: _Whole | None = Quality.translate_n
 
     def read(self) -> Quality:
         """Return the object that `NeuronXACallback` takes."""

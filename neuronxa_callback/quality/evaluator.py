@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
-from neuronxa_callback.quality.metrics import Metric, QualityMetric, score_here
+from neuronxa_callback.quality.metrics import OF_WHOLE_CORPUS, Metric, QualityMetric, score_here, score_interval
 from neuronxa_callback.quality.prompts import Prompt, check_template, prompt_ids
 from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL, Quality
 from neuronxa_callback.quality.translation import Translations
@@ -40,12 +41,14 @@ class DirectionScores:
         signature: the choices behind the translations.
         faithfulness: how much they copy, their language and their length; the error if that could not be measured.
         scores: metric name -> a future of its QualityScore, or of a QualityError if the metric fails.
+        places: the places of the translated sources among the held-out ones, from 0. None if all are translated.
     """
 
     translations: Translations
     signature: Signature
     faithfulness: Faithfulness | QualityError
     scores: dict[str, Future[QualityScore]]
+    places: tuple[int, ...] | None = None
 
     def finished(self) -> dict[str, QualityScore | QualityError]:
         """Return the scores and errors that have arrived, by metric name."""
@@ -61,9 +64,15 @@ def _outcome(future: Future[QualityScore]) -> QualityScore | QualityError:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """The scores of all directions. The keys of `by_direction` are suffixes, such as "eng_Latn-isl_Latn"."""
+    """The scores of all directions.
+
+    Attributes:
+        by_direction: suffix of a direction, such as "eng_Latn-isl_Latn" -> its translations and scores.
+        of_samples: whether the scores are those of samples of the held-out sources, and so have intervals.
+    """
 
     by_direction: dict[str, DirectionScores]
+    of_samples: bool = False
 
     @property
     def metrics(self) -> list[str]:
@@ -100,6 +109,35 @@ class QualityReport:
         system = self.system(metric)
         return fmean(system.values()) if len(system) == len(self.by_direction) else None
 
+    def intervals(self, metric: str) -> dict[str, tuple[float, float]]:
+        """Return the 95 % interval of a finished metric's score for each direction that has one.
+
+        It is Student's interval of the mean over the sources. A score that is no mean over them has none.
+        """
+        return {name: score_interval(segments) for name, segments in self._segments(metric).items()}
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Return the 95 % interval of a finished metric's mean over the directions, None if there is none.
+
+        The directions may translate the same sources, and then their scores are no independent ones. So the interval is
+        that of the mean over each source's mean over the directions. There is none if their numbers of sources differ.
+        """
+        segments = self._segments(metric)
+        if not segments or len(segments) < len(self.by_direction) or len(set(map(len, segments.values()))) > 1:
+            return None
+        return score_interval([fmean(scores) for scores in zip(*segments.values(), strict=True)])
+
+    def _segments(self, metric: str) -> dict[str, tuple[float, ...]]:
+        """Return the scores of the translations, for each direction whose score is their mean and has an interval."""
+        if not self.of_samples or metric in OF_WHOLE_CORPUS:
+            return {}
+        outcomes = {name: direction.finished()[metric] for name, direction in self.by_direction.items()}
+        return {
+            name: outcome.segments
+            for name, outcome in outcomes.items()
+            if isinstance(outcome, QualityScore) and outcome.segments is not None
+        }
+
     def errors(self, metric: str) -> list[str]:
         """Return the reasons why a finished metric gave no score, each reason once."""
         outcomes = (direction.finished()[metric] for direction in self.by_direction.values())
@@ -129,6 +167,9 @@ class QualityEvaluator:
         comet_batch_size: segments that COMET scores at once.
         comet_timeout: seconds that COMET may take for one direction with one model, including loading it.
         local_only: use only COMET models that are in the local cache or on disk.
+        translate_n: how many of each language pair's sources are translated. None translates all, and so does a number
+            that is larger than there are. The same sources are taken at every evaluation and in every language pair of
+            as many pairs, and a smaller number takes some of those of a larger one. They come from all over the text.
 
     Raises:
         ValueError: an argument cannot be used.
@@ -146,6 +187,7 @@ class QualityEvaluator:
         comet_batch_size: int = 8,
         comet_timeout: float = 1200,
         local_only: bool = False,
+        translate_n: int | None = None,
     ) -> None:
         several = list(metrics) if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
         self.metrics: dict[str, Metric] = {}
@@ -161,7 +203,20 @@ class QualityEvaluator:
             raise ValueError(
                 f"prompt={prompt!r:.60} must be a template text or a function of a sentence and two codes."
             )
-        self.jobs = directions(pairs, direction)
+        if translate_n is not None and (type(translate_n) is not int or translate_n < 2):
+            raise ValueError(
+                f"translate_n={translate_n!r} is not a usable number of sources; give at least two, or None for all."
+            )
+        whole = directions(pairs, direction)
+        self.translate_n = translate_n
+        # Direction -> the places of its translated sources. A direction whose sources are all translated has none.
+        self.places = {
+            name: sample(len(pair), translate_n)
+            for name, pair in whole.items()
+            if translate_n is not None and translate_n < len(pair)
+        }
+        self.jobs = whole | {name: whole[name].only(places) for name, places in self.places.items()}
+        self._whole = {name: whole[name].fingerprint for name in self.places}
         self.prompt = prompt
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
@@ -189,6 +244,7 @@ class QualityEvaluator:
             quality.comet_batch_size,
             quality.comet_timeout,
             local_only=quality.metrics == "auto",
+            translate_n=quality.translate_n,
         )
 
     def without_downloads(self) -> tuple[list[str], str | None]:
@@ -268,13 +324,19 @@ class QualityEvaluator:
         def longest() -> int:
             return max(map(len, prompt_ids(decoder.tokenizer, pair.source, *languages, self.prompt)))
 
-        return budget.fit(run, longest, translation.default_token_budget(decoder))
+        return budget.fit(run, longest, translation.TOKEN_BUDGET)
 
     def signature(self, direction: str, decoder: Decoder) -> Signature:
-        """Return the choices behind a direction's translations."""
+        """Return the choices behind a direction's translations.
+
+        If only some of the sources are translated, `n` and `data` are those of these, and `of` is the fingerprint of
+        all held-out pairs.
+        """
         pair = self.jobs[direction]
         how = translation.signature(decoder, pair.source, pair.source_lang, pair.target_lang, self.prompt)
         what = Signature.of(pair=direction, n=len(pair), data=pair.fingerprint)
+        if direction in self._whole:
+            what = what.with_fields(of=self._whole[direction])
         return what.joined(how).with_fields(dtype=decoder.dtype)
 
     def score(
@@ -294,9 +356,11 @@ class QualityEvaluator:
                     signature,
                     self.faithfulness(direction, made.texts),
                     {name: self._score(name, self.jobs[direction], made.texts) for name in names},
+                    self.places.get(direction),
                 )
                 for direction, (made, signature) in translated.items()
-            }
+            },
+            of_samples=self.translate_n is not None,
         )
 
     def faithfulness(self, direction: str, texts: Sequence[str]) -> Faithfulness | QualityError:
@@ -380,6 +444,16 @@ def _chosen(pairs: Sequence[ParallelPairs], names: str | Sequence[str] | None) -
             near = sorted(watched, key=lambda known: -SequenceMatcher(None, str(name), known).ratio())
             raise ValueError(f"Quality's pairs name {name!r}, which is not watched; choose from {', '.join(near)}.")
     return [pair for pair in pairs if pair.name in wanted]
+
+
+def sample(count: int, n: int) -> tuple[int, ...]:
+    """Return n of the places of `count` sources, in their order.
+
+    They are drawn by a hash of the places. So they are the same on every machine and with every version of Python, and
+    those of a smaller n are among those of a larger one.
+    """
+    drawn = sorted(range(count), key=lambda place: hashlib.sha256(str(place).encode()).digest())
+    return tuple(sorted(drawn[:n]))
 
 
 def directions(pairs: Sequence[ParallelPairs], direction: Direction) -> dict[str, ParallelPairs]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from sacrebleu.metrics import BLEU, CHRF
@@ -11,6 +12,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from neuronxa_callback.model.state import same_random_state
 from neuronxa_callback.quality.comet.process import QualityScore, checked
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.significance import mean_interval
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import MetricName
 
@@ -18,6 +20,9 @@ from neuronxa_callback.vocabulary import MetricName
 _CHINESE = frozenset({"Hans", "Hant", "Hani"})
 _IN_SOUTH_EAST_ASIA = frozenset({"Ahom", "Khmr", "Lana", "Laoo", "Mymr", "Tale", "Talu", "Tavt", "Thai"})  # UAX 14, SA
 _WITHOUT_SPACES = _IN_SOUTH_EAST_ASIA | {"Bali", "Hira", "Hrkt", "Java", "Jpan", "Kana", "Tibt", "Yiii"}
+
+# Their scores count n-grams over all translations, and so are no means over the translations.
+OF_WHOLE_CORPUS = frozenset({"chrf", "bleu"})
 
 
 @runtime_checkable
@@ -29,6 +34,12 @@ class QualityMetric(Protocol):
 
 
 Metric: TypeAlias = MetricName | QualityMetric
+
+
+def score_interval(segments: Sequence[float]) -> tuple[float, float]:
+    """Return Student's 95 % interval of a score that is the mean of at least two translations' scores."""
+    n = len(segments)
+    return mean_interval(fmean(segments), stdev(segments) / sqrt(n), n)
 
 
 def score_here(metric: Metric, name: str, pair: ParallelPairs, texts: Sequence[str]) -> QualityScore:

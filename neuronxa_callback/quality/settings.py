@@ -74,3 +74,10 @@ class Quality:
             "translates those of all watched pairs."
         },
     )
+    translate_n: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many of each language pair's held-out sources are translated, always the same ones. None "
+            "translates all."
+        },
+    )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig
 
 from neuronxa_callback.alignment.batches import shares
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality.chat import has_chat_template
+from neuronxa_callback.quality.generation import generate
 from neuronxa_callback.quality.prompts import Prompt, Prompts, lines_in, make_prompts
 from neuronxa_callback.signature import Signature
 
@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 LENGTH_RATIO = 4
 EXTRA_TOKENS = 16
 
-# The largest number of prompt tokens in a batch, including padding. The KV cache grows to a few times that. The CPU's
-# value was measured. A step of the decoder costs little more there for 32 sentences than for one.
-CPU_TOKEN_BUDGET = 1024
-ACCELERATOR_TOKEN_BUDGET = 8192
+# The largest number of prompt tokens in a batch, including padding. The KV cache grows to two to four times that if all
+# translations reach their limits. It takes 2 x layers x key-value heads x size of a head numbers for each token: 1.1 GB
+# for 24,576 tokens of SmolLM2-135M in float32, and 3.2 GB for those of Llama-3.1-8B in bfloat16. A step of the decoder
+# costs little more for a hundred sentences than for a few, on a CPU too.
+TOKEN_BUDGET = 8192
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def translate(
             Default: a user message that asks for the translation if the tokenizer has a chat template, otherwise two
             lines, "English: SOURCE" and "Icelandic:".
         token_budget: the largest number of prompt tokens in a batch, including padding. A smaller budget needs less
-            memory. Default: 1024 on a CPU, 8192 elsewhere.
+            memory. Default: 8192.
 
     Returns:
         the translations, and how many are empty or were cut.
@@ -97,7 +98,7 @@ def translate(
     with ranks.together():
         endings = _endings(decoder, sentences, prompts)
         generation = _greedy(decoder, prompts.end.tokens)
-    budget = token_budget or default_token_budget(decoder)
+    budget = token_budget or TOKEN_BUDGET
     # Each batch makes a pass for every token of its longest translation, so that there are as few as possible.
     dealt = shares(prompts.token_ids, budget, pass_tokens=budget, processes=decoder.readers.size)
     mine, spare = dealt[decoder.readers.rank], min(prompts.token_ids, key=len)
@@ -117,11 +118,6 @@ def translate(
     of_all = {row: each for its in decoder.readers.values(made) for row, each in its.items()}
     texts = tuple(of_all[row][0] for row in range(len(sentences)))
     return Translations(texts, sum(not text for text in texts), sum(cut for _, cut in of_all.values()))
-
-
-def default_token_budget(decoder: Decoder) -> int:
-    """Return the default number of prompt tokens in a batch, including padding."""
-    return decoder.budget(CPU_TOKEN_BUDGET, ACCELERATOR_TOKEN_BUDGET)
 
 
 def check(
@@ -258,51 +254,33 @@ def _generating_with(decoder: Decoder, generation: GenerationConfig) -> Iterator
         base.generation_config = own
 
 
-class _Stop(StoppingCriteria):
-    """Stops each sentence by itself, where its own text or length ends it."""
+def _ends_of_text(tokenizer: Any, endings: Sequence[_Ending]) -> Callable[[int, Sequence[int]], bool]:
+    """Return what says whether the text of a translation ends with the newest of its tokens; see `generate`."""
 
-    def __init__(self, tokenizer: Any, prompt_length: int, endings: Sequence[_Ending]) -> None:
-        self.tokenizer, self.prompt_length, self.endings = tokenizer, prompt_length, endings
+    @cache
+    def has_newline(token: int) -> bool:
+        return "\n" in tokenizer.decode([token])
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        made = input_ids[:, self.prompt_length :]
-        newest = self.tokenizer.batch_decode(made[:, -1:])
-        stopped = [self._stops(*each) for each in zip(made, newest, self.endings, strict=True)]
-        return torch.tensor(stopped, device=input_ids.device)
-
-    def _stops(self, made: Tensor, newest: str, ending: _Ending) -> bool:
-        if len(made) >= ending.limit:
-            return True
+    def has_ended(row: int, made: Sequence[int]) -> bool:
+        ending = endings[row]
         # Only a newline can complete a line, and to decode everything at each step would take long.
-        return ("\n" in newest or bool(ending.text)) and ending.cut(_text(self.tokenizer, made))[1]
+        return (has_newline(made[-1]) or bool(ending.text)) and ending.cut(_text(tokenizer, made))[1]
+
+    return has_ended
 
 
-def _text(tokenizer: Any, token_ids: Sequence[int] | Tensor) -> str:
+def _text(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
 
 def _generate(decoder: Decoder, prompts: Sequence[Sequence[int]], endings: Sequence[_Ending]) -> list[list[int]]:
-    """Return the token ids that follow each prompt, including the padding that generation adds at the end."""
-    generator: Any = decoder.base
-    device = decoder.device
-    longest = max(map(len, prompts))
-    pad = generator.generation_config.pad_token_id
-    input_ids = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    stop = _Stop(decoder.tokenizer, longest, endings)
-    output = generator.generate(
-        input_ids=input_ids,
-        attention_mask=mask,
-        max_new_tokens=max(ending.limit for ending in endings),
-        stopping_criteria=StoppingCriteriaList([stop]),
-        synced_gpus=decoder.in_step,
-    )
-    return output[:, longest:].tolist()  # type: ignore[no-any-return]
+    """Return the token ids that follow each prompt."""
+    limits = [ending.limit for ending in endings]
+    return generate(decoder, prompts, limits, _ends_of_text(decoder.tokenizer, endings))
 
 
 def _finish(tokenizer: Any, token_ids: Sequence[int], ending: _Ending, ends: Sequence[int] | None) -> tuple[str, bool]:
     """Return the translation's text, and whether it was cut at its limit."""
-    kept = list(token_ids[: ending.limit])
-    end = next((place for place, token in enumerate(kept) if token in (ends or ())), None)
-    text, ended = ending.cut(_text(tokenizer, kept[:end]))
-    return text.strip(), end is None and not ended and len(kept) == ending.limit
+    has_end = token_ids[-1] in (ends or ())
+    text, ended = ending.cut(_text(tokenizer, token_ids[:-1] if has_end else token_ids))
+    return text.strip(), not has_end and not ended and len(token_ids) == ending.limit

@@ -241,32 +241,32 @@ class _Telling:
 
     def _translations(self, place: int) -> Cell:
         found = [
-            (direction, evaluation.step, made)
+            (direction, evaluation.step, made, number)
             for evaluation in (self.first, self.other)
             for direction, made in evaluation.quality.items()
-            if evaluation.language_pair(direction) == self.pair and place < len(made.translations)
+            if evaluation.language_pair(direction) == self.pair and (number := made.at(place)) is not None
         ]
         lines = []
-        for direction, step, made in sorted(found, key=lambda one: one[0] != self.pair):  # in steps' order otherwise
+        for direction, step, made, number in sorted(found, key=lambda one: one[0] != self.pair):  # else in steps' order
             target = direction.partition("-")[2]
-            label = f"into {language_name(target)}, step {step}{_scores(made, place)}"
-            lines.append(Line(label, _translation(made, place), target))
+            label = f"into {language_name(target)}, step {step}{_scores(made, number)}"
+            lines.append(Line(label, _translation(made, number), target))
         return lines or "not translated at these steps"
 
 
-def _scores(made: DirectionQuality, place: int) -> str:
+def _scores(made: DirectionQuality, number: int) -> str:
     found = [
-        f"{score_name(metric)} {scored.segments[place]:.2f}"
+        f"{score_name(metric)} {scored.segments[number]:.2f}"
         for metric, scored in made.scored.items()
-        if scored.segments is not None and place < len(scored.segments)
+        if scored.segments is not None and number < len(scored.segments)
     ]
     return f" ({', '.join(found)})" if found else ""
 
 
-def _translation(made: DirectionQuality, place: int) -> str:
+def _translation(made: DirectionQuality, number: int) -> str:
     if len(made.translations) > made.empty and not any(made.translations):
         return REMOVED
-    return _cut(made.translations[place])
+    return _cut(made.translations[number])
 
 
 def _cut(text: str) -> str:

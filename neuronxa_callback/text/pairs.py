@@ -7,6 +7,7 @@ import json
 import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -70,6 +71,13 @@ class ParallelPairs:
 
     def _place(self, pair: int) -> str:
         return f"pair {pair + 1} of {self.name}"
+
+    def only(self, places: Sequence[int]) -> ParallelPairs:
+        """Return the pairs at some places, which count from 0. They are not checked again."""
+        part = copy(self)
+        for side in ("source", "target"):
+            object.__setattr__(part, side, tuple(getattr(self, side)[place] for place in places))
+        return part
 
     @property
     def name(self) -> str:

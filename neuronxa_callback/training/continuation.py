@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
-from neuronxa_callback.quality.evaluator import QualityEvaluator, QualityReport
+from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.faithfulness import Faithfulness
 from neuronxa_callback.quality.metrics import bleu_tokenizer
 from neuronxa_callback.quality.queue import PendingScores
@@ -111,12 +111,11 @@ def scored_again(
     report = quality.score(translated, metrics)
     if evaluation is None:
         return PendingScores(step, None, report)
-    report = QualityReport(
-        {
-            name: replace(made, scores=_kept(evaluation.quality.get(name), made.scores))
-            for name, made in report.by_direction.items()
-        }
-    )
+    by_direction = {
+        name: replace(made, scores=_kept(evaluation.quality.get(name), made.scores))
+        for name, made in report.by_direction.items()
+    }
+    report = replace(report, by_direction=by_direction)
     return PendingScores(step, evaluation.epoch, report, set(report.metrics) - set(metrics))
 
 

@@ -147,12 +147,15 @@ def faithfulness_metrics(found: Mapping[str, Faithfulness]) -> dict[str, float]:
 
 
 def quality_metrics(report: QualityReport, names: Sequence[str]) -> dict[str, float]:
-    """Return `eval_comet` over all directions, if each has a score, `eval_comet_SOURCE-TARGET`, and the like."""
+    """Return `eval_comet` over all directions, if each has a score, `eval_comet_SOURCE-TARGET`, and the like.
+
+    Where only some of the sources are translated, `eval_comet_ci_low` and `eval_comet_ci_high` come with it.
+    """
     metrics: dict[str, float] = {}
     for name in names:
         mean = report.mean(name)
         if mean is not None:
-            metrics[f"eval_{name}"] = mean
+            metrics |= {f"eval_{name}": mean} | _ends(name, report.interval(name))
         metrics |= {f"eval_{name}_{direction}": score for direction, score in report.system(name).items()}
     return metrics
 
@@ -163,10 +166,16 @@ def quality_metrics_in(evaluation: Evaluation) -> dict[str, float]:
     With them comes what was measured of its translations.
     """
     metrics = faithfulness_metrics(evaluation.faithfulness)
-    metrics |= {f"eval_{metric}": mean for metric, mean in evaluation.quality_score.items()}
+    for metric, mean in evaluation.quality_score.items():
+        metrics |= {f"eval_{metric}": mean} | _ends(metric, evaluation.quality_ci.get(metric))
     for name, direction in evaluation.quality.items():
         metrics |= {f"eval_{metric}_{name}": found.score for metric, found in direction.scored.items()}
     return metrics
+
+
+def _ends(metric: str, interval: tuple[float, float] | None) -> dict[str, float]:
+    """Return the ends of a score's interval with their names in the log."""
+    return {} if interval is None else {f"eval_{metric}_ci_low": interval[0], f"eval_{metric}_ci_high": interval[1]}
 
 
 def correlation_metrics(evaluation: Evaluation, scored: Sequence[str]) -> dict[str, float]:

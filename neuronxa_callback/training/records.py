@@ -40,16 +40,18 @@ class SparseRecord(Record):
         return {name: value for name, value in serialise(self).items() if name not in absent}
 
 
-class MetricScore(Record):
+class MetricScore(SparseRecord):
     """A quality metric's score of one direction's translations.
 
     Attributes:
         score: the score of all translations; 0 to 100 for chrF and BLEU, mostly 0 to 1 for COMET and CometKiwi.
+        ci: its 95 % interval over samples of as many sources. None if there is none; see `QualityReport.intervals`.
         segments: the score of each translation, None if the metric gives none.
         signature: the choices behind the numbers.
     """
 
     score: float
+    ci: tuple[float, float] | None = None
     segments: list[float] | None = None
     signature: SignatureText
 
@@ -77,7 +79,8 @@ class DirectionQuality(SparseRecord):
         off_target: the share of the long enough translations that are in another language, 0 to 1. None if it was not
             measured, or if there is none; see `Faithfulness`.
         length: the characters of all translations over those of all references. None if it was not measured.
-        translations: one for each held-out source.
+        translations: one for each translated source.
+        places: the places of these sources among the held-out ones, from 0. None if all are translated.
         metrics: the name of a quality metric -> its score, or the reason why there is none.
     """
 
@@ -88,6 +91,7 @@ class DirectionQuality(SparseRecord):
     off_target: float | None = None
     length: float | None = None
     translations: list[str]
+    places: list[int] | None = None
     metrics: dict[str, MetricScore | NoScore]
 
     @property
@@ -96,6 +100,16 @@ class DirectionQuality(SparseRecord):
         if self.copied is None or self.length is None:
             return None
         return Faithfulness(self.copied, self.off_target, self.length)
+
+    def at(self, place: int) -> int | None:
+        """Return which translation is that of the held-out source at a place, None if it was not translated."""
+        places = range(len(self.translations)) if self.places is None else self.places
+        return places.index(place) if place in places else None
+
+    @property
+    def data(self) -> str | None:
+        """The fingerprint of the held-out pairs, also if only some of their sources are translated."""
+        return self.signature.get("of", self.signature.get("data"))
 
     @property
     def scored(self) -> dict[str, MetricScore]:
@@ -186,6 +200,8 @@ class Evaluation(SparseRecord):
         per_pair: method -> each sentence pair's part over several language pairs. It is empty if there is only one, or
             if the language pairs do not share their source sentences.
         quality_score: quality metric -> mean over directions. It has the metrics that scored every direction.
+        quality_ci: quality metric -> 95 % interval of that mean. It has the metrics with such an interval; see
+            `QualityReport.interval`.
         quality: name of a direction -> its translations and scores. It is empty if nothing was translated.
         pearson: "nasca_comet" and the like -> the correlation over the run up to this step.
         over_sentences: name of a direction -> "nasca_comet" and the like -> the correlation over its sentences.
@@ -204,6 +220,7 @@ class Evaluation(SparseRecord):
     languages: dict[str, PairScores]
     per_pair: dict[Method, list[float]] = Field(default_factory=dict)
     quality_score: dict[str, float] = Field(default_factory=dict)
+    quality_ci: dict[str, tuple[float, float]] = Field(default_factory=dict)
     quality: dict[str, DirectionQuality] = Field(default_factory=dict)
     pearson: dict[str, RunCorrelation] = Field(default_factory=dict)
     over_sentences: dict[str, dict[str, SentenceCorrelation]] = Field(default_factory=dict)
@@ -254,7 +271,7 @@ class Evaluation(SparseRecord):
         """
         source, _, target = direction.partition("-")
         same, back = self.languages.get(direction), f"{target}-{source}"
-        if same is not None and same.signature.get("data") == self.quality[direction].signature.get("data"):
+        if same is not None and same.signature.get("data") == self.quality[direction].data:
             return direction
         return back if back in self.languages else None
 
@@ -315,13 +332,16 @@ class Evaluation(SparseRecord):
 
     def with_quality(self, report: QualityReport) -> Evaluation:
         """Return this evaluation with what is known by now of its translations."""
-        means = {metric: report.mean(metric) for metric in report.metrics if report.done(metric)}
-        return self.model_copy(
-            update={
-                "quality_score": {metric: mean for metric, mean in means.items() if mean is not None},
-                "quality": {name: _direction(scores) for name, scores in report.by_direction.items()},
-            }
-        )
+        done = [metric for metric in report.metrics if report.done(metric)]
+        means = {metric: mean for metric in done if (mean := report.mean(metric)) is not None}
+        intervals = {metric: interval for metric in done if (interval := report.interval(metric))}
+        of_directions = {metric: report.intervals(metric) for metric in done}
+        parts = {
+            name: _direction(scores, {metric: found[name] for metric, found in of_directions.items() if name in found})
+            for name, scores in report.by_direction.items()
+        }
+        update = {"quality_score": means, "quality": parts}
+        return self.model_copy(update=update | ({"quality_ci": intervals} if intervals else {}))
 
     def with_faithfulness(self, found: Mapping[str, Faithfulness]) -> Evaluation:
         """Return this evaluation with how much these directions' translations copy, their language and length."""
@@ -370,21 +390,28 @@ def pair_counts(evaluations: Collection[Evaluation], method: Method) -> dict[str
     return {name: int(language.signature["n"]) for name, language in languages if method in language.score}
 
 
-def _direction(direction: DirectionScores) -> DirectionQuality:
+def _direction(direction: DirectionScores, intervals: Mapping[str, tuple[float, float]]) -> DirectionQuality:
     made, finished = direction.translations, direction.finished()
-    measured = asdict(direction.faithfulness) if isinstance(direction.faithfulness, Faithfulness) else {}
+    found: dict[str, Any] = {}
+    if isinstance(direction.faithfulness, Faithfulness):
+        found |= asdict(direction.faithfulness)
+    if direction.places is not None:
+        found["places"] = list(direction.places)
     return DirectionQuality(
         signature=direction.signature,
         empty=made.empty,
         truncated=made.truncated,
-        **measured,
+        **found,
         translations=list(made.texts),
-        metrics={metric: _outcome(finished.get(metric)) for metric in direction.scores},
+        metrics={metric: _outcome(finished.get(metric), intervals.get(metric)) for metric in direction.scores},
     )
 
 
-def _outcome(outcome: QualityScore | QualityError | None) -> MetricScore | NoScore:
+def _outcome(
+    outcome: QualityScore | QualityError | None, interval: tuple[float, float] | None
+) -> MetricScore | NoScore:
     if not isinstance(outcome, QualityScore):
         return NoScore(missing=NOT_YET if outcome is None else str(outcome))
     segments = None if outcome.segments is None else [round(segment, DIGITS) for segment in outcome.segments]
-    return MetricScore(score=outcome.system, segments=segments, signature=outcome.signature)
+    found = {} if interval is None else {"ci": interval}
+    return MetricScore(score=outcome.system, **found, segments=segments, signature=outcome.signature)

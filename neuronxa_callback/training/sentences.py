@@ -61,10 +61,11 @@ def correlations_over_sentences(evaluation: Evaluation) -> dict[str, dict[str, C
 
 
 def _aligned(evaluation: Evaluation, direction: str) -> Iterator[tuple[Method, list[float]]]:
-    """Yield the methods that have a value for each sentence of a direction, with these values."""
-    name = evaluation.language_pair(direction)
+    """Yield the methods that have a value for each sentence pair of a direction, with those of the translated ones."""
+    name, places = evaluation.language_pair(direction), evaluation.quality[direction].places
     if name is not None:
-        yield from evaluation.languages[name].per_pair.items()
+        for method, of_all in evaluation.languages[name].per_pair.items():
+            yield method, of_all if places is None else [of_all[place] for place in places]
 
 
 def _row(direction: str, method: Method, metric: str, aligned: list[float], segments: list[float]) -> OverSentences:

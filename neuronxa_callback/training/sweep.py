@@ -50,8 +50,9 @@ CHECKPOINT_REMEDY = "if the run ended while it was being saved, move it away"
 OPTION_OF = {
     "languages": "--pairs",
     "pair": "--pairs",
-    "n": "--pairs",
-    "data": "--pairs",
+    "n": "--pairs and --translate-n",
+    "data": "--pairs and --translate-n",
+    "of": "--pairs and --translate-n",
     "method": "--methods",
     "dtype": "--dtype and --load-in-4bit",
     "directions": "--direction and --quality-pairs",

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 import neuronxa_callback
-from neuronxa_callback import NeuronXACallback, ParallelPairs
+from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
 from neuronxa_callback.alignment.pair_scores import PairScores, Surface
 from neuronxa_callback.cli import app
 from neuronxa_callback.files import Record
@@ -56,7 +56,8 @@ def first_cells(text: str) -> list[str]:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The keys that a run logs which watches two languages and has their translations scored."""
     pairs = [ParallelPairs.load(f"eng_Latn-{code}", n=6) for code in ("isl_Latn", "fra_Latn")]
-    callback = NeuronXACallback(pairs, eval_steps=1, quality=("chrf", Words()), on_error="raise", max_overhead=1)
+    quality = Quality(("chrf", Words()), translate_n=5)
+    callback = NeuronXACallback(pairs, eval_steps=1, quality=quality, on_error="raise", max_overhead=1)
     trainer = sft(tmp_path_factory.mktemp("run"), [callback], max_steps=4)
     trainer.train()
     return {key for entry in trainer.state.log_history for key in entry if key.startswith("eval_")}

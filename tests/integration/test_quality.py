@@ -549,6 +549,29 @@ def test_a_control_is_watched_and_not_translated(tmp_path: Path) -> None:
     assert f"| {ICELANDIC.name} | 10 |" not in page
 
 
+def test_some_of_the_sources_are_translated(tmp_path: Path) -> None:
+    """Alignment stays that of all pairs, and the correlation over sentences takes that of the translated ones."""
+    quality = Quality([Letters()], "both", translate_n=5)
+    trainer = sft(tmp_path, [NeuronXACallback([FRENCH, ICELANDIC], eval_steps=3, quality=quality, on_error="raise")])
+    trainer.train()
+    (*_, record) = score_lines(tmp_path)
+    for name, made in record["quality"].items():
+        watched = record["languages"].get(name) or record["languages"]["-".join(reversed(name.split("-")))]
+        places, segments = made["places"], made["metrics"]["letters"]["segments"]
+        assert len(places) == len(made["translations"]) == len(segments) == 5
+        expected = spearman([watched["per_pair"]["nasca_rank"][place] for place in places], segments)
+        assert expected is not None
+        assert record["over_sentences"][name]["nasca_rank_letters"]["r"] == expected.r
+        low, high = made["metrics"]["letters"]["ci"]
+        assert low < made["metrics"]["letters"]["score"] < high
+    low, high = record["quality_ci"]["letters"]
+    assert entries(trainer, "eval_letters_ci_low")[6] == low < entries(trainer, "eval_letters")[6] < high
+    assert entries(trainer, "eval_letters_ci_high")[6] == high
+    assert record["languages"][FRENCH.name]["signature"].split("|")[1] == f"n:{len(FRENCH)}"
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert f"| {ICELANDIC.name} | 5 |" in page
+
+
 def test_a_score_of_a_direction_that_is_not_translated_is_refused(tmp_path: Path) -> None:
     quality = Quality("chrf", pairs=FRENCH.name)
     settings = {"metric_for_best_model": f"chrf_{ICELANDIC.name}", "load_best_model_at_end": True} | EVALUATING

@@ -218,6 +218,7 @@ def test_a_checkpoint_older_than_the_last_evaluations(tmp_path: Path) -> None:
         ({"pairs": ParallelPairs.load("eng_Latn-deu_Latn", n=10)}, "languages eng_Latn-isl_Latn before, eng_Latn-deu"),
         ({"token_pooling": "last"}, "tokens weighted before, last now"),
         ({"quality": Quality("chrf", prompt="{source} =")}, "prompt plain-"),
+        ({"quality": Quality("chrf", translate_n=4)}, "n 10 before, 4 now"),
     ],
 )
 def test_other_choices_begin_a_new_series(

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sacrebleu
+from scipy import stats
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
@@ -15,7 +17,8 @@ from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import evaluator as quality
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import QualityScore
-from neuronxa_callback.quality.evaluator import QualityEvaluator
+from neuronxa_callback.quality.evaluator import QualityEvaluator, sample
+from neuronxa_callback.quality.faithfulness import faithfulness
 from neuronxa_callback.quality.metrics import bleu_tokenizer
 from neuronxa_callback.quality.translation import Translations, translate
 from neuronxa_callback.signature import Signature
@@ -182,6 +185,91 @@ class TestSomeOfTheWatchedPairs:
     def test_a_name_that_is_not_watched_is_refused_with_the_nearest_first(self, pairs: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             NeuronXACallback([PAIRS, FRENCH], quality=Quality("chrf", pairs=pairs))
+
+
+class Characters:
+    """A user's own metric that scores any number of translations."""
+
+    def score(self, sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> Any:
+        return [len(text) for text in translations]
+
+
+class TestSomeOfTheSources:
+    def evaluator(self, n: int | None, metrics: Any = "chrf", direction: Any = "both") -> QualityEvaluator:
+        return QualityEvaluator.of_settings(Quality(metrics, direction, translate_n=n), [PAIRS, FRENCH])
+
+    def test_they_are_the_same_in_all_directions_and_some_of_those_of_a_larger_number(self) -> None:
+        chosen = [self.evaluator(n).places for n in (2, 3, 5)]
+        assert all(len(set(places.values())) == 1 and len(places) == 4 for places in chosen)
+        few, more, most = (next(iter(places.values())) for places in chosen)
+        assert set(few) < set(more) < set(most) < set(range(6))
+        assert [list(places) for places in (few, more, most)] == [sorted(places) for places in (few, more, most)]
+        jobs = self.evaluator(3).jobs
+        assert jobs[PAIRS.name].source == tuple(PAIRS.source[place] for place in more)
+        assert jobs["isl_Latn-eng_Latn"].source == jobs[PAIRS.name].target
+        assert jobs[FRENCH.name].target == tuple(FRENCH.target[place] for place in more)
+
+    def test_they_come_from_all_over_the_text(self) -> None:
+        """A hundred sources in the order of a file that goes from easy to hard: each third has about a third."""
+        places = sample(300, 100)
+        assert all(20 < sum(place // 100 == third for place in places) < 47 for third in range(3))
+        assert sample(300, 3) == (178, 245, 286)  # a resumed run must find the same ones, whatever is installed
+
+    @pytest.mark.parametrize("n", [None, 6, 100])
+    def test_all_of_them(self, n: int | None, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        """The signature is that of a run without the setting."""
+        evaluator, plain = self.evaluator(n), QualityEvaluator("chrf", [PAIRS, FRENCH], "both")
+        assert (evaluator.jobs, evaluator.places) == (plain.jobs, {})
+        decoder = Decoder.find(llama, tokenizer)
+        assert evaluator.signature(PAIRS.name, decoder) == plain.signature(PAIRS.name, decoder)
+
+    def test_scores_and_signature_are_those_of_the_translated(
+        self, llama: Any, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        evaluator = self.evaluator(4, ["chrf", Characters()], "source->target")
+        translated = evaluator.translate(Decoder.find(llama, tokenizer))
+        part = evaluator.jobs[PAIRS.name]
+        texts = translated[PAIRS.name][0].texts
+        assert texts == translate(Decoder.find(llama, tokenizer), part.source, "eng_Latn", "isl_Latn").texts
+        data = f"pair:{PAIRS.name}|n:4|data:{part.fingerprint}|of:{PAIRS.fingerprint}|prompt:plain-"
+        assert str(translated[PAIRS.name][1]).startswith(data)
+        report = evaluator.score(translated)
+        assert report.system("chrf")[PAIRS.name] == sacrebleu.corpus_chrf(texts, [list(part.target)]).score
+        assert report.faithfulness[PAIRS.name] == faithfulness(part, texts)
+
+    def test_intervals(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Student's of the means over the sources, and of the mean over sources of the mean over directions."""
+        evaluator = self.evaluator(4, ["chrf", Characters()])
+        report = evaluator.score(evaluator.translate(Decoder.find(llama, tokenizer)))
+        segments = {name: list(map(len, made.translations.texts)) for name, made in report.by_direction.items()}
+        found = report.intervals("characters")
+        assert {name: pytest.approx(student(lengths)) for name, lengths in segments.items()} == found
+        assert report.interval("characters") == pytest.approx(student(np.mean(list(segments.values()), axis=0)))
+        assert (report.intervals("chrf"), report.interval("chrf")) == ({}, None)
+
+    def test_no_interval_without_the_setting(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        evaluator = self.evaluator(None, [Characters()])
+        report = evaluator.score(evaluator.translate(Decoder.find(llama, tokenizer)))
+        assert (report.intervals("characters"), report.interval("characters")) == ({}, None)
+
+    @pytest.mark.parametrize("n", [0, 1, -3, 2.5, "3", True])
+    def test_what_is_no_number_of_sources(self, n: Any) -> None:
+        with pytest.raises(ValueError, match=f"translate_n={n!r} is not a usable number of sources; give at least two"):
+            NeuronXACallback([PAIRS], quality=Quality("chrf", translate_n=n))
+
+    def test_pairs_with_equal_sides_are_not_told_again(self, caplog: pytest.LogCaptureFixture) -> None:
+        places = sample(5, 2)
+        source = [f"Sentence {number}." for number in range(5)]
+        target = [text if place == places[0] else f"Setning {place}." for place, text in enumerate(source)]
+        pairs = ParallelPairs(source, target, "eng_Latn", "isl_Latn")
+        assert caplog.text.count("both sides are equal") == 1
+        QualityEvaluator("chrf", [pairs], "both", translate_n=2)
+        assert caplog.text.count("both sides are equal") == 1
+
+
+def student(values: Any) -> tuple[float, float]:
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return float(low), float(high)
 
 
 def test_the_same_sources_are_translated_once_for_all_metrics(llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -63,6 +63,31 @@ def test_of_two_pairs_of_the_same_languages_that_with_the_translated_sentences_c
     assert [row.found for row in over_sentences(there)] == [spearman(OTHERS, SEGMENTS)]
 
 
+class TestSomeOfTheSources:
+    """Pairs 1, 2 and 4 of five are translated."""
+
+    def made(self, of: str) -> dict[str, Any]:
+        part = direction(SEGMENTS[:3], "some") | {"places": [1, 2, 4], "translations": ["ja", "nei", "jú"]}
+        return part | {"signature": f"data:some|of:{of}"}
+
+    def test_their_pairs_are_joined_with_their_scores(self) -> None:
+        languages = {"eng_Latn-isl_Latn": language(OTHERS)}
+        (row,) = over_sentences(evaluation(languages, {"eng_Latn-isl_Latn": self.made("a")}))
+        assert (row.found, row.n) == (spearman([0.8, 0.1, 0.3], SEGMENTS[:3]), 3)
+
+    def test_the_fingerprint_of_all_pairs_tells_whose_sentences_these_are(self) -> None:
+        languages = {"eng_Latn-isl_Latn": language(ALIGNED, "a"), "isl_Latn-eng_Latn": language(OTHERS, "b")}
+        line = evaluation(languages, {"isl_Latn-eng_Latn": self.made("b")})
+        assert line.language_pair("isl_Latn-eng_Latn") == "isl_Latn-eng_Latn"
+        line = evaluation(languages, {"isl_Latn-eng_Latn": self.made("a, the other way round")})
+        assert line.language_pair("isl_Latn-eng_Latn") == "eng_Latn-isl_Latn"
+
+    def test_where_a_pairs_translation_is(self) -> None:
+        line = evaluation({}, {"some": self.made("a"), "all": direction(SEGMENTS)})
+        assert [line.quality["some"].at(place) for place in range(6)] == [None, 0, 1, None, 2, None]
+        assert [line.quality["all"].at(place) for place in range(6)] == [0, 1, 2, 3, 4, None]
+
+
 @pytest.mark.parametrize(
     ("aligned", "segments", "why"),
     [
