@@ -10,6 +10,7 @@ import queue
 import signal
 import subprocess
 import tempfile
+import textwrap
 import threading
 import time
 import weakref
@@ -181,9 +182,10 @@ class CometWorker:
             if "refused" in answer:  # the process still works and may serve another model
                 raise QualityError(answer["refused"])
             if "out_of_memory" in answer:
+                reason = textwrap.shorten(answer["out_of_memory"], 160, placeholder=" ...")
                 raise self._failed(
-                    f"COMET has too little memory on {self.device} to score even one segment at a time "
-                    f"({answer['out_of_memory'][:120]}); free memory there or name another comet_device"
+                    f"COMET has too little memory on {self.device}, even for one segment at a time ({reason}); "
+                    "free memory there or name another comet_device"
                     f"{', or give comet_dtype=bfloat16' if self.dtype == 'float32' else ''}."
                 )
             if "error" in answer:
