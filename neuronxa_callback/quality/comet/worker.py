@@ -150,8 +150,8 @@ def load(name: str, local_only: bool) -> Any:
 def in_precision(model: Any, dtype: str) -> Any:
     """Return the model with its encoder in a precision. What comes out of the encoder, and goes on from it, is float32.
 
-    A whole model in bfloat16 fails where COMET 2.2.7 averages over tokens or normalises layers: both yield float32, which
-    its bfloat16 estimator refuses.
+    A whole model in bfloat16 fails where COMET 2.2.7 averages over tokens or normalises layers, because both yield
+    float32, which its bfloat16 estimator refuses.
 
     Args:
         model: a COMET model in float32.
