@@ -31,7 +31,7 @@ SAMPLES = [
 ]
 
 
-def make_encoder(folder: Path, intermediate_size: int = 32) -> None:
+def make_encoder(folder: Path, intermediate_size: int = 32, **sizes: float) -> None:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator(
@@ -44,12 +44,9 @@ def make_encoder(folder: Path, intermediate_size: int = 32) -> None:
     XLMRobertaTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     config = XLMRobertaConfig(
         vocab_size=tokenizer.get_vocab_size() + 8,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         intermediate_size=intermediate_size,
         max_position_embeddings=140,
-        initializer_range=0.5,
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.5} | sizes,
     )
     XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
 
