@@ -3,7 +3,8 @@
 python tests/make_comet.py FOLDER
 
 A RegressionMetric (as wmt22-comet-da) and a UnifiedMetric without references (as wmt22-cometkiwi-da), each on a tiny
-XLM-R of random weights with a Unigram tokenizer, and what `comet.models` says of a few samples directly.
+XLM-R of random weights with a Unigram tokenizer, and what `comet.models` says of a few samples directly. A third one,
+"wide", needs much memory for each segment.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizerF
 
 TEXT = [line for line in Path(__file__).read_text(encoding="utf-8").splitlines() if line]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+WIDE = 65_536  # a token takes 256 KiB in the FFN, so that a few segments fill tens of MiB
 SAMPLES = [
     {"src": "The dog sleeps on the old red sofa.", "mt": "Hundurinn sefur.", "ref": "Hundurinn sefur á gamla sófanum."},
     {"src": "No.", "mt": "", "ref": "Nei."},
@@ -29,7 +31,7 @@ SAMPLES = [
 ]
 
 
-def make_encoder(folder: Path) -> None:
+def make_encoder(folder: Path, intermediate_size: int = 32, **sizes: float) -> None:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator(
@@ -42,12 +44,9 @@ def make_encoder(folder: Path) -> None:
     XLMRobertaTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     config = XLMRobertaConfig(
         vocab_size=tokenizer.get_vocab_size() + 8,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=intermediate_size,
         max_position_embeddings=140,
-        initializer_range=0.5,
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.5} | sizes,
     )
     XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
 
@@ -77,6 +76,8 @@ def main(folder: Path) -> None:
         save(model, folder / name)
         expected[name] = model.predict(SAMPLES, batch_size=2, gpus=0, num_workers=0, progress_bar=False)["scores"]
     (folder / "expected.json").write_text(json.dumps(expected))
+    make_encoder(folder / "wide_xlmr", WIDE)
+    save(RegressionMetric(**settings | {"pretrained_model": str(folder / "wide_xlmr")}), folder / "wide")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import candidates, correlations, coverage, gpu, recorded, rises, signal, stopping
+from benchmarks import candidates, comet_precision, correlations, coverage, gpu, recorded, rises, signal, stopping
 from neuronxa_callback.significance import paired_p_value
 
 pytestmark = pytest.mark.unit
@@ -206,3 +206,17 @@ class TestTheCandidates:
                 for name, value in row._asdict().items()
             }
             assert again._asdict() == expected
+
+
+def test_what_the_docs_say_of_comets_precision_is_in_its_results() -> None:
+    made = json.loads(comet_precision.RESULTS.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "how-to" / "comet.md").read_text(encoding="utf-8")
+    assert comet_precision.markdown(made) in page
+    page = " ".join(page.split())
+    *small, large = made["models"].values()
+    assert f"The last model took {large['time_ratio']:.2f} of the time of float32" in page
+    assert made["cpu_computes_in_bfloat16"]
+    assert min(one["time_ratio"] for one in small) > 1
+    moved = [one["moved_by_segments_at_once"] for one in made["models"].values()]
+    assert max(one["float32"] for one in moved) < 0.0000002
+    assert f"by up to {max(one['bfloat16'] for one in moved):.4f} in bfloat16" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +63,8 @@ class TestCheck:
         code, output = run("comet", "check", str(comet_models / name))
         assert code == 0, output
         assert "model:" in output
+        references = int(name == "comet")
+        assert re.search(rf"^Python3\.1\d\.\d+\|Comet2\.2\.7\|fp32\|\S+\|r{references}$", output, re.M)
         assert output.count("The harbour is frozen.") == 2
 
     def test_what_the_hub_refuses(self, with_comet: None, hub_says: Callable[[str], None]) -> None:

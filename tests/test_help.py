@@ -125,12 +125,18 @@ def test_the_help_names_every_choice(settings: Any, name: str, choices: Any) -> 
             [
                 ("pairs", AlignmentSettings, "pairs"),
                 ("methods", AlignmentSettings, "methods"),
-                *[(name, Quality, name) for name in ("comet_model", "cometkiwi_model", "comet_device", "direction")],
+                *[
+                    (name, Quality, name)
+                    for name in ("comet_model", "cometkiwi_model", "comet_device", "comet_dtype", "direction")
+                ],
                 ("quality_pairs", Quality, "pairs"),
                 ("translate_n", Quality, "translate_n"),
             ],
         ),
-        (["comet", "check"], [("model", Quality, "comet_model"), ("device", Quality, "comet_device")]),
+        (
+            ["comet", "check"],
+            [("model", Quality, "comet_model"), ("device", Quality, "comet_device"), ("dtype", Quality, "comet_dtype")],
+        ),
     ],
     ids=["score", "sweep", "comet check"],
 )

@@ -15,7 +15,7 @@ from neuronxa_callback.cli.output import give_up
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.settings import Quality
-from neuronxa_callback.vocabulary import help_of
+from neuronxa_callback.vocabulary import CometDtype, help_of
 
 
 def setup(
@@ -45,11 +45,13 @@ def setup(
 def check(
     model: Annotated[str, typer.Argument(help=help_of(Quality, "comet_model"))] = Quality.comet_model,
     device: Annotated[str, typer.Option(help=help_of(Quality, "comet_device"))] = Quality.comet_device,
+    dtype: Annotated[CometDtype, typer.Option(help=help_of(Quality, "comet_dtype"))] = Quality.comet_dtype,
 ) -> None:
     """Fetch a COMET model if it is not on this machine, load it, and score two sentences."""
     from huggingface_hub import snapshot_download
 
     from neuronxa_callback.quality.comet.process import CometWorker, QualityError
+    from neuronxa_callback.quality.comet.signature import sacrecomet
 
     console = Console()
     if not Path(model).exists():
@@ -60,7 +62,7 @@ def check(
         {"src": "The harbour is frozen.", "mt": "Hesturinn á bók.", "ref": "Höfnin er frosin."},
     ]
     try:
-        worker = CometWorker(device)
+        worker = CometWorker(device, dtype=dtype)
     except ValueError as error:
         give_up(console, error)
     try:
@@ -74,3 +76,5 @@ def check(
     for sample, segment in zip(samples, score.segments or (), strict=True):
         table.add_row(sample["src"], sample["mt"], f"{segment:.4f}")
     console.print(table)
+    console.print("To cite the scores, as sacreCOMET writes it:")
+    console.print(sacrecomet(score.signature), soft_wrap=True, markup=False, highlight=False)

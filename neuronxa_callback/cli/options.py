@@ -13,6 +13,7 @@ from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.tables import TableFormat
 from neuronxa_callback.vocabulary import (
+    CometDtype,
     Direction,
     Dtype,
     Eq4Representation,
@@ -284,6 +285,7 @@ class Translating:
         default=Quality.cometkiwi_model, metadata={"help": help_of(Quality, "cometkiwi_model")}
     )
     comet_device: str = field(default=Quality.comet_device, metadata={"help": help_of(Quality, "comet_device")})
+    comet_dtype: CometDtype = field(default=Quality.comet_dtype, metadata={"help": help_of(Quality, "comet_dtype")})
     prompt: str | None = field(
         default=None,
         metadata={
@@ -315,6 +317,7 @@ class Translating:
             self.comet_model,
             self.cometkiwi_model,
             self.comet_device,
+            comet_dtype=self.comet_dtype,
             pairs=listed(self.quality_pairs) or None,
             translate_n=self.translate_n,
         )

@@ -15,7 +15,7 @@ from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.text.pairs import DEFAULT_SIZE, ParallelPairs
 from neuronxa_callback.training.callback import NeuronXACallback
 from neuronxa_callback.training.settings import StoppingRule
-from neuronxa_callback.vocabulary import Direction, Method, MetricName, TokenPooling
+from neuronxa_callback.vocabulary import CometDtype, Direction, Method, MetricName, TokenPooling
 
 SECTION = "neuronxa"
 
@@ -144,6 +144,7 @@ class QualitySection(_Section):
     cometkiwi_model: str = Quality.cometkiwi_model
     comet_device: str = Quality.comet_device
     comet_batch_size: _Whole = Quality.comet_batch_size
+    comet_dtype: CometDtype = Quality.comet_dtype
     comet_timeout: _Number = Quality.comet_timeout
     wait: bool = Quality.wait
     pairs: Annotated[tuple[str, ...] | None, BeforeValidator(_listed_if_given)] = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
@@ -20,6 +21,7 @@ from neuronxa_callback.model.state import TokenBudget, same_random_state
 from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.comet import device as comet_device
 from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.quality.comet import signature as comet_signature
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError, QualityScore
 from neuronxa_callback.quality.faithfulness import Faithfulness, faithfulness
@@ -29,7 +31,7 @@ from neuronxa_callback.quality.settings import COMET_MODEL, COMETKIWI_MODEL, Qua
 from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.text.pairs import ParallelPairs
-from neuronxa_callback.vocabulary import Direction, Method, MetricName, check_choice, score_name
+from neuronxa_callback.vocabulary import CometDtype, Direction, Method, MetricName, check_choice, score_name
 
 
 @dataclass(frozen=True)
@@ -164,12 +166,13 @@ class QualityEvaluator:
         comet_model: a COMET model that sees source, translation and reference: a hub name or a checkpoint's path.
         cometkiwi_model: a COMET model that sees no reference, given in the same way.
         comet_device: where COMET runs: "cpu", "cuda" or "cuda:N".
-        comet_batch_size: segments that COMET scores at once.
+        comet_batch_size: segments that COMET scores at once. It is halved when memory runs out.
         comet_timeout: seconds that COMET may take for one direction with one model, including loading it.
         local_only: use only COMET models that are in the local cache or on disk.
         translate_n: how many of each language pair's sources are translated. None translates all, and so does a number
             that is larger than there are. The same sources are taken at every evaluation and in every language pair of
             as many pairs, and a smaller number takes some of those of a larger one. They come from all over the text.
+        comet_dtype: the precision of COMET's encoder: "float32" or "bfloat16".
 
     Raises:
         ValueError: an argument cannot be used.
@@ -188,6 +191,7 @@ class QualityEvaluator:
         comet_timeout: float = 1200,
         local_only: bool = False,
         translate_n: int | None = None,
+        comet_dtype: CometDtype = "float32",
     ) -> None:
         several = list(metrics) if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
         self.metrics: dict[str, Metric] = {}
@@ -220,7 +224,7 @@ class QualityEvaluator:
         self.prompt = prompt
         self.models = {"comet": str(comet_model), "cometkiwi": str(cometkiwi_model)}
         self.local_only = local_only
-        self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout)
+        self.worker = CometWorker(comet_device, comet_batch_size, comet_timeout, dtype=comet_dtype)
 
     @classmethod
     def of_settings(cls, quality: Quality, pairs: Sequence[ParallelPairs]) -> QualityEvaluator:
@@ -245,6 +249,7 @@ class QualityEvaluator:
             quality.comet_timeout,
             local_only=quality.metrics == "auto",
             translate_n=quality.translate_n,
+            comet_dtype=quality.comet_dtype,
         )
 
     def without_downloads(self) -> tuple[list[str], str | None]:
@@ -273,6 +278,11 @@ class QualityEvaluator:
     def slow(self) -> list[str]:
         """The metrics that are scored in the background."""
         return [name for name in self.metrics if name in self.models]
+
+    @property
+    def comet(self) -> dict[str, Signature]:
+        """The model and precision that score each metric in the background, by the metric's name."""
+        return {name: comet_signature.wanted(self.models[name], self.worker.dtype) for name in self.slow}
 
     def check(self, decoder: Decoder) -> None:
         """Check before training that every held-out source fits into a prompt.
@@ -362,6 +372,15 @@ class QualityEvaluator:
             },
             of_samples=self.translate_n is not None,
         )
+
+    def make_room(self) -> None:
+        """Give back the GPU memory that this process has cached and does not use, if COMET runs on a GPU.
+
+        A training that goes on while COMET scores must keep its cache. Otherwise COMET takes the memory, and training
+        ends when it needs the memory again.
+        """
+        if self.slow and self.worker.device != "cpu":
+            torch.cuda.empty_cache()  # does nothing in a process that uses no GPU
 
     def faithfulness(self, direction: str, texts: Sequence[str]) -> Faithfulness | QualityError:
         """Return how much a direction's translations copy, their language and their length.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from neuronxa_callback.vocabulary import Direction
+from neuronxa_callback.vocabulary import CometDtype, Direction
 
 if TYPE_CHECKING:  # the command line reads the defaults and the help without importing torch
     from neuronxa_callback.quality.metrics import Metric
@@ -53,7 +53,12 @@ class Quality:
         default=COMETKIWI_MODEL, metadata={"help": "COMET model without references: hub name or path of a checkpoint."}
     )
     comet_device: str = field(default="cpu", metadata={"help": "Where COMET runs: cpu, cuda or cuda:N."})
-    comet_batch_size: int = field(default=8, metadata={"help": "Segments that COMET scores at once."})
+    comet_batch_size: int = field(
+        default=8, metadata={"help": "Segments that COMET scores at once. It is halved when memory runs out."}
+    )
+    comet_dtype: CometDtype = field(
+        default="float32", metadata={"help": "Precision of COMET's encoder: float32 or bfloat16."}
+    )
     comet_timeout: float = field(
         default=1200,
         metadata={

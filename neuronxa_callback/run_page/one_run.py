@@ -133,10 +133,10 @@ def _scores_section(evaluations: Sequence[Evaluation]) -> Section:
 # ---------------------------------------------------------------------------------------------- what it rests on
 
 
-def signature_section(signatures: Mapping[str, Sequence[object]]) -> Section:
+def signature_section(signatures: Mapping[str, Sequence[str]]) -> Section:
     """Return the section with every signature once, by its subject."""
     blocks: list[Block] = [SIGNATURES]
-    blocks += [Code(subject, [str(signature) for signature in found]) for subject, found in signatures.items()]
+    blocks += [Code(subject, found) for subject, found in signatures.items()]
     return Section("signatures", "Signatures", blocks)
 
 

@@ -189,6 +189,6 @@ def _verdicts_section(runs: Sequence[Run]) -> Section:
 def _signature_section(bests: Sequence[BestStep]) -> Section:
     blocks: list[Block] = [SIGNATURES]
     for best in bests:
-        found = [str(signature) for each in signatures_of([best.evaluation]).values() for signature in each]
+        found = [line for lines in signatures_of([best.evaluation]).values() for line in lines]
         blocks.append(Code(f"{best.run}, step {best.evaluation.step}", found))
     return Section("signatures", "Signatures", blocks)

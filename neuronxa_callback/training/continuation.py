@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from neuronxa_callback.quality.comet import signature as comet_signature
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
 from neuronxa_callback.quality.evaluator import QualityEvaluator
 from neuronxa_callback.quality.faithfulness import Faithfulness
@@ -23,7 +24,7 @@ def other_choices(
     evaluation: Evaluation,
     wanted: Mapping[str, Signature],
     translated: Mapping[str, Signature],
-    models: Mapping[str, str],
+    comet: Mapping[str, Signature],
 ) -> Differences:
     """Return the choices in which a line differs from what is wanted. A curve over both would mix two things.
 
@@ -31,14 +32,15 @@ def other_choices(
         evaluation: the line.
         wanted: language pair -> the signature that its scores should have.
         translated: direction -> the signature that its translations should have; empty if nothing is translated.
-        models: COMET metric -> the model that should have scored the translations.
+        comet: COMET metric -> the model that should have scored the translations, and its precision; see
+            `QualityEvaluator.comet`.
     """
     written = {name: language.signature for name, language in evaluation.languages.items()}
     differ = _differences("languages", written, wanted)
     if translated and evaluation.quality:
         made = {name: direction.signature for name, direction in evaluation.quality.items()}
         differ |= _differences("directions", made, translated)
-        differ |= _other_models(evaluation, models) | _other_words(evaluation)
+        differ |= _other_comet(evaluation, comet) | _other_words(evaluation)
     return differ
 
 
@@ -52,14 +54,19 @@ def _differences(what: str, written: Mapping[str, Signature], wanted: Mapping[st
     return differ
 
 
-def _other_models(evaluation: Evaluation, models: Mapping[str, str]) -> Differences:
-    """Return the COMET metrics that another model scored."""
+def _other_comet(evaluation: Evaluation, comet: Mapping[str, Signature]) -> Differences:
+    """Return the COMET metrics that another model scored, or the same one in another precision.
+
+    COMET's and Python's versions may differ. Earlier versions wrote no precision, which was float32.
+    """
     differ: Differences = {}
     for direction in evaluation.quality.values():
         for metric, score in direction.scored.items():
-            ours, theirs = models.get(metric), score.signature.get("model")
-            if ours is not None and theirs is not None and theirs != ours:
-                differ[metric] = (theirs, ours)
+            if metric in comet and "model" in score.signature:
+                wanted = comet_signature.choices(comet[metric])
+                found = comet_signature.choices(score.signature).differences(wanted)
+                names = {"model": metric, "dtype": f"{metric}'s dtype"}
+                differ |= {names[name]: values for name, values in found.items()}
     return differ
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 from matplotlib.figure import Figure
 
 from neuronxa_callback import plots
+from neuronxa_callback.quality.comet import signature as comet_signature
 from neuronxa_callback.signature import Signature
 from neuronxa_callback.tables import markdown_table, plain
 from neuronxa_callback.training.best_steps import MODEL_FACTS, BestStep, best_steps_part, both_ways, differences_text
@@ -321,9 +322,14 @@ def _translating(run: Run, direction: str, metrics: Sequence[str]) -> Signature:
         choices = choices.joined(made.signature.without(MODEL_FACTS))
         for metric in metrics:
             if metric in made.scored:
-                fields = made.scored[metric].signature.fields
+                fields = _scoring(made.scored[metric].signature).fields
                 choices = choices.with_fields(**{f"{score_name(metric)}'s {name}": value for name, value in fields})
     return choices
+
+
+def _scoring(signature: Signature) -> Signature:
+    """Return the choices behind a quality metric's score, without what COMET's signature holds to be cited alone."""
+    return comet_signature.choices(signature) if "comet" in signature else signature
 
 
 def _signature_part(bests: Sequence[BestStep]) -> list[str]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from neuronxa_callback import plots
 from neuronxa_callback.files import RecordError
-from neuronxa_callback.signature import Signature
+from neuronxa_callback.quality.comet.signature import sacrecomet
 from neuronxa_callback.tables import markdown_table, one_line, plain
 from neuronxa_callback.training.certainty import bands_text, certainty_part
 from neuronxa_callback.training.history import History
@@ -154,15 +154,18 @@ def _missing(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str, str], li
     return found
 
 
-def signatures_of(evaluations: Sequence[Evaluation]) -> dict[str, list[Signature]]:
-    """Return every signature once, by its subject."""
+def signatures_of(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
+    """Return every signature once, and the lines that cite COMET, by their subject."""
     directions = [made for _, _, made in _directions(evaluations)]
-    found = {
+    metrics = [scored.signature for made in directions for scored in made.scored.values()]
+    cited = [line for line in map(sacrecomet, metrics) if line is not None]
+    found: dict[str, Sequence[object]] = {
         "Alignment": [language.signature for e in evaluations for language in e.languages.values()],
         "Translations": [made.signature for made in directions],
-        "Quality metrics": [scored.signature for made in directions for scored in made.scored.values()],
+        "Quality metrics": metrics,
+        "COMET, as sacreCOMET writes it": cited,
     }
-    return {subject: list(dict.fromkeys(signatures)) for subject, signatures in found.items() if signatures}
+    return {subject: list(dict.fromkeys(map(str, lines))) for subject, lines in found.items() if lines}
 
 
 # ---------------------------------------------------------------------------------------------- its figures
@@ -332,10 +335,10 @@ def _signature_part(evaluations: Sequence[Evaluation]) -> list[str]:
     return parts
 
 
-def signatures_text(signatures: Iterable[Signature]) -> str:
+def signatures_text(signatures: Iterable[str]) -> str:
     """Return signatures as an indented block of Markdown, a line each."""
     # Only a line's end can end an indented block, and `one_line` leaves none.
-    return "\n".join(f"    {one_line(str(signature))}" for signature in signatures)
+    return "\n".join(f"    {one_line(signature)}" for signature in signatures)
 
 
 def _drawn(what: str, methods: Sequence[Method], description: str, figures: Collection[str]) -> list[str]:

@@ -108,11 +108,11 @@ def _differences(evaluations: Sequence[Evaluation], watch: Watch, moment: Moment
         wanted = {pair.name: evaluator.signature(pair, decoder) for pair in evaluator.pairs}
         jobs = quality.jobs if watch.metrics else {}
         translated = {name: quality.signature(name, decoder) for name in jobs}
-    models = {name: quality.models[name] for name in watch.slow}
+    comet = {name: quality.comet[name] for name in watch.slow}
     differ: Differences = {}
     for evaluation in evaluations:
         if evaluation.languages:  # there are none if the evaluation failed
-            differ |= other_choices(evaluation, wanted, translated, models)
+            differ |= other_choices(evaluation, wanted, translated, comet)
     return differ
 
 

@@ -298,6 +298,9 @@ class Run:
         runtime = time.perf_counter() - start
         metrics: dict[str, float] = {}
         if translated is not None and moment.is_first_process:
+            waits = self.watch.waits(moment, self.in_training)
+            if waits:
+                quality.make_room()
             report = quality.score(translated, self.watch.metrics)
             if not is_aligned and self.in_training:
                 # The scores get a line of their own, because an earlier attempt at this step may have left another.
@@ -305,7 +308,7 @@ class Run:
                 with self._faults.guarded("the quality scores will be logged but not written to scores.jsonl"):
                     self.history.put(unaligned)
             pending = PendingScores(state.global_step, state.epoch, report)
-            if self.watch.waits(moment, self.in_training):
+            if waits:
                 report.wait()
             self.log_finished(moment)  # the scores of earlier steps come first
             metrics = translation_metrics(report) | {"eval_translation_runtime": round(runtime, 4)}

@@ -59,6 +59,8 @@ OPTION_OF = {
     "prompt": "--prompt",
     "comet": "--comet-model",
     "cometkiwi": "--cometkiwi-model",
+    "comet's dtype": "--comet-dtype",
+    "cometkiwi's dtype": "--comet-dtype",
 }
 
 
@@ -212,9 +214,8 @@ def _check_series(history: History, evaluator: NeuronXAEvaluator, quality: Quali
     wanted = {pair.name: evaluator.signature(pair, decoder) for pair in evaluator.pairs}
     jobs = quality.jobs if quality.metrics else {}
     translated = {name: quality.signature(name, decoder) for name in jobs}
-    models = {name: quality.models[name] for name in quality.slow}
     for evaluation in history.read():
-        differ = other_choices(evaluation, wanted, translated, models)
+        differ = other_choices(evaluation, wanted, translated, quality.comet)
         if differ:
             choices = "; ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
             # Autocast belongs to the Trainer. No option of ours can turn it on.

@@ -252,19 +252,34 @@ def test_other_translated_pairs_begin_a_new_series_and_the_same_go_on(
     assert lines(tmp_path) == [4, 6]
 
 
-def test_another_comet_model_begins_a_new_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its scores are another model's, though alignment and translations are made as before."""
+@pytest.mark.parametrize(
+    ("signature", "options", "told"),
+    [
+        ("metric:comet|model:old", {"comet_model": "new"}, "comet old before, new now"),
+        ("model:m|comet:2.2.7", {"comet_dtype": "bfloat16"}, "comet's dtype float32 before, bfloat16 now"),
+        ("model:m|dtype:bfloat16|comet:2.2.7", {}, "comet's dtype bfloat16 before, float32 now"),
+        ("model:m|comet:2.2.7", {}, None),  # as version 0.1 wrote it
+        ("model:m|comet:2.2.6|python:3.12.0|references:1", {}, None),
+    ],
+)
+def test_another_comet_model_or_precision_begins_a_new_series(
+    signature: str, options: dict[str, Any], told: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its scores are another's, though alignment and translations are made as before. Versions begin none."""
     sft(tmp_path, [NeuronXACallback(ICELANDIC, eval_steps=2, quality="chrf"), StopAt(4)], **SAVING).train()
     for record in score_lines(tmp_path):
         (direction,) = record["quality"].values()
-        judged = {"score": 0.5, "segments": None, "signature": "metric:comet|model:old"}
+        judged = {"score": 0.5, "segments": None, "signature": signature}
         quality = {ICELANDIC.name: direction | {"metrics": direction["metrics"] | {"comet": judged}}}
         change_line(tmp_path, record["step"], quality=quality)
-    callback = NeuronXACallback(ICELANDIC, eval_steps=2, quality=Quality(("chrf", "comet"), comet_model="new"))
+    callback = NeuronXACallback(
+        ICELANDIC, eval_steps=2, quality=Quality(("chrf", "comet"), **{"comet_model": "m"} | options)
+    )
     with caplog.at_level(logging.WARNING):
         sft(tmp_path, [callback], **SAVING).train(resume_from_checkpoint=True)
-    assert "comet old before, new now" in caplog.text
-    assert lines(tmp_path) == [4, 6]
+    assert (told or "") in caplog.text
+    assert ("with other pairs or options" in caplog.text) == (told is not None)
+    assert lines(tmp_path) == ([0, 2, 4, 6] if told is None else [4, 6])
 
 
 def test_bleu_of_other_words_begins_a_new_series(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

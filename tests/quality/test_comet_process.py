@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,10 @@ import torch
 
 from neuronxa_callback.quality.comet import environment as comet_environment
 from neuronxa_callback.quality.comet.process import CometWorker, QualityError
+from neuronxa_callback.quality.comet.signature import sacrecomet
 
 SAMPLES = [{"src": "No.", "mt": "Nei.", "ref": "Nei."}, {"src": "Yes, you may.", "mt": "Já.", "ref": "Já, þú mátt."}]
+FACTS = '"version": "2", "python": "3.11.7", "references": 1, "batch_size": 8'
 Interpreter = Callable[[str], None]
 
 
@@ -62,6 +65,14 @@ def gone_within(seconds: float, pid: int) -> bool:
     return False
 
 
+def limit_memory(worker: CometWorker, more: int) -> None:
+    """Let the worker's process take only so many MiB more than it has now."""
+    assert worker.process is not None
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    now = int(next(line for line in status.splitlines() if line.startswith("VmSize:")).split()[1]) // 1024
+    resource.prlimit(worker.process.pid, resource.RLIMIT_AS, ((now + more) << 20, resource.RLIM_INFINITY))
+
+
 class TestScores:
     @pytest.mark.parametrize("name", ["comet", "cometkiwi"])
     def test_they_are_the_ones_that_comet_gives_directly(
@@ -72,7 +83,11 @@ class TestScores:
         assert score.segments == tuple(expected[name])
         assert len(set(expected[name])) == 3
         assert score.system == pytest.approx(sum(expected[name]) / 3)
-        assert str(score.signature).endswith("model.ckpt|comet:2.2.7")
+        python = subprocess.run([os.environ[comet_environment.VARIABLE], "-V"], capture_output=True, text=True)
+        references = int(name == "comet")  # the samples have some, and CometKiwi does not read them
+        assert str(score.signature).endswith(
+            f"model.ckpt|comet:2.2.7|python:{python.stdout.split()[1]}|references:{references}"
+        )
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
     @pytest.mark.parametrize("name", ["comet", "cometkiwi"])
@@ -99,6 +114,20 @@ class TestScores:
             segments = worker.submit(str(comet_models / "comet"), SAMPLES).result().segments
             assert segments is not None
             assert len(segments) == len(SAMPLES)
+        finally:
+            worker.close()
+
+    def test_in_bfloat16(self, comet_models: Path, with_comet: None) -> None:
+        """The encoder runs in bfloat16, whose rounding the scores show. A whole model in bfloat16 would fail."""
+        expected = json.loads((comet_models / "expected.json").read_text())
+        worker = CometWorker(batch_size=2, dtype="bfloat16")
+        try:
+            for name in ("comet", "cometkiwi"):
+                score = worker.submit(str(comet_models / name), expected["samples"]).result()
+                assert score.segments == pytest.approx(expected[name], abs=0.01)
+                assert score.segments != pytest.approx(expected[name], abs=1e-6)
+                assert score.signature["dtype"] == "bfloat16"
+                assert "|Comet2.2.7|bf16|" in (sacrecomet(score.signature) or "")
         finally:
             worker.close()
 
@@ -262,17 +291,41 @@ class TestFailures:
         ("scores", "message"), [("[0.5]", "1 scores came back for 2"), ("[NaN, 0.5]", "the scores are NaN")]
     )
     def test_scores_that_cannot_be(self, scores: str, message: str, interpreter: Interpreter) -> None:
-        interpreter(f"""echo '{{"scores": {scores}, "system": 0.5, "version": "2"}}'\nexec sleep 600""")
+        interpreter(f"""echo '{{"scores": {scores}, "system": 0.5, {FACTS}}}'\nexec sleep 600""")
         worker = CometWorker()
         with pytest.raises(QualityError, match=message):
             worker.submit("x", SAMPLES).result()
         worker.close()
 
+    def test_a_batch_that_needs_too_much_memory_is_halved(
+        self, comet_models: Path, worker: CometWorker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Real: the running process gets a limit. A segment takes 13 MiB in each tensor of "wide"'s FFN, so 8 do not
+        fit into what the limit leaves, and a few do. In the end a single one, of 36 MiB, does not."""
+        model, text = str(comet_models / "wide"), "Átta skip fóru út í gær. " * 5
+        worker.batch_size = 8
+        alone = worker.submit(model, [{"src": "No.", "mt": text, "ref": text}]).result().segments
+        assert alone is not None
+        limit_memory(worker, 350)
+        samples = [{"src": "No.", "mt": text, "ref": text}] * 8
+        assert worker.submit(model, samples).result().segments == pytest.approx(list(alone) * 8, rel=1e-5)
+        kept = worker.batch_size
+        assert kept in (1, 2, 4)
+        assert [record.message for record in caplog.records] == [
+            f"NeuronXA: COMET ran out of memory on cpu with 8 segments at once; it goes on with {kept} "
+            "(comet_batch_size)."
+        ]
+        limit_memory(worker, 8)
+        with pytest.raises(QualityError, match="COMET has too little memory on cpu, even for one segment at a") as e:
+            worker.submit(model, [{"src": "No.", "mt": text * 10, "ref": "No."}]).result()
+        assert str(e.value).endswith("free memory there or name another comet_device, or give comet_dtype=bfloat16.")
+        assert worker.batch_size == kept
+
     def test_out_of_memory(self, interpreter: Interpreter, comet_models: Path) -> None:
         """Real: the process may have no more memory than Python itself needs, then enough."""
         interpreter('ulimit -v 300000\nexec $PYTHON "$@"')
         worker = CometWorker()
-        with pytest.raises(QualityError, match=r"COMET failed|ended with exit code"):
+        with pytest.raises(QualityError, match=r"COMET has too little memory|COMET failed|ended with exit"):
             worker.submit(str(comet_models / "comet"), SAMPLES).result()
         interpreter('exec $PYTHON "$@"')
         assert worker.submit(str(comet_models / "comet"), SAMPLES).result()
@@ -409,6 +462,7 @@ class TestItsEnvironment:
             ({"device": "tpu"}, "comet_device='tpu' is unknown"),
             ({"batch_size": 0}, "comet_batch_size=0 must be"),
             ({"timeout": 0}, "comet_timeout=0 must be"),
+            ({"dtype": "float16"}, "comet_dtype 'float16' is unknown; choose from float32, bfloat16"),
         ],
     )
     def test_bad_arguments(self, options: dict[str, Any], message: str) -> None:

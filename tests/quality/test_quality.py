@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sacrebleu
 from scipy import stats
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
@@ -379,6 +380,17 @@ class TestAGpuThatIsNotThere:
         broken.chmod(0o755)
         monkeypatch.setenv(comet_environment.VARIABLE, str(broken))
         QualityEvaluator("comet", [PAIRS], comet_device="cuda:99").check_device()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_room_for_comet_on_a_gpu_is_the_memory_that_training_does_not_use() -> None:
+    torch.empty(1 << 26, device="cuda")  # 256 MiB of float32, free again at once
+    cached = torch.cuda.memory_reserved()
+    QualityEvaluator("comet", [PAIRS], comet_device="cpu").make_room()
+    QualityEvaluator("chrf", [PAIRS], comet_device="cuda").make_room()
+    assert torch.cuda.memory_reserved() == cached
+    QualityEvaluator("comet", [PAIRS], comet_device="cuda").make_room()
+    assert torch.cuda.memory_reserved() <= cached - (1 << 28)
 
 
 def test_without_metrics_prompts_need_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -106,6 +106,7 @@ def test_short_forms() -> None:
         ({"quality": "bleurt"}, "neuronxa.quality is \"bleurt\"; it must be 'auto', 'comet', "),
         ({"quality": {"directon": "both"}}, "neuronxa.quality.directon is unknown; the nearest key is direction."),
         ({"quality": {"comet_batch_size": True}}, "neuronxa.quality.comet_batch_size is true; it must be a number."),
+        ({"quality": {"comet_dtype": "int8"}}, "neuronxa.quality.comet_dtype is \"int8\"; it must be 'float32' or 'bf"),
         ({"quality": {"comet_timeout": True}}, "neuronxa.quality.comet_timeout is true; it must be a number."),
         ({"quality": {"wait": 5}}, "neuronxa.quality.wait is 5; it must be true or false."),
         ({"quality": {"prompt": 5}}, "neuronxa.quality.prompt is 5; it must be text, in quotes if YAML would read it "),

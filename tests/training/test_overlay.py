@@ -295,6 +295,26 @@ def test_translations_of_another_prompt_are_named(one: Records, two: Records, tm
     assert "chrF's nw is 0 in one and 9 in two" in told
 
 
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [("", None), ("dtype:bfloat16|", "COMET's dtype is float32 in one and bfloat16 in two")],
+)
+def test_comet_scores_of_an_earlier_version_are_compared(
+    dtype: str, told: str | None, one: Records, two: Records, tmp_path: Path
+) -> None:
+    """It named neither Python nor the references nor a precision, which was float32."""
+    earlier, now = "model:m|comet:2.2.7", f"model:m|{dtype}comet:2.2.7|python:3.11.7|references:1"
+    for records, signature in ((one, earlier), (two, now)):
+        for record in records:
+            for made in record["quality"].values():
+                made["metrics"]["comet"] = {"score": 0.5, "segments": None, "signature": signature}
+    page = written(tmp_path, one=one, two=two)
+    found = re.findall(rf"The quality of two cannot be compared with that of one on {FRA}: (.*)\.$", page, re.M)
+    assert found == ([] if told is None else [told])
+    precision = "bf16" if dtype else "fp32"
+    assert f"    Python3.11.7|Comet2.2.7|{precision}|m|r1\n" in section(page, "Signatures")
+
+
 def test_names_are_those_of_the_folders_with_as_many_parents_as_tell_them_apart() -> None:
     names = ("x/a/run", "y/a/run", "z/run", "lone", "x/../other/.", "/run", "run2")
     assert overlay.run_names([Path("/tmp", name) for name in names]) == [

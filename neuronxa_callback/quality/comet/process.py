@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import queue
 import signal
 import subprocess
 import tempfile
+import textwrap
 import threading
 import time
 import weakref
@@ -21,8 +23,12 @@ from typing import Any
 
 from neuronxa_callback.quality.comet import device as comet_device
 from neuronxa_callback.quality.comet import environment as comet_environment
+from neuronxa_callback.quality.comet import signature as comet_signature
 from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.vocabulary import CometDtype, check_choice
+
+logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 10
 
@@ -73,18 +79,27 @@ class CometWorker:
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
-        batch_size: segments scored at once.
+        batch_size: segments scored at once. It is halved when memory runs out, and stays so.
         timeout: seconds that one request may take, including loading its model.
         idle: seconds without a request after which the process ends itself.
+        dtype: the precision of the models' encoders.
     """
 
-    def __init__(self, device: str = "cpu", batch_size: int = 8, timeout: float = 1200, idle: float = 600) -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        batch_size: int = 8,
+        timeout: float = 1200,
+        idle: float = 600,
+        dtype: CometDtype = comet_signature.DEFAULT_DTYPE,
+    ) -> None:
         comet_device.check_name(device)
+        check_choice("comet_dtype", dtype, CometDtype)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"comet_batch_size={batch_size!r} must be a number of segments, such as 8.")
         if not timeout > 0:
             raise ValueError(f"comet_timeout={timeout!r} must be a number of seconds.")
-        self.device, self.batch_size, self.timeout, self.idle = device, batch_size, timeout, idle
+        self.device, self.batch_size, self.timeout, self.idle, self.dtype = device, batch_size, timeout, idle, dtype
         self.process: subprocess.Popen[str] | None = None
         self._stderr: Any = None
         self._requests: queue.Queue[Any] | None = None
@@ -166,13 +181,33 @@ class CometWorker:
             answer = json.loads(line)
             if "refused" in answer:  # the process still works and may serve another model
                 raise QualityError(answer["refused"])
+            if "out_of_memory" in answer:
+                reason = textwrap.shorten(answer["out_of_memory"], 160, placeholder=" ...")
+                raise self._failed(
+                    f"COMET has too little memory on {self.device}, even for one segment at a time ({reason}); "
+                    "free memory there or name another comet_device"
+                    f"{', or give comet_dtype=bfloat16' if self.dtype == 'float32' else ''}."
+                )
             if "error" in answer:
                 raise self._failed(f"COMET failed ({answer['error']}).")
-            signature = Signature.of(model=request["model"], comet=answer["version"])
+            signature = comet_signature.of_answer(comet_signature.wanted(request["model"], self.dtype), answer)
+            self._keep_batch_size(int(answer["batch_size"]))
             score = QualityScore(float(answer["system"]), tuple(map(float, answer["scores"])), signature)
         except (ValueError, TypeError, KeyError):
             raise self._failed(f"the COMET process wrote {line[:60]!r} instead of an answer.") from None
         return checked(score, len(request["samples"]))
+
+    def _keep_batch_size(self, size: int) -> None:
+        """Keep the number of segments that fitted into memory, for the processes to come, and say so."""
+        if size < self.batch_size:
+            logger.warning(
+                "NeuronXA: COMET ran out of memory on %s with %d segments at once; it goes on with %d "
+                "(comet_batch_size).",
+                self.device,
+                self.batch_size,
+                size,
+            )
+            self.batch_size = size
 
     def _exchange(self, request: str) -> tuple[str, bool]:
         """Send a request. Return the answer's line ("" if the process ended), and whether the time limit passed."""
@@ -207,6 +242,7 @@ class CometWorker:
         options = {
             "--device": self.device,
             "--batch-size": self.batch_size,
+            "--dtype": self.dtype,
             "--idle": self.idle,
             "--parent": os.getpid(),
         }
