@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import log
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from neuronxa_callback.vocabulary import Direction, Method
 
 # Two cosines closer than this are a tie. Rounding in float64 keeps equal cosines within about 1e-15 of each other.
 # Without the margin, rounding would decide at random which of two equal sentences is "strictly" nearer.
 TIE = 1e-12
+# The rows of so many layers, side by side, are copied faster than those of one layer after another.
+TOGETHER = 8
 
 
 def cosine_similarity(source: Tensor, target: Tensor) -> Tensor:
@@ -62,13 +64,30 @@ def strictly_nearest(cosines: Tensor) -> Tensor:
 
 def ranks(cosines: Tensor) -> Tensor:
     """Return each cosine's rank in its row, from 1 for the strictly greatest. In a tie all have the lowest rank."""
-    ordered = cosines.sort(dim=-1).values + TIE
-    return cosines.shape[-1] - torch.searchsorted(ordered.contiguous(), cosines.contiguous())
+    return _by_rank(cosines, torch.arange(1, cosines.shape[-1] + 1))
 
 
-def _first_or_later(cosines: Tensor) -> Tensor:
-    """Return 1 where the rank is 1, and 2 elsewhere. It needs no sorting, and only the rank score reads other ranks."""
-    return 2 - strictly_nearest(cosines).long()
+def _by_rank(cosines: Tensor, values: Tensor) -> Tensor:
+    """Return the value that belongs to each cosine's rank in its row, given the values (sentences,) of rank 1 to n.
+
+    The place in the row's order gives the rank, if no two neighbours in the order are near a tie. The last bits of each
+    cosine are replaced by its column for the sort, because a sort of numbers is faster than one of their places.
+    """
+    n = cosines.shape[-1]
+    bits = (n - 1).bit_length()
+    cosines = cosines.contiguous()
+    keys = (cosines.view(torch.int64) >> bits << bits) | torch.arange(n)
+    keys.view(torch.float64).numpy().sort(axis=-1)  # numpy sorts several times as fast as torch
+    found = torch.empty_like(cosines, dtype=values.dtype)
+    found.scatter_(-1, keys & ((1 << bits) - 1), values.flip(0).expand_as(keys))
+    ordered = keys.view(torch.float64)
+    near = TIE + 2.0 ** (bits - 50)  # a cosine is at most 1, so other last bits change it by less than 2^(bits - 52)
+    unsure = ~(ordered[..., 1:] > ordered[..., :-1] + near).all(dim=-1)
+    if unsure.any():
+        rows = cosines[unsure]
+        below = torch.searchsorted(rows.sort(dim=-1).values + TIE, rows)
+        found[unsure] = values[n - below - 1]
+    return found
 
 
 def contributions(cosines: Tensor, kind: Method | Direction) -> Tensor:
@@ -84,8 +103,14 @@ def contributions(cosines: Tensor, kind: Method | Direction) -> Tensor:
     n = cosines.shape[-1]
     if kind == "sads":
         return _gap(cosines, cosines.sum(dim=-1, keepdim=True) + cosines.sum(dim=-2, keepdim=True), n)
-    rank = ranks if kind == "nasca_rank" else _first_or_later
-    return _by_ranks(rank(cosines), rank(cosines.mT).mT, n, kind)
+    if kind == "nasca_rank":
+        logs = _logs(n)
+        return _rank_score(_by_rank(cosines, logs) + _by_rank(cosines.mT, logs).mT, n)
+    if kind == "source->target":
+        return strictly_nearest(cosines).double()
+    if kind == "target->source":
+        return strictly_nearest(cosines.mT).mT.double()
+    return (strictly_nearest(cosines) & strictly_nearest(cosines.mT).mT).double()
 
 
 def means_without(cosines: Tensor, kind: Method | Direction) -> Tensor:
@@ -99,38 +124,62 @@ def means_without(cosines: Tensor, kind: Method | Direction) -> Tensor:
         float64 tensor (layers, sentences): column k leaves out pair k.
     """
     n = cosines.shape[-1]
-    own = cosines.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     if kind == "sads":
-        sums = (cosines.sum(dim=-1) + cosines.sum(dim=-2)).unsqueeze(-1)
-        left = _gap(own, sums - cosines - cosines.mT, n - 1)
-    else:
-        in_row, in_column = (_ranks_without(own, side) for side in (cosines, cosines.mT))
-        left = _by_ranks(in_row, in_column, n - 1, kind)
-    left.diagonal(dim1=-2, dim2=-1).fill_(0)  # a pair that is left out contributes nothing
-    return left.sum(dim=-2) / (n - 1)
-
-
-def _ranks_without(own: Tensor, cosines: Tensor) -> Tensor:
-    """Return the rank of each row's own pair when another sentence (column) is left out."""
-    competes = ~(own > cosines + TIE)
-    competes.diagonal(dim1=-2, dim2=-1).fill_(False)
-    return 1 + competes.sum(dim=-1, keepdim=True) - competes.long()
-
-
-def _by_ranks(in_row: Tensor, in_column: Tensor, n: int, kind: Method | Direction) -> Tensor:
-    """Return what pairs contribute, given their ranks among n sentences in both directions; both are 1 in Eq. 4."""
+        return _gaps_without(cosines)
+    own = cosines.diagonal(dim1=-2, dim2=-1)
+    margin = cosines + TIE
+    # A source's own target has these competitors in its row, and a target's own source has these in its column.
+    in_row, in_column = ~(own.unsqueeze(-1) > margin), ~(own.unsqueeze(-2) > margin)
+    for competitors in (in_row, in_column):
+        competitors.diagonal(dim1=-2, dim2=-1).fill_(False)
     if kind == "nasca_rank":
-        return _rank_score(in_row, in_column, n)
-    if kind == "source->target":
-        return (in_row == 1).double()
-    if kind == "target->source":
-        return (in_column == 1).double()
-    return ((in_row == 1) & (in_column == 1)).double()
+        return _rank_scores_without(in_row, in_column)
+    firsts = []
+    if kind != "target->source":
+        firsts.append(_first_without(in_row))
+    if kind != "source->target":
+        firsts.append(_first_without(in_column.mT))
+    first = firsts[0] if len(firsts) == 1 else firsts[0] & firsts[1]
+    first.diagonal(dim1=-2, dim2=-1).fill_(False)  # a pair that is left out contributes nothing
+    return first.sum(dim=-2).double() / (n - 1)
 
 
-def _rank_score(in_row: Tensor, in_column: Tensor, n: int) -> Tensor:
-    """Return the rank score: 1 for rank 1 both ways, 0 for rank n both ways."""
-    return 1 - (in_row.double().log() + in_column.double().log()) / (2 * log(n))
+def _first_without(competitors: Tensor) -> Tensor:
+    """Return where the pair of the row has rank 1 when the sentence of the column is left out."""
+    count = competitors.sum(dim=-1, keepdim=True)
+    return (competitors & (count == 1)) | (count == 0)
+
+
+def _rank_scores_without(in_row: Tensor, in_column: Tensor) -> Tensor:
+    """Return the mean rank score when a pair is left out. Each pair above whose own one it stood gains a rank."""
+    n = in_row.shape[-1]
+    logs = _logs(n)
+    counts = in_row.sum(dim=-1), in_column.sum(dim=-2)
+    of_pair = logs[counts[0]] + logs[counts[1]]
+    gains = [logs[count] - logs[(count - 1).clamp(min=0)] for count in counts]
+    gained = (gains[0].unsqueeze(-2) @ in_row.double()).squeeze(-2)
+    gained += (in_column.double() @ gains[1].unsqueeze(-1)).squeeze(-1)
+    left = of_pair.sum(dim=-1, keepdim=True) - of_pair - gained
+    return _rank_score(left / (n - 1), n - 1)
+
+
+def _gaps_without(cosines: Tensor) -> Tensor:
+    """Return the mean gap (SADS) when a pair is left out."""
+    n = cosines.shape[-1]
+    own = cosines.diagonal(dim1=-2, dim2=-1)
+    others = cosines.sum(dim=-1) + cosines.sum(dim=-2) - 2 * own  # of each pair, with all other pairs
+    own, left = (values.sum(dim=-1, keepdim=True) - values for values in (own, others))
+    return (own - (left - others) / (2 * (n - 2))) / (n - 1)
+
+
+def _logs(n: int) -> Tensor:
+    """Return the logarithms of the ranks 1 to n."""
+    return torch.arange(1, n + 1, dtype=torch.float64).log()
+
+
+def _rank_score(logs: Tensor, n: int) -> Tensor:
+    """Return the rank score, given the sum of the two ranks' logarithms: 1 for rank 1 both ways, 0 for rank n."""
+    return 1 - logs / (2 * log(n))
 
 
 def _gap(own: Tensor, sums: Tensor, n: int) -> Tensor:
@@ -149,14 +198,33 @@ def mean_over_pairs(table: Tensor, orders: Tensor) -> Tensor:
         a tensor (orders, layers).
     """
     layers, n, _ = table.shape
+    targets = orders.T.contiguous()
     if table.count_nonzero() <= layers * n:  # as in Eq. 4: at most one target of each source
-        return torch.stack([_of_few_cells(layer, orders) for layer in table], dim=1)
-    cells = table.permute(1, 2, 0).reshape(n * n, layers)
-    return functional.embedding_bag(orders + n * torch.arange(n, dtype=orders.dtype), cells, mode="mean")
+        return torch.stack([_of_few_cells(layer, targets) for layer in table], dim=1) / n
+    if layers < TOGETHER:
+        return torch.stack([_of_all_cells(layer, targets) for layer in table], dim=1) / n
+    return _of_all_cells(table.permute(1, 2, 0).contiguous(), targets) / n
 
 
-def _of_few_cells(table: Tensor, orders: Tensor) -> Tensor:
-    """Return one layer's mean for each order, from the cells that are not 0."""
+def _of_few_cells(table: Tensor, targets: Tensor) -> Tensor:
+    """Return one layer's sum for each order, from the cells that are not 0."""
     rows, columns = table.nonzero(as_tuple=True)
-    there = (orders[:, rows] == columns).double()
-    return there @ table[rows, columns] / len(table)
+    there = targets[rows] == columns.unsqueeze(1)
+    return table[rows, columns] @ there.double()
+
+
+def _of_all_cells(cells: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum of cells[i, targets[i]] over the sources i.
+
+    Args:
+        cells: (sentences, sentences, ...), one layer or the values of several layers side by side.
+        targets: (sentences, orders).
+
+    Returns:
+        a tensor (orders, ...).
+    """
+    total = cells.new_zeros(targets.shape[1], *cells.shape[2:])
+    drawn = torch.empty_like(total)
+    for row, chosen in zip(cells, targets, strict=True):
+        total += torch.index_select(row, 0, chosen, out=drawn)
+    return total

@@ -32,8 +32,8 @@ from neuronxa_callback.vocabulary import (
     check_choice,
 )
 
-# A side's layers, and the cosines of two sides, are held so many numbers at a time, or one layer: 64 MB in float64.
-MOST_NUMBERS = 8_000_000
+# Of several layers, so many numbers are held at a time, or those of one layer: 8 MB in float64.
+MOST_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def measure_all(
         found["sads"] = _of_cosines(cosines, "sads", of_pairs.pop("sads"))
     found |= _over_pairs(source, target, of_pairs)
     for method, orders in together.items():
-        found[method] = _joined([_together(s, t, method, orders) for s, t in _layers(source, target)])
+        found[method] = _together(source, target, method, orders)
     return {method: found[method] for method in methods}
 
 
@@ -121,9 +121,9 @@ K = TypeVar("K", Method, Direction)
 def _over_pairs(source: Tensor, target: Tensor, kinds: Mapping[K, Tensor | None]) -> dict[K, Measurement]:
     """Measure what is a mean over the pairs: kind -> the orders that tear the pairs apart, or None."""
     found: dict[K, list[Measurement]] = {kind: [] for kind in kinds}
-    n, features = source.shape[-2:]
-    for s, t in _layers(source, target, max(1, MOST_NUMBERS // (n * max(n, features)))) if kinds else ():
-        cosines = cosine_similarity(s, t)
+    for sides in _layers(source, target, max(1, MOST_NUMBERS // source.shape[-2] ** 2)) if kinds else ():
+        # A layer at a time: its float64 copies stay in the processor's cache.
+        cosines = torch.stack([cosine_similarity(s, t) for s, t in zip(*sides, strict=True)])
         for kind, orders in kinds.items():
             found[kind].append(_of_cosines(cosines, kind, orders))
     return {kind: _joined(layers) for kind, layers in found.items()}
@@ -142,14 +142,20 @@ def _of_cosines(cosines: Tensor, kind: Method | Direction, orders: Tensor | None
 
 
 def _together(source: Tensor, target: Tensor, method: Method, orders: Tensor | None) -> Measurement:
-    """Measure one layer (1, sentences, features) by a method that takes all pairs together."""
-    prepare, compare = similarity(method)
-    one, other = prepare(source[0]), prepare(target[0])
-    value = compare(one, other).unsqueeze(0)
+    """Measure by a method that takes all pairs together."""
+    measure = similarity(method)
+    n, features = source.shape[-2:]
+    tried = torch.arange(n).unsqueeze(0)  # the true order first
+    if orders is not None:
+        tried = torch.cat([tried.to(orders.dtype), orders])
+    found = [
+        measure.compare(*([measure.prepare(layer) for layer in side] for side in sides), tried)
+        for sides in _layers(source, target, max(1, MOST_NUMBERS // (n * max(n, features))))
+    ]
+    value, torn = torch.cat(found, dim=1).split([1, len(tried) - 1])
     if orders is None:
-        return Measurement(value, None, None, None, None)
-    torn = torch.stack([compare(one, other[order]) for order in orders]).unsqueeze(1)
-    return Measurement(value, None, None, torn.mean(dim=0), torn)
+        return Measurement(value[0], None, None, None, None)
+    return Measurement(value[0], None, None, torn.mean(dim=0), torn)
 
 
 def _joined(parts: Sequence[Measurement]) -> Measurement:
@@ -210,7 +216,8 @@ def random_orders(n: int, count: int) -> Tensor | None:
     if not count:
         return None
     generator = torch.Generator().manual_seed(n)
-    return torch.rand(count, n, generator=generator).argsort(dim=1).int()
+    orders = torch.rand(count, n, generator=generator).argsort(dim=1).int()
+    return orders.T.contiguous().T  # `mean_over_pairs` reads one source's targets in all orders
 
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -224,7 +231,7 @@ def _layers(source: Tensor, target: Tensor, at_once: int = 1) -> Iterator[tuple[
         )
     if source.shape[1] < 2:
         raise ValueError("one pair has no other pair to be compared with; give at least two, 100 as in the paper.")
-    return zip(source.cpu().split(at_once), target.cpu().split(at_once), strict=True)
+    return zip(*(side.detach().cpu().split(at_once) for side in (source, target)), strict=True)
 
 
 def representations_of(

@@ -1,13 +1,14 @@
 """Similarity measures of all pairs together: CKA, SVCCA and ANC. They are no means over pairs.
 
 Each is made of two parts: what one side contributes alone, and a comparison of two such parts. Another order of the
-targets only reorders the rows of their part, so the parts are computed once for all orders.
+targets only reorders the rows of their part. So the parts are computed once, and compared in many orders at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,21 +19,27 @@ from neuronxa_callback.vocabulary import Method
 # A feature that varies by no more than this share of its size counts as constant, because representations are float32.
 CONSTANT = 1e-6
 SVCCA_VARIANCE = 0.99
+# Reordered rows are held so many numbers at a time: 0.5 MB in float64, which a processor's cache holds.
+BLOCK = 65_536
+
+Part = TypeVar("Part")
 
 
-class Similarity(NamedTuple):
+@dataclass(frozen=True)
+class Similarity(Generic[Part]):
     """A measure in two parts.
 
     Attributes:
-        prepare: returns what one side contributes, a tensor with a row for each sentence.
-        compare: returns the measure of two prepared sides, a float64 tensor without dimensions.
+        prepare: returns what one side (sentences, features) contributes at a layer.
+        compare: returns the measure of prepared sides, given the sources' part of each layer, the targets' part of each
+            layer, and orders of the targets, an integer tensor (orders, sentences): a float64 tensor (orders, layers).
     """
 
-    prepare: Callable[[Tensor], Tensor]
-    compare: Callable[[Tensor, Tensor], Tensor]
+    prepare: Callable[[Tensor], Part]
+    compare: Callable[[Sequence[Part], Sequence[Part], Tensor], Tensor]
 
 
-def similarity(method: Method) -> Similarity:
+def similarity(method: Method) -> Similarity[Any]:
     """Return a measure by its name.
 
     "cka" is linear centred kernel alignment (Kornblith et al. 2019, Eq. 3 with linear kernels, biased HSIC). It is
@@ -53,56 +60,117 @@ def similarity(method: Method) -> Similarity:
     All three lie in [0, 1], and are 0 where one side does not vary over the sentences.
     """
     return {
-        "cka": Similarity(_scaled_factor, _cka),
+        "cka": Similarity(_kernel, _cka),
         "svcca": Similarity(_directions, _svcca),
         "anc": Similarity(_standardised, _anc),
     }[method]
 
 
-def _kernel_factor(vectors: Tensor) -> Tensor:
-    """Return (sentences, at most sentences) with the same inner products as the centred vectors."""
+class Directions(NamedTuple):
+    """The singular directions of a side.
+
+    Attributes:
+        basis: orthonormal columns, (sentences, directions). They are all directions of the sentences' space if the side
+            can keep more than half of them.
+        kept: how many of the columns, from the first on, SVCCA keeps.
+    """
+
+    basis: Tensor
+    kept: int
+
+
+def _kernel(vectors: Tensor) -> Tensor:
+    """Return the centred sentences' inner products (sentences, sentences), scaled to norm 1; 0 without variation."""
     centred = _centred(vectors)
-    return torch.linalg.qr(centred.T).R.T if centred.shape[1] > len(centred) else centred
+    kernel = centred @ centred.T
+    size: Tensor = torch.linalg.matrix_norm(kernel)
+    return torch.div(kernel, size) if size > 0 else kernel
 
 
-def _scaled_factor(vectors: Tensor) -> Tensor:
-    """Return the kernel's factor, scaled so that the kernel has norm 1; 0 if the side does not vary."""
-    factor = _kernel_factor(vectors)
-    size: Tensor = torch.linalg.matrix_norm(factor.T @ factor)
-    return torch.div(factor, size.sqrt()) if size > 0 else factor
+def _cka(sources: Sequence[Tensor], targets: Sequence[Tensor], orders: Tensor) -> Tensor:
+    # The kernels are symmetric, so half of each is enough. All layers reorder theirs alike.
+    n = orders.shape[1]
+    row, column = torch.tril_indices(n, n)
+    twice = torch.where(row == column, 1.0, 2.0).double()
+    halves = [kernel[row, column] * twice for kernel in sources]
+    found = torch.empty(len(orders), len(sources), dtype=torch.float64)
+    start = 0
+    for some in orders.split(max(1, BLOCK // len(row))):
+        places = some[:, row] * n + some[:, column]
+        for layer, (half, kernel) in enumerate(zip(halves, targets, strict=True)):
+            reordered = kernel.flatten().index_select(0, places.flatten()).view(places.shape)
+            torch.mv(reordered, half, out=found[start : start + len(some), layer])
+        start += len(some)
+    return found.clamp(0, 1)
 
 
-def _cka(source: Tensor, target: Tensor) -> Tensor:
-    cross: Tensor = torch.linalg.matrix_norm(source.T @ target)
-    return (cross**2).clamp(max=1)
-
-
-def _directions(vectors: Tensor) -> Tensor:
-    """Return an orthonormal basis (sentences, kept) of the singular directions that hold the variance."""
-    left: Tensor
-    left, values, _ = torch.linalg.svd(_kernel_factor(vectors), full_matrices=False)
+def _directions(vectors: Tensor) -> Directions:
+    """Return the singular directions, of which SVCCA keeps the fewest that hold the variance."""
+    centred = _centred(vectors)
+    n, features = centred.shape
+    factor = torch.linalg.qr(centred.T, mode="r").R.T if features > n else centred  # its inner products are the same
+    basis: Tensor
+    basis, values, _ = torch.linalg.svd(factor, full_matrices=2 * features > n)
     variance = values**2
     if variance.sum() == 0:
-        return left[:, :0]
+        return Directions(basis, 0)
     held = variance.cumsum(0) / variance.sum()
-    return left[:, : int((held < SVCCA_VARIANCE).sum()) + 1]
+    return Directions(basis, int((held < SVCCA_VARIANCE).sum()) + 1)
 
 
-def _svcca(source: Tensor, target: Tensor) -> Tensor:
-    # The canonical correlations of two orthonormal bases are the singular values of their product.
-    values: Tensor = torch.linalg.svdvals(source.T @ target)
-    return values.clamp(max=1).mean() if values.numel() else source.new_zeros(())
+def _svcca(sources: Sequence[Directions], targets: Sequence[Directions], orders: Tensor) -> Tensor:
+    pairs = zip(sources, targets, strict=True)
+    return torch.stack([_mean_correlation(one, other, orders) for one, other in pairs], dim=1)
+
+
+def _mean_correlation(one: Directions, other: Directions, orders: Tensor) -> Tensor:
+    """Return the mean canonical correlation for each order.
+
+    The canonical correlations of two orthonormal bases are the singular values of their product. Two subspaces of p and
+    q dimensions that have p + q > n meet in at least p + q - n dimensions, where the correlation is 1. The other
+    correlations are those of what is orthogonal to each (Knyazev and Argentati 2007, Theorem 2.7). If most directions
+    are kept, that product is much the smaller one.
+    """
+    n, fewest = orders.shape[1], min(one.kept, other.kept)
+    if not fewest:
+        return torch.zeros(len(orders), dtype=torch.float64)
+    met = max(0, one.kept + other.kept - n)
+    columns = [slice(side.kept, None) if met else slice(side.kept) for side in (one, other)]
+    source, target = one.basis[:, columns[0]], other.basis[:, columns[1]].contiguous()
+    sums = []
+    for some in orders.split(max(1, BLOCK // max(1, target.numel()))):
+        reordered = target.index_select(0, some.flatten()).view(*some.shape, -1)
+        values: Tensor = torch.linalg.svdvals(source.T @ reordered)
+        sums.append(values.clamp(max=1).sum(dim=-1))
+    return (met + torch.cat(sums)) / fewest
 
 
 def _standardised(vectors: Tensor) -> Tensor:
     """Return the features centred and scaled to length 1; features that do not vary are 0."""
-    return unit(_centred(vectors).T).T
+    return unit(_centred(vectors).T).T.contiguous()
 
 
-def _anc(source: Tensor, target: Tensor) -> Tensor:
+def _anc(sources: Sequence[Tensor], targets: Sequence[Tensor], orders: Tensor) -> Tensor:
+    pairs = zip(sources, targets, strict=True)
+    return torch.stack([_mean_of_features(one, other, orders) for one, other in pairs], dim=1)
+
+
+def _mean_of_features(source: Tensor, target: Tensor, orders: Tensor) -> Tensor:
+    """Return the mean absolute correlation of the features that vary on both sides, for each order."""
     varies = (source != 0).any(dim=0) & (target != 0).any(dim=0)
-    correlations: Tensor = (source * target).sum(dim=0)[varies]
-    return correlations.abs().clamp(max=1).mean() if correlations.numel() else correlations.sum()
+    if not varies.any():
+        return torch.zeros(len(orders), dtype=torch.float64)
+    if not varies.all():
+        source, target = source[:, varies], target[:, varies]
+    means = []
+    for some in orders.split(max(1, BLOCK // source.shape[1])):
+        correlations = source.new_zeros(len(some), source.shape[1])
+        reordered = torch.empty_like(correlations)
+        for sentence, places in zip(source, some.T.contiguous(), strict=True):
+            torch.index_select(target, 0, places, out=reordered)
+            correlations.addcmul_(reordered, sentence)
+        means.append(correlations.abs().clamp(max=1).mean(dim=1))
+    return torch.cat(means)
 
 
 def _centred(vectors: Tensor) -> Tensor:
