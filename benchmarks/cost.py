@@ -327,11 +327,13 @@ def linear(bench: Bench) -> Iterator[Row]:
     works |= {f"{n} pairs": pairs(n) for n in (100, 300, 1000)}
     seconds = interleaved(works, 1)
     each = (seconds["4 languages"] - seconds["1 languages"]) / 3
-    line = {"the line through 1 and 4": seconds["1 languages"] + 15 * each}
-    yield in_seconds("linear", "languages", ("16 languages", *line), seconds | line, target=1.05)
+    line = "the line through 1 and 4"
+    seconds |= {line: seconds["1 languages"] + 15 * each}
+    yield in_seconds("linear", "languages", ("16 languages", line), seconds, target=1.05)
     for n in (300, 1000):
-        times = {f"{n // 100} times 100 pairs": n // 100 * seconds["100 pairs"]}
-        yield in_seconds("linear", "pairs", (f"{n} pairs", *times), seconds | times, target=1.05)
+        times = f"{n // 100} times 100 pairs"
+        seconds |= {times: n // 100 * seconds["100 pairs"]}
+        yield in_seconds("linear", "pairs", (f"{n} pairs", times), seconds, target=1.05)
 
 
 # ---------------------------------------------------------------------------------------------------------- results

@@ -29,7 +29,7 @@ def batches(token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: 
         candidates = costs[first:end] + longest * np.arange(end - first, 0, -1)
         begins[end] = first + candidates.argmin()
         costs[end] = candidates.min() + pass_tokens
-    return list(_cut(order, begins))[::-1]
+    return list(_cut(order, begins.tolist()))[::-1]
 
 
 def _cut(order: Sequence[int], begins: Sequence[int]) -> Iterator[list[int]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import log
 
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from scipy import stats
 import torch
+from scipy import stats
 from transformers import PreTrainedTokenizerFast
 
 from neuronxa_callback import NeuronXACallback, ParallelPairs, Quality
@@ -262,7 +262,7 @@ class TestSomeOfTheSources:
         places = sample(5, 2)
         source = [f"Sentence {number}." for number in range(5)]
         target = [text if place == places[0] else f"Setning {place}." for place, text in enumerate(source)]
-        pairs = ParallelPairs(source, target, "eng_Latn", "isl_Latn")
+        pairs = ParallelPairs(tuple(source), tuple(target), "eng_Latn", "isl_Latn")
         assert caplog.text.count("both sides are equal") == 1
         QualityEvaluator("chrf", [pairs], "both", translate_n=2)
         assert caplog.text.count("both sides are equal") == 1
