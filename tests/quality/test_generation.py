@@ -191,7 +191,7 @@ class TestAgainstOneCall:
     def test_without_an_end_token(self) -> None:
         model = tiny("llama")
         with generating(model) as decoder:
-            decoder.base.generation_config.eos_token_id = None
+            model.generation_config.eos_token_id = None
             made = generate(decoder, ALIKE, LIMITS, lambda *_: False)
         assert [len(answer) for answer in made] == LIMITS
 

@@ -261,7 +261,7 @@ class TestSomeOfTheSources:
         places = sample(5, 2)
         source = [f"Sentence {number}." for number in range(5)]
         target = [text if place == places[0] else f"Setning {place}." for place, text in enumerate(source)]
-        pairs = ParallelPairs(source, target, "eng_Latn", "isl_Latn")
+        pairs = ParallelPairs(tuple(source), tuple(target), "eng_Latn", "isl_Latn")
         assert caplog.text.count("both sides are equal") == 1
         QualityEvaluator("chrf", [pairs], "both", translate_n=2)
         assert caplog.text.count("both sides are equal") == 1
