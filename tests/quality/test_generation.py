@@ -191,8 +191,7 @@ class TestAgainstOneCall:
     def test_without_an_end_token(self) -> None:
         model = tiny("llama")
         with generating(model) as decoder:
-            base: Any = decoder.base
-            base.generation_config.eos_token_id = None
+            model.generation_config.eos_token_id = None
             made = generate(decoder, ALIKE, LIMITS, lambda *_: False)
         assert [len(answer) for answer in made] == LIMITS
 
