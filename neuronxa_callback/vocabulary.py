@@ -15,6 +15,7 @@ Method = Literal["nasca", "nasca_rank", "navca", "mexa", "cka", "svcca", "anc", 
 MetricName = Literal["comet", "cometkiwi", "chrf", "bleu"]
 Direction = Literal["source->target", "target->source", "both"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+TableFormat = Literal["json", "csv", "markdown", "latex"]
 
 # The representation that each method reads in its paper: CKA, SVCCA and ANC use layer outputs, SADS signed neuron
 # values, averaged over the tokens of a sentence that is read without special tokens.
