@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 Numbers: TypeAlias = NDArray[np.float64]
 Coefficient = Literal["Pearson", "Spearman"]
@@ -61,6 +61,8 @@ def pearson(x: ArrayLike, y: ArrayLike) -> Correlation | None:
     found = _checked(x, y)
     if found is None:
         return None
+    from scipy import stats  # half a second, which a run without quality metrics need not wait for
+
     result = stats.pearsonr(*found)
     r, n = float(result.statistic), len(found[0])
     if n < FEWEST_FOR_INTERVAL or abs(r) > 1 - 1e-12:
@@ -79,6 +81,8 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation | None:
     found = _checked(x, y)
     if found is None:
         return None
+    from scipy import stats  # see `pearson`
+
     ranks = stats.rankdata(found[0]), stats.rankdata(found[1])
     result = stats.pearsonr(*ranks)
     rho, n = float(result.statistic), len(ranks[0])
@@ -90,7 +94,7 @@ def _rank_interval(rho: float, n: int) -> tuple[float, float] | None:
         return None
     most = 1 - 6 / (n * (n * n - 1))  # halfway between 1 and the next smaller rho of n points
     inner = float(np.clip(rho, -most, most))
-    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * sqrt((1 + inner**2 / 2) / (n - 3))
+    half = special.ndtri((1 + CONFIDENCE) / 2) * sqrt((1 + inner**2 / 2) / (n - 3))
     low, high = np.tanh(np.arctanh(inner) + np.array([-half, half]))
     return (float(low) if rho > -most else -1.0, float(high) if rho < most else 1.0)
 
@@ -184,6 +188,8 @@ def _left_of(score: Numbers, fixed: Numbers) -> Numbers | None:
 
 
 def _r(x: ArrayLike, y: ArrayLike) -> float | None:
+    from scipy import stats  # see `pearson`
+
     found = _checked(x, y)
     return None if found is None else float(stats.pearsonr(*found).statistic)
 
@@ -237,6 +243,8 @@ def difference(
     if n < FEWEST_FOR_INTERVAL or any(_is_constant(values) for values in scores):
         return None
     if coefficient == "Spearman":
+        from scipy import stats  # see `pearson`
+
         scores = stats.rankdata(scores, axis=1)
     drawn = np.random.default_rng(SEED).integers(0, n, size=(RESAMPLES, n))
     with np.errstate(all="ignore"):  # a resample in which a score does not vary has no r and is left out

@@ -1,13 +1,18 @@
-"""How certain a score is: p-values by permutation and by Eq. 5 of the paper, intervals, paired test."""
+"""How certain a score is: p-values by permutation and by Eq. 5 of the paper, intervals, paired test.
+
+What each evaluation needs comes from scipy.special, which transformers imports anyway. scipy.stats, whose import takes
+half a second, computes the same by the same functions. Only the tests that resample import it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 RESAMPLES = 9999
 SEED = 0
@@ -39,8 +44,8 @@ def chance_p_value(score: float, n: int) -> float:
         P(X >= k) for X binomial with n trials at the chance level and k = floor(score * n). A share that float32
         rounded down still gives its own k.
     """
-    k = np.floor(score * n * (1 + 1e-6))
-    return float(stats.binom.sf(k - 1, n, chance_level(n)))
+    k = int(np.floor(score * n * (1 + 1e-6)))
+    return float(special.betainc(k, n - k + 1, chance_level(n))) if k > 0 else 1.0
 
 
 def permutation_p_value(score: float, permuted: ArrayLike) -> float:
@@ -124,23 +129,26 @@ def share_interval(score: float, error: float, n: float, confidence: float = 0.9
     tail = (1 - confidence) / 2
     count = max(n, score * (1 - score) / error**2) if error > NO_ERROR else n
     if n > 1:
-        count *= (stats.norm.isf(tail) / stats.t.isf(tail, n - 1)) ** 2
+        count *= (special.ndtri(tail) / special.stdtrit(n - 1, tail)) ** 2
     aligned = score * count
-    low = stats.beta.ppf(tail, aligned, count - aligned + 1) if score > 0 else 0.0
-    high = stats.beta.isf(tail, aligned + 1, count - aligned) if score < 1 else 1.0
+    low = special.betaincinv(aligned, count - aligned + 1, tail) if score > 0 else 0.0
+    high = special.betainccinv(aligned + 1, count - aligned, tail) if score < 1 else 1.0
     return float(low), float(high)
 
 
 def mean_interval(score: float, error: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return Student's interval of a score that is not bound to [0, 1], such as SADS; see `share_interval`."""
-    half = float(stats.t.isf((1 - confidence) / 2, n - 1)) * error
+    half = float(-special.stdtrit(n - 1, (1 - confidence) / 2)) * error
     return score - half, score + half
 
 
 def layer_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of the share of n pairs that hold at one layer (docs/explanation/chance.md)."""
-    interval = stats.binomtest(round(share * n), n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    aligned = round(share * n) / n
+    z = float(special.ndtri((1 + confidence) / 2))
+    twice = 2 * (n + z**2)
+    centre, half = (2 * n * aligned + z**2) / twice, z / twice * sqrt(4 * n * aligned * (1 - aligned) + z**2)
+    return 0.0 if aligned == 0 else centre - half, 1.0 if aligned == 1 else centre + half
 
 
 def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
@@ -155,6 +163,8 @@ def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[flo
     Returns:
         (low, high).
     """
+    from scipy import stats  # see the module's docstring
+
     interval = stats.bootstrap(
         (np.asarray(values, dtype=float),),
         np.mean,
@@ -191,6 +201,8 @@ def paired_p_value(
         raise ValueError(f"{len(now)} and {len(before)} pairs cannot be compared pair by pair.")
     if np.array_equal(now, before):
         return 1.0
+    from scipy import stats  # see the module's docstring
+
     result = stats.permutation_test(
         (now, before),
         lambda x, y, axis: np.mean(x - y, axis=axis),

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from rich import box
 from rich.console import Console
@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from neuronxa_callback.signature import Signature
+from neuronxa_callback.vocabulary import TableFormat
 
 Cell: TypeAlias = str | float | int | Signature | None
-TableFormat = Literal["json", "csv", "markdown", "latex"]
 
 # A number below this is written with an exponent, because four decimals would show little of it or 0.0000.
 SMALL = 0.001

@@ -16,6 +16,7 @@ MetricName = Literal["comet", "cometkiwi", "chrf", "bleu"]
 Direction = Literal["source->target", "target->source", "both"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 CometDtype = Literal["float32", "bfloat16"]
+TableFormat = Literal["json", "csv", "markdown", "latex"]
 
 # The representation that each method reads in its paper: CKA, SVCCA and ANC use layer outputs, SADS signed neuron
 # values, averaged over the tokens of a sentence that is read without special tokens.

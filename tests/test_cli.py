@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class TestImports:
         assert len(names) == 14
         loaded = loaded_by(["--help"], *([*name, "--help"] for name in names))
         assert "neuronxa_callback.cli.survey" in loaded
-        assert not loaded & {"torch", "transformers", "scipy", "matplotlib", "huggingface_hub"}
+        assert not loaded & {"torch", "transformers", "scipy", "matplotlib", "huggingface_hub", "numpy"}
 
     def test_a_score_in_float32_imports_no_bitsandbytes(self, tmp_path: Path) -> None:
         tiny_llama().save_pretrained(tmp_path / "model")
@@ -54,7 +55,40 @@ class TestImports:
         loaded = loaded_by(["score", *places, "--langs", "isl_Latn", "--n", "4", "--dtype", "float32"])
         assert (tmp_path / "out" / "scores.jsonl").exists()
         assert "torch" in loaded
-        assert not loaded & {"bitsandbytes", "peft", "datasets", "trl", "tensorboard"}
+        assert not loaded & {"bitsandbytes", "peft", "datasets", "trl", "tensorboard", "scipy.stats", "matplotlib"}
+
+    def test_what_reads_scores_imports_neither_torch_nor_transformers(self, tmp_path: Path) -> None:
+        numbers = {
+            "signature": "model:tiny|method:nasca|n:10",
+            "score": {"nasca": 0.5},
+            "per_layer": {"nasca": [0.25, 0.75]},
+        }
+        run = {"format": 3, "step": 0, "score": {"nasca": 0.5}, "languages": {"eng_Latn-isl_Latn": numbers}}
+        (tmp_path / "neuronxa").mkdir()
+        lines = "".join(json.dumps(run | {"step": step}) + "\n" for step in (0, 10))
+        (tmp_path / "neuronxa" / "scores.jsonl").write_text(lines)
+        survey, results = tmp_path / "scores.jsonl", tmp_path / "results.csv"
+        line = {"format": 3, "model": "tiny", "pivot": "eng_Latn", "corpus": "embedded", "key": "n:10", **numbers}
+        codes = ("isl_Latn", "fra_Latn", "spa_Latn", "deu_Latn")
+        survey.write_text("".join(json.dumps(line | {"lang": code}) + "\n" for code in codes))
+        results.write_text(
+            "task,lang,value\n" + "".join(f"xnli,{code},0.{place}\n" for place, code in enumerate(codes))
+        )
+        loaded = loaded_by(["page", str(tmp_path)], ["report", str(tmp_path)], ["correlate", str(survey), str(results)])
+        assert (tmp_path / "neuronxa" / "page.html").exists()
+        assert {"neuronxa_callback.training.page", "neuronxa_callback.survey.downstream"} <= loaded
+        assert not loaded & {"torch", "transformers", "sacrebleu", "huggingface_hub", "datasets"}
+
+    def test_the_process_of_a_command_spares_the_collector_what_the_imports_leave(self) -> None:
+        code = """
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 0, gc.get_threshold()[0]))
+from neuronxa_callback.cli import run
+sys.argv = ["neuronxa", "--help"]
+run()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "True 50000"
 
 
 class TestCheck:

@@ -27,3 +27,19 @@ def test_encode_loads_neither_matplotlib_nor_the_trainer() -> None:
     loaded = set(done.stdout.split())
     assert "neuronxa_callback.alignment.encoder" in loaded
     assert not loaded & {"matplotlib", "transformers.trainer", "sacrebleu", "bitsandbytes", "typer"}
+
+
+def test_the_callback_loads_what_draws_and_resamples_only_when_it_does() -> None:
+    code = "import sys; from neuronxa_callback import NeuronXACallback; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "neuronxa_callback.training.run" in loaded
+    assert not loaded & {"matplotlib.figure", "scipy.stats", "plotly"}
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import neuronxa_callback; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "neuronxa_callback" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "scipy", "matplotlib", "datasets", "pydantic", "rich"}

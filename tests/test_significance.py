@@ -142,3 +142,20 @@ def test_a_share_that_was_kept_in_float32_has_the_same_p_value(n: int) -> None:
         expected = stats.binom.sf(k - 1, n, 1 / (2 * n - 1))
         assert significance.chance_p_value(k / n, n) == expected
         assert significance.chance_p_value(float(np.float32(k / n)), n) == expected
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 100, 997])
+def test_the_functions_of_scipy_special_are_those_of_scipy_stats_to_the_last_digit(n: int) -> None:
+    tail = (1 - 0.95) / 2
+    for k in range(n + 1):
+        wilson = stats.binomtest(k, n).proportion_ci(method="wilson")
+        assert significance.layer_interval(k / n, n) == (wilson.low, wilson.high)
+        assert significance.chance_p_value(k / n, n) == stats.binom.sf(k - 1, n, 1 / (2 * n - 1))
+        for error in (0.003, 0.04):
+            score = k / n
+            count = max(n, score * (1 - score) / error**2) * (stats.norm.isf(tail) / stats.t.isf(tail, n - 1)) ** 2
+            low = stats.beta.ppf(tail, score * count, count - score * count + 1) if k else 0.0
+            high = stats.beta.isf(tail, score * count + 1, count - score * count) if k < n else 1.0
+            assert significance.share_interval(score, error, n) == (low, high)
+    half = stats.t.isf(tail, n - 1) * 0.1
+    assert significance.mean_interval(0.5, 0.1, n) == (0.5 - half, 0.5 + half)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor
 
-from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.alignment.surface import few_carriers, surface_control
 from neuronxa_callback.files import Record
 from neuronxa_callback.signature import Signature, SignatureText
-from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import ALIGNMENT, REPRESENTATION_OF, Method, score_name
+
+if TYPE_CHECKING:  # lines are read without importing torch
+    from torch import Tensor
+
+    from neuronxa_callback.alignment.report import AlignmentReport
+    from neuronxa_callback.text.pairs import ParallelPairs
 
 CHOSEN_LAYERS = re.compile(r"\w+\(([\d,]+)\)")  # such as mean(8,16)
 LAYERS_WITH_FFN = re.compile(r"([\d,]+)of\d+")  # such as 2,4of4

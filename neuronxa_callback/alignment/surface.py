@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 
-import torch
-
-from neuronxa_callback.alignment.cosines import contributions
 from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.text.surface import ngram_cosines, shared_forms
 
@@ -74,6 +71,10 @@ def _surface(pairs: ParallelPairs) -> tuple[tuple[bool, ...], float]:
 
 def ngram_alignment(pairs: ParallelPairs) -> float:
     """Return the share of weakly aligned pairs (Eq. 4) by the cosines of character 4-gram counts, with no model."""
+    import torch  # reading what was measured needs none
+
+    from neuronxa_callback.alignment.cosines import contributions
+
     aligned = contributions(torch.from_numpy(ngram_cosines(pairs)).unsqueeze(0), "both")
     return aligned[0].diagonal().mean().item()
 

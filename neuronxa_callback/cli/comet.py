@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from neuronxa_callback.cli.output import give_up
-from neuronxa_callback.quality.comet import environment as comet_environment
-from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.quality.settings import Quality
 from neuronxa_callback.vocabulary import CometDtype, help_of
 
@@ -28,12 +26,14 @@ def setup(
     ] = sys.executable,
 ) -> None:
     """Make the environment that COMET runs in, beside the training's. It takes minutes and, with CUDA, a few GB."""
+    from neuronxa_callback.quality.comet import environment as comet_environment
+
     console = Console()
     place = (path or comet_environment.default_path()).expanduser().absolute()
     try:
         with console.status("") as status:
             interpreter = comet_environment.setup(place, python, status.update)
-    except CometEnvironmentError as error:
+    except comet_environment.CometEnvironmentError as error:
         give_up(console, error)
     console.print(f"COMET runs in {interpreter}", soft_wrap=True)
     if path is not None:

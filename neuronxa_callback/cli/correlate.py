@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neuronxa_callback.cli.options import ShowingMeans
-from neuronxa_callback.cli.output import FOR_PROGRAMS, print_table, print_with_means, surveying
+from neuronxa_callback.cli.output import FOR_PROGRAMS, print_table, print_with_means, reporting
 
 
 def correlate(
@@ -29,7 +29,7 @@ def correlate(
     from neuronxa_callback.survey import downstream
     from neuronxa_callback.survey.results import read_results, read_scores
 
-    with surveying(showing) as (console, _):
+    with reporting(showing) as console:
         if differences and showing.summary:
             raise ValueError("--differences and --summary each print one table alone; choose one of them.")
         found = [result for path in results for result in read_results(path, metric)]

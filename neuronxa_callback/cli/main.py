@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import typer
 
 from neuronxa_callback.cli.comet import check, setup
@@ -33,10 +35,22 @@ app.add_typer(comet_app, name="comet")
 comet_app.command()(first_alone(flattened(setup)))
 comet_app.command()(first_alone(flattened(check)))
 
+# Containers that are made before the collector looks for garbage among the youngest; Python's own number is 700.
+RARELY = 50_000
+
 
 def run() -> None:
-    """Run the command that the arguments name. Of several processes the first alone prints."""
-    if is_first():
-        app()
-    else:
-        silent(app)
+    """Run the command that the arguments name. Of several processes the first alone prints.
+
+    The garbage collector is told that this process lives for one command. What torch and transformers make when they
+    are imported stays, so the collector has nothing to find there, and it would look through all of it again and again
+    while they are imported, and when the interpreter ends. `app` alone leaves the collector as it is.
+    """
+    gc.set_threshold(RARELY)
+    try:
+        if is_first():
+            app()
+        else:
+            silent(app)
+    finally:
+        gc.freeze()  # keeps the interpreter's end from looking through it

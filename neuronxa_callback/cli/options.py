@@ -11,7 +11,6 @@ import typer
 
 from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.quality.settings import Quality
-from neuronxa_callback.tables import TableFormat
 from neuronxa_callback.vocabulary import (
     CometDtype,
     Direction,
@@ -21,6 +20,7 @@ from neuronxa_callback.vocabulary import (
     Method,
     MetricName,
     Representation,
+    TableFormat,
     TokenPooling,
     check_choice,
     help_of,

@@ -5,45 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from neuronxa_callback import tables
 from neuronxa_callback.cli.options import Showing, ShowingMeans
-from neuronxa_callback.tables import Table, TableFormat
-from neuronxa_callback.vocabulary import check_choice
+from neuronxa_callback.vocabulary import TableFormat, check_choice
+
+if TYPE_CHECKING:  # --help need not wait for pydantic
+    from neuronxa_callback.tables import Table
 
 WIDTH = 160  # columns of a table that is written into a file
 FOR_PROGRAMS = ("json", "csv")  # formats that hold every row's signature
 
 
 @contextmanager
-def surveying(showing: Showing, counted: str = "languages") -> Iterator[tuple[Console, Progress]]:
-    """Give a command its console, and a progress bar on stderr.
+def reporting(showing: Showing) -> Iterator[Console]:
+    """Give a command its console.
 
     An error that the user can remedy ends the command with one sentence on stderr.
     """
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    try:
+        if showing.format is not None:
+            check_choice("format", showing.format, TableFormat)
+        yield console
+    except (ValueError, OSError, ArithmeticError) as error:
+        give_up(Console(stderr=True), error)
+
+
+@contextmanager
+def surveying(showing: Showing, counted: str = "languages") -> Iterator[tuple[Console, Progress]]:
+    """Give a command that measures models its console as `reporting` does, and a progress bar on stderr."""
     from transformers.utils.logging import disable_progress_bar
 
     from neuronxa_callback.model.loading import ModelError
     from neuronxa_callback.ranks import RankError
 
     disable_progress_bar()  # transformers' bar of each model's weights would break into ours
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
     errors = Console(stderr=True)
-    try:
-        if showing.format is not None:
-            check_choice("format", showing.format, TableFormat)
-        with progress_bar(errors, TextColumn(counted)) as progress:
-            yield console, progress
-    except (ModelError, RankError, ValueError, OSError, ArithmeticError) as error:
-        give_up(errors, error)
+    with reporting(showing) as console:
+        try:
+            with progress_bar(errors, TextColumn(counted)) as progress:
+                yield console, progress
+        except (ModelError, RankError) as error:
+            give_up(errors, error)
 
 
 def progress_bar(console: Console, *counted: TextColumn) -> Progress:
@@ -60,6 +71,7 @@ def give_up(console: Console, error: Exception) -> NoReturn:
 
 def print_table(table: Table, showing: Showing, console: Console) -> None:
     """Print a table for a reader, or write it in the chosen format. JSON and CSV hold every row's signature."""
+    from neuronxa_callback import tables
     from neuronxa_callback.survey.tables import for_people
 
     signed = showing.format in FOR_PROGRAMS or "signature" not in table.columns

@@ -12,7 +12,6 @@ from neuronxa_callback.alignment.settings import AlignmentSettings
 from neuronxa_callback.cli.options import Loading, Methods, OutputDirs, Translating
 from neuronxa_callback.cli.output import give_up, progress_bar
 from neuronxa_callback.cli.processes import processes
-from neuronxa_callback.quality.comet.environment import CometEnvironmentError
 from neuronxa_callback.vocabulary import help_of
 
 
@@ -62,6 +61,7 @@ def sweep(
 
     from neuronxa_callback.alignment.evaluator import NeuronXAEvaluator
     from neuronxa_callback.model.loading import ModelError
+    from neuronxa_callback.quality.comet.environment import CometEnvironmentError
     from neuronxa_callback.ranks import RankError
     from neuronxa_callback.training import sweep as run_sweep
     from neuronxa_callback.training.history import History

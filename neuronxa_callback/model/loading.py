@@ -83,6 +83,7 @@ class Loader:
         # "auto" is settled once, because a base may be stored in another dtype than the models trained from it.
         self.dtype = _stored_dtype(checkpoints) if dtype == "auto" else getattr(torch, dtype)
         self._loaded: tuple[str, nn.Module] | None = None
+        self._is_used = False
 
     @contextmanager
     def model(self, checkpoint: Checkpoint) -> Iterator[nn.Module]:
@@ -114,7 +115,9 @@ class Loader:
     def _load(self, checkpoint: Checkpoint) -> nn.Module:
         if self._loaded is None or self._loaded[0] != checkpoint.source:
             self._loaded = None
-            gc.collect()  # there may be no room for two models
+            if self._is_used:
+                gc.collect()  # there may be no room for two models
+            self._is_used = True
             self._loaded = checkpoint.source, self._from_pretrained(checkpoint)
         return self._loaded[1]
 

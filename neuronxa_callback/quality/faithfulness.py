@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
-from sacrebleu.metrics import CHRF
-
-from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.text.recognition import can_recognise, is_in_language
+
+if TYPE_CHECKING:
+    from neuronxa_callback.text.pairs import ParallelPairs
 
 FEWEST_LETTERS = 20  # of a translation whose language is judged
 # A Chinese sentence has far fewer letters than an English one, and py3langid knows its language by fewer.
@@ -42,6 +43,8 @@ def faithfulness(pair: ParallelPairs, texts: Sequence[str]) -> Faithfulness:
         pair: the sources and the references.
         texts: the translation of each source. It may be empty.
     """
+    from sacrebleu.metrics import CHRF  # reading what was measured does not need it
+
     copied = CHRF().corpus_score(list(texts), [list(pair.source)]).score
     length = sum(map(len, texts)) / sum(map(len, pair.target))
     return Faithfulness(float(copied), _off_target(texts, pair.target_lang), length)

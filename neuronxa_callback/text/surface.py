@@ -6,13 +6,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
-from scipy import sparse
 
 from neuronxa_callback.text.overlap import HeldOut, words_of
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 SIZE = 4  # characters of an n-gram
 LEAST_LETTERS = 2  # "a" is a word of both English and French and tells nothing; a single digit does tell
@@ -71,6 +74,8 @@ def _ngrams(sentence: str, size: int) -> list[str]:
 
 def _unit_rows(counts: Sequence[Counter[str]], columns: dict[str, int]) -> sparse.csr_array:
     """Return the counts as sparse rows of length 1; a row of no counts is 0."""
+    from scipy import sparse  # only the control of the surface needs it, not the reading of text
+
     norms = [np.sqrt(sum(count**2 for count in row.values())) for row in counts]
     data = [count / norm for row, norm in zip(counts, norms, strict=True) for count in row.values()]
     indices = [columns[ngram] for row in counts for ngram in row]

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from itertools import count
 from operator import is_
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuronxa_callback.correlation import OverRun
 from neuronxa_callback.files import append_line, line_of, read_records, replace_lines
-from neuronxa_callback.quality.evaluator import QualityReport
 from neuronxa_callback.training.points import correlations_of, points_of
 from neuronxa_callback.training.records import Evaluation, methods_of
 from neuronxa_callback.training.sentences import correlations_over_sentences
+
+if TYPE_CHECKING:  # pages and reports read a history without importing torch
+    from neuronxa_callback.quality.evaluator import QualityReport
 
 
 class History:

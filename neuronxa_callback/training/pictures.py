@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from neuronxa_callback import plots
 from neuronxa_callback.alignment.pair_scores import layer_numbers
 from neuronxa_callback.alignment.report import AlignmentReport
-from neuronxa_callback.training.maps import run_maps
 from neuronxa_callback.training.records import Evaluation, Verdict, methods_of
 from neuronxa_callback.training.trackers import Fact
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def layer_pictures(report: AlignmentReport, n: int, step: int) -> Iterator[tuple[str, Figure]]:
@@ -22,6 +22,8 @@ def layer_pictures(report: AlignmentReport, n: int, step: int) -> Iterator[tuple
         n: the number of sentence pairs, for the axis.
         step: the step of the evaluation, for the title.
     """
+    from neuronxa_callback import plots  # matplotlib, for which a run without trackers need not wait
+
     for method in report.score:
         languages = report.by_language.items()
         per_layer = {name: language.per_layer[method].tolist() for name, language in languages}
@@ -38,6 +40,8 @@ def layer_pictures(report: AlignmentReport, n: int, step: int) -> Iterator[tuple
 
 def map_pictures(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, Figure]]:
     """Yield "neuronxa/nasca_layer_map" and the like and the maps of a run, given its evaluations in step order."""
+    from neuronxa_callback.training.maps import run_maps  # draws with matplotlib, too
+
     for method in methods_of(evaluations):
         for name, figure in run_maps(evaluations, method).items():
             yield f"neuronxa/{method}_{name}", figure

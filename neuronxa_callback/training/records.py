@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from neuronxa_callback.alignment import pair_scores
 from neuronxa_callback.alignment.pair_scores import PairScores
-from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.correlation import Correlation, OverRun
 from neuronxa_callback.files import Record
 from neuronxa_callback.quality.comet.process import QualityError, QualityScore
-from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
 from neuronxa_callback.quality.faithfulness import Faithfulness
-from neuronxa_callback.quality.translation import Translations
 from neuronxa_callback.signature import Signature, SignatureText
-from neuronxa_callback.text.pairs import ParallelPairs
 from neuronxa_callback.vocabulary import Method
+
+if TYPE_CHECKING:  # pages and reports read the lines without importing torch
+    from neuronxa_callback.alignment.report import AlignmentReport
+    from neuronxa_callback.quality.evaluator import DirectionScores, QualityReport
+    from neuronxa_callback.quality.translation import Translations
+    from neuronxa_callback.text.pairs import ParallelPairs
 
 NOT_YET = "not scored yet"  # the reason for a missing score that COMET is still working on
 
@@ -325,6 +327,8 @@ class Evaluation(SparseRecord):
     @property
     def translated(self) -> dict[str, tuple[Translations, Signature]]:
         """The translations and their signatures, as `QualityEvaluator.translate` returns them."""
+        from neuronxa_callback.quality.translation import Translations  # imports torch, which only a run needs
+
         return {
             name: (Translations(tuple(made.translations), made.empty, made.truncated), made.signature)
             for name, made in self.quality.items()

@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from neuronxa_callback import plots
 from neuronxa_callback.alignment.report import AlignmentReport
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget, same_random_state
@@ -42,6 +41,9 @@ from neuronxa_callback.training.trackers import Fact
 from neuronxa_callback.training.trainer import Moment
 from neuronxa_callback.training.watch import Watch
 from neuronxa_callback.training.weights import Weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -401,6 +403,8 @@ class Run:
         """Add pictures to the trackers. Without any tracker nothing is drawn."""
         if not (trackers := moment.trackers):
             return
+        from neuronxa_callback import plots  # matplotlib, for which a run without trackers need not wait
+
         for name, figure in pictures:
             image = plots.pixels(figure)
             for tracker in trackers:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from neuronxa_callback.plots import CurvePoint
 from neuronxa_callback.training.records import Evaluation, RunCorrelation
 from neuronxa_callback.vocabulary import Method, score_name, split_method
+
+if TYPE_CHECKING:
+    from neuronxa_callback.plots import CurvePoint
 
 
 def summarise(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
@@ -77,6 +80,8 @@ def curves(evaluations: Sequence[Evaluation]) -> dict[str, list[tuple[int, float
 
 def language_curves(evaluations: Sequence[Evaluation], method: Method) -> dict[str, list[CurvePoint]]:
     """Return each language pair's alignment score over the run, with its interval and its chance where it has them."""
+    from neuronxa_callback.plots import CurvePoint  # imports matplotlib, for which training need not wait
+
     found: dict[str, list[CurvePoint]] = {}
     for evaluation in evaluations:
         for name, language in evaluation.languages.items():
