@@ -9,9 +9,8 @@ its sections, and leaves the recorded rows of the others as they are.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -30,8 +28,8 @@ from transformers import (
 )
 
 from benchmarks import mexa_published
-from benchmarks.machine import RESULTS, describe
-from benchmarks.rows import HEADER, Row, in_seconds, interleaved, peak_memory, timed
+from benchmarks.machine import RESULTS
+from benchmarks.rows import Row, in_seconds, interleaved, peak_memory, read, save, show, timed
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.alignment.batches import batches
 from neuronxa_callback.alignment.encoder import default_token_budget, pass_tokens
@@ -40,7 +38,6 @@ from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.quality import translation
 from neuronxa_callback.quality.prompts import prompt_ids
 from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
-from neuronxa_callback.tables import markdown_table
 from neuronxa_callback.text.embedded import embedded
 from neuronxa_callback.vocabulary import Method
 
@@ -349,40 +346,6 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
-def read() -> list[Row]:
-    """Return the recorded rows."""
-    if not RESULT.exists():
-        return []
-    return [
-        Row(**row | {"values": tuple(row["values"])}) for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
-    ]
-
-
-def save(rows: Sequence[Row], pairs: ParallelPairs, rounds: int) -> None:
-    """Record rows, in place of those of the same sections."""
-    measured = {row.section for row in rows}
-    content = {
-        "command": f"python -m benchmarks.cost --rounds {rounds}",
-        "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
-        **describe(),
-        "rows": [asdict(row) for row in (*(row for row in read() if row.section not in measured), *rows)],
-    }
-    RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the table as Markdown. docs/explanation/promises.md shows it."""
-    return markdown_table(("section", *HEADER), [(row.section, *row.cells()) for row in rows])
-
-
-def show(rows: Sequence[Row], console: Console) -> None:
-    """Print rows as a table."""
-    table = Table(*HEADER)
-    for row in rows:
-        table.add_row(*row.cells())
-    console.print(table)
-
-
 def main() -> None:
     """Measure, print and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -397,8 +360,8 @@ def main() -> None:
         for name in options.only:
             rows = list(SECTIONS[name](bench))
             show(rows, console)
-            save(rows, bench.pairs, options.rounds)
-    show(read(), console)
+            save(RESULT, rows, bench.pairs, f"python -m benchmarks.cost --rounds {options.rounds}")
+    show(read(RESULT), console)
 
 
 if __name__ == "__main__":

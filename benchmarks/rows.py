@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.machine import describe
+from neuronxa_callback import ParallelPairs
+from neuronxa_callback.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -93,3 +101,36 @@ def peak_memory(work: Callable[[], object]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def read(path: Path) -> list[Row]:
+    """Return the recorded rows of a result file, none if there is no such file."""
+    if not path.exists():
+        return []
+    made = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [Row(**row | {"values": tuple(row["values"])}) for row in made]
+
+
+def save(path: Path, rows: Sequence[Row], pairs: ParallelPairs, command: str) -> None:
+    """Record rows in a result file, in place of those of the same sections."""
+    measured = {row.section for row in rows}
+    content = {
+        "command": command,
+        "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
+        **describe(),
+        "rows": [asdict(row) for row in (*(row for row in read(path) if row.section not in measured), *rows)],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table as Markdown. docs/explanation/promises.md shows it."""
+    return markdown_table(("section", *HEADER), [(row.section, *row.cells()) for row in rows])
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print rows as a table."""
+    table = Table(*HEADER)
+    for row in rows:
+        table.add_row(*row.cells())
+    console.print(table)

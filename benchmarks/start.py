@@ -8,7 +8,6 @@ what the callback adds to a script that imports the Trainer anyway.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.cost import RESULTS, Row, interleaved, show
-from benchmarks.machine import describe
+from benchmarks.machine import RESULTS
+from benchmarks.rows import Row, in_seconds, interleaved, save, show
 from neuronxa_callback import ParallelPairs
 
+RESULT = RESULTS / "start.json"
 ADDED = 0.2  # seconds that an import may add to another one
 HELP = 0.3  # seconds that `neuronxa --help` may take
 TRAINER = "from transformers import Trainer"
@@ -85,69 +85,38 @@ def measure(model: Path, pairs: ParallelPairs, rounds: int) -> list[Row]:
         texts = written(pairs, folder)
         seconds |= interleaved(
             {
-                "published": partial(published, model, texts),
+                "MEXA's published way": partial(published, model, texts),
                 "MEXA alone": partial(scored, model, folder, pairs, "--methods", "mexa"),
                 "default methods": partial(scored, model, folder, pairs),
             },
             max(1, rounds // 2),
         )
     whole = f"neuronxa score, {len(pairs)} pairs, process start included"
+    row = partial(in_seconds, "start", seconds=seconds)
     return [
-        _row("import", "import neuronxa_callback", "import torch", seconds, added=ADDED),
-        _row("import beside the Trainer's", CALLBACK, TRAINER, seconds, added=ADDED),
-        Row(
-            "help",
-            "neuronxa --help",
-            f"{HELP} s",
-            seconds["neuronxa --help"] / HELP,
-            1.0,
-            "seconds",
-            (
-                seconds["neuronxa --help"],
-                HELP,
-            ),
-        ),
-        _row(whole, "MEXA alone", "published", seconds, target=1 / 3),
-        _row(whole, "default methods", "published", seconds, target=1 / 3),
+        _added("import", "import neuronxa_callback", "import torch", seconds),
+        _added("import beside the Trainer's", CALLBACK, TRAINER, seconds),
+        Row("start", "help", "neuronxa --help", f"{HELP} s", (seconds["neuronxa --help"], HELP), "seconds", 1.0),
+        row(whole, ("MEXA alone", "MEXA's published way"), target=1 / 3),
+        row(whole, ("default methods", "MEXA's published way"), target=1 / 3),
     ]
 
 
-def _row(
-    name: str, numerator: str, denominator: str, seconds: dict[str, float], target: float = 1.0, added: float = 0.0
-) -> Row:
-    values = (seconds[numerator], seconds[denominator] + added)
-    compared = f"{denominator} + {added} s" if added else denominator
-    return Row(name, numerator, compared, values[0] / values[1], round(target, 3), "seconds", values)
-
-
-def save(rows: list[Row], pairs: ParallelPairs, options: argparse.Namespace) -> Path:
-    content = {
-        "command": f"python -m benchmarks.start --rounds {options.rounds} --name {options.name}"
-        + (f" --files {' '.join(Path(file).name for file in options.files)}" if options.files else "")
-        + (f" --languages {' '.join(options.languages)}" if all(options.languages) else ""),
-        "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
-        **describe(),
-        "rows": [row._asdict() | {"met": row.met} for row in rows],
-    }
-    path = RESULTS / f"{options.name}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+def _added(what: str, numerator: str, denominator: str, seconds: dict[str, float]) -> Row:
+    """Return the row of an import that may take ADDED seconds more than another one."""
+    values = (seconds[numerator], seconds[denominator] + ADDED)
+    return Row("start", what, numerator, f"{denominator} + {ADDED} s", values, "seconds", 1.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(".models/smollm2-135m-instruct"))
     parser.add_argument("--rounds", type=int, default=7, help="rounds of the imports; whole runs take half as many")
-    parser.add_argument("--files", nargs=2, metavar="FILE", help="aligned text files instead of the embedded pairs")
-    parser.add_argument("--languages", nargs=2, metavar="CODE", default=(None, None), help="their FLORES-200 codes")
-    parser.add_argument("--name", default="start", help="name of the result file")
     options = parser.parse_args()
-    spec = tuple(options.files) if options.files else "eng_Latn-isl_Latn"
-    pairs = ParallelPairs.load(spec, *options.languages)
+    pairs = ParallelPairs.load("eng_Latn-isl_Latn")
     rows = measure(options.model, pairs, options.rounds)
-    console = Console(width=150)
-    show(rows, pairs, console)
-    console.print(f"written to {save(rows, pairs, options)}")
+    show(rows, Console(width=170))
+    save(RESULT, rows, pairs, f"python -m benchmarks.start --rounds {options.rounds}")
 
 
 if __name__ == "__main__":

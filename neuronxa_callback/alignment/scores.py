@@ -149,8 +149,8 @@ def _together(source: Tensor, target: Tensor, method: Method, orders: Tensor | N
     if orders is not None:
         tried = torch.cat([tried.to(orders.dtype), orders])
     found = [
-        measure.compare(*([measure.prepare(layer) for layer in side] for side in sides), tried)
-        for sides in _layers(source, target, max(1, MOST_NUMBERS // (n * max(n, features))))
+        measure.compare([measure.prepare(layer) for layer in s], [measure.prepare(layer) for layer in t], tried)
+        for s, t in _layers(source, target, max(1, MOST_NUMBERS // (n * max(n, features))))
     ]
     value, torn = torch.cat(found, dim=1).split([1, len(tried) - 1])
     if orders is None:

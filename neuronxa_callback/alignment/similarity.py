@@ -59,11 +59,12 @@ def similarity(method: Method) -> Similarity[Any]:
 
     All three lie in [0, 1], and are 0 where one side does not vary over the sentences.
     """
-    return {
+    measures: dict[str, Similarity[Any]] = {
         "cka": Similarity(_kernel, _cka),
         "svcca": Similarity(_directions, _svcca),
         "anc": Similarity(_standardised, _anc),
-    }[method]
+    }
+    return measures[method]
 
 
 class Directions(NamedTuple):
