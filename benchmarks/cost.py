@@ -120,7 +120,7 @@ def packed(decoder: Decoder, pairs: ParallelPairs) -> None:
 
 def alignment_float32(bench: Bench) -> Iterator[Row]:
     """NASCA in float32 against the passes that it needs, other methods, fewer layers, and memory."""
-    section, decoder, pairs = "alignment, float32", bench.float32, bench.pairs
+    section, decoder, pairs = "alignment-float32", bench.float32, bench.pairs
     nasca, layers = NeuronXAEvaluator(pairs, "nasca"), len(decoder.layers)
     ranked = NeuronXAEvaluator(pairs, ("nasca", "nasca_rank"))
     eight = NeuronXAEvaluator(pairs, EIGHT)
@@ -158,7 +158,7 @@ def alignment_nf4(bench: Bench) -> Iterator[Row]:
         },
         bench.rounds,
     )
-    row = partial(in_seconds, "alignment, NF4", seconds=seconds)
+    row = partial(in_seconds, "alignment-nf4", seconds=seconds)
     yield row("hooks and scores", ("NASCA", "bare forward pass"), target=1.03)
     yield row("the limit", ("NASCA", "packed tokens"), target=1.1)
 
@@ -289,12 +289,12 @@ def _translation(section: str, decoder: Decoder, pairs: ParallelPairs) -> Iterat
 
 def translation_float32(bench: Bench) -> Iterator[Row]:
     """Translation in float32 against `generate` with its best number of sources in a batch."""
-    return _translation("translation, float32", bench.float32, bench.pairs)
+    return _translation("translation-float32", bench.float32, bench.pairs)
 
 
 def translation_nf4(bench: Bench) -> Iterator[Row]:
     """Translation in NF4 against `generate` with its best number of sources in a batch."""
-    return _translation("translation, NF4", bench.nf4, bench.pairs)
+    return _translation("translation-nf4", bench.nf4, bench.pairs)
 
 
 # ------------------------------------------------------------------------------------------------------- linearity

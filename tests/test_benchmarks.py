@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import candidates, comet_precision, correlations, coverage, gpu, recorded, rises, signal, stopping
+from benchmarks import (
+    candidates,
+    comet_precision,
+    correlations,
+    cost,
+    coverage,
+    gpu,
+    recorded,
+    rises,
+    rows,
+    signal,
+    start,
+    stopping,
+)
 from neuronxa_callback.significance import paired_p_value
 
 pytestmark = pytest.mark.unit
@@ -74,6 +87,25 @@ def test_the_table_of_the_gpu_is_that_of_its_results() -> None:
     page = (ROOT / "docs" / "explanation" / "promises.md").read_text(encoding="utf-8")
     assert gpu.markdown([gpu.Cost(**cost) for cost in made["costs"]]) in page
     assert made["gpu"] in page
+
+
+def test_the_tables_of_the_cost_are_those_of_its_results() -> None:
+    page = (ROOT / "docs" / "explanation" / "promises.md").read_text(encoding="utf-8")
+    for results in (cost.RESULT, start.RESULT):
+        made = rows.read(results)
+        assert rows.markdown(made) in page
+        told = json.loads(results.read_text(encoding="utf-8"))["command"]
+        assert told.startswith("python -m benchmarks.")
+    assert {row.section for row in rows.read(cost.RESULT)} == set(cost.SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("costs", "shown", "met"),
+    [((1.03, 1.0), "1.030", "yes"), ((1.0304, 1.0), "1.030", "yes"), ((2.06, 1.0), "2.060", "no: 100% above")],
+)
+def test_a_row_says_by_how_much_it_misses_its_target(costs: tuple[float, float], shown: str, met: str) -> None:
+    row = rows.Row("section", "what", "one", "other", costs, "seconds", 1.03)
+    assert row.cells()[3:] == (f"{costs[0]:.2f} s / 1.00 s", shown, "1.03", met)
 
 
 def test_the_tables_of_chance_and_coverage_are_those_of_their_results() -> None:
