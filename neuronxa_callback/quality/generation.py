@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from neuronxa_callback.model.decoder import Decoder
+from neuronxa_callback.model.tolerance import differ, rounding
 
 # A round ends when this share of its answers has ended. With fewer rounds, more passes are made for answers that have
 # ended. With more rounds, the cache is copied more often.
@@ -134,6 +134,9 @@ def _beginning(
 ) -> tuple[DynamicCache | None, bool]:
     """Read what all prompts begin with.
 
+    It is read twice in one pass: as it is, and moved by a token of padding. Tokens whose keys and values are the same
+    in both can be read once for all prompts.
+
     Args:
         decoder: the model.
         prompts: the token ids of each prompt.
@@ -147,19 +150,20 @@ def _beginning(
         return None, False
     # At least one token of every prompt is left, because the model says what follows it.
     shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))))
-    shared = min(shared, min(map(len, prompts)) - 1)
+    first = list(prompts[0][: max(1, min(shared, min(map(len, prompts)) - 1))])
     generator: Any = decoder.base
-    read = _tensor([prompts[0][: max(shared, 1)]], decoder)
+    fill = generator.generation_config.pad_token_id
     output = generator.generate(
-        input_ids=read,
-        attention_mask=torch.ones_like(read),
+        input_ids=_tensor([first, [fill, *first[:-1]]], decoder),
+        attention_mask=_tensor([[1] * len(first), [0, *[1] * (len(first) - 1)]], decoder),
         max_new_tokens=1,
         return_dict_in_generate=True,
     )
     cache = getattr(output, "past_key_values", None)
-    if not _is_plain(cache, read.shape[1]):
+    if not _is_plain(cache, len(first)):
         return None, False
-    if shared < 1 or not _reads_alike_behind_padding(decoder, cache, len(prompts[0]) + padding[0]):
+    longest = len(prompts[0]) + padding[0]
+    if len(first) < 2 or not _is_alike_behind_padding(decoder, cache) or _depends_on_length(decoder, cache, longest):
         return None, True
     _repeat(cache, padding)
     return cache, True
@@ -181,24 +185,34 @@ def _keeps_positions(decoder: Decoder) -> bool:
     return any(hasattr(module, "rope_deltas") for module in decoder.base.modules())
 
 
-def _reads_alike_behind_padding(decoder: Decoder, cache: DynamicCache, longest: int) -> bool:
-    """Return whether tokens have the same keys and values wherever padding puts them, and whatever follows them.
+def _is_alike_behind_padding(decoder: Decoder, cache: DynamicCache) -> bool:
+    """Return whether tokens have the same keys and values behind padding, whatever token follows them.
+
+    They have not where a model takes the padding for text (CTRL in transformers 4), or where tokens see those behind
+    them.
 
     Args:
         decoder: the model.
-        cache: its KV cache of one row.
-        longest: the number of tokens of the longest prompt.
+        cache: its KV cache of a row, and of the row without its last token behind a token of padding.
     """
-    takes_positions = "position_ids" in inspect.signature(decoder.base.forward).parameters
-    fits = all(longest < getattr(layer, "sliding_window", longest + 1) for layer in cache.layers)
-    # The angles of these depend on the length of the text.
+    states = [state for layer in cache.layers if layer.get_seq_length() for state in (layer.keys, layer.values)]
+    tolerance = rounding(decoder.model, decoder.device)
+    is_alike = not any(differ(state[1, :, 1:], state[0, :, :-1], tolerance) for state in states)
+    return is_alike and not decoder.bidirectional
+
+
+def _depends_on_length(decoder: Decoder, cache: DynamicCache, longest: int) -> bool:
+    """Return whether what a token has for keys and values may depend on how much text follows it.
+
+    It may where a window is shorter than the longest prompt, and with angles that follow from the length of the text.
+    """
+    is_cut = any(longest >= getattr(layer, "sliding_window", longest + 1) for layer in cache.layers)
     kinds = {str(getattr(module, "rope_type", "")) for module in decoder.stack.modules()}
-    has_fixed_angles = not any(name in kind for kind in kinds for name in ("dynamic", "longrope"))
-    return takes_positions and fits and has_fixed_angles and not decoder.bidirectional
+    return is_cut or any(name in kind for kind in kinds for name in ("dynamic", "longrope"))
 
 
 def _repeat(cache: DynamicCache, padding: Sequence[int]) -> None:
-    """Give a cache of one row a row for each prompt, with its tokens moved to the right by the prompt's padding.
+    """Give a cache the first of its rows for each prompt, with its tokens moved to the right by the prompt's padding.
 
     The first places of a row are those of the padding, which no token sees. What the padding pushes out at the end is
     read again with the rest of the prompt.

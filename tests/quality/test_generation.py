@@ -45,6 +45,7 @@ IN_ROUNDS = (
     "falcon-alibi",
     "mixtral",
     "deepseek-v3",  # keys and values of other sizes
+    "bloom",  # takes no positions, and makes them of the mask
 )
 HasEnded: TypeAlias = Callable[[int, Sequence[int]], bool]
 IN_ONE_CALL = ("mamba", "qwen3_next", "openai-gpt")
@@ -130,16 +131,16 @@ class TestAgainstOneCall:
         ours, plain = both(tiny(kind), ALIKE)
         assert ours < plain
 
-    def test_a_model_whose_positions_are_made_of_the_mask(self) -> None:
-        """BLOOM takes no positions, so nothing is read before the padding. Answers are taken out all the same."""
-        ours, plain = both(tiny("bloom"), ALIKE)
-        assert ours < plain + len(SHARED)
+    def test_a_model_whose_tokens_see_those_behind_them(self) -> None:
+        """After the look at its cache, every prompt is read as a whole."""
+        ours, plain = both(configs.tiny_model("llama#bidirectional"), ALIKE, [2] * 6, lambda *_: False)
+        assert ours == plain + 2 * len(SHARED)
 
     @pytest.mark.parametrize("kind", IN_ONE_CALL)
     def test_a_model_with_another_state(self, kind: str) -> None:
-        """There is one call after a look at its cache, which reads what the prompts share."""
+        """There is one call after a look at its cache, which reads what the prompts share twice."""
         ours, plain = in_one_call(configs.tiny_model(kind))
-        assert ours == plain + len(SHARED)
+        assert ours == plain + 2 * len(SHARED)
 
     @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
     @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
