@@ -21,6 +21,7 @@ CONSTANT = 1e-6
 SVCCA_VARIANCE = 0.99
 # Reordered rows are held so many numbers at a time: 0.5 MB in float64, which a processor's cache holds.
 BLOCK = 65_536
+PLACED = 8  # blocks whose places are found at once
 
 Part = TypeVar("Part")
 
@@ -94,15 +95,18 @@ def _cka(sources: Sequence[Tensor], targets: Sequence[Tensor], orders: Tensor) -
     row, column = torch.tril_indices(n, n)
     twice = torch.where(row == column, 1.0, 2.0).double()
     halves = [kernel[row, column] * twice for kernel in sources]
-    found = torch.empty(len(orders), len(sources), dtype=torch.float64)
-    start = 0
-    for some in orders.split(max(1, BLOCK // len(row))):
-        places = some[:, row] * n + some[:, column]
-        for layer, (half, kernel) in enumerate(zip(halves, targets, strict=True)):
-            reordered = kernel.flatten().index_select(0, places.flatten()).view(places.shape)
-            torch.mv(reordered, half, out=found[start : start + len(some), layer])
-        start += len(some)
-    return found.clamp(0, 1)
+    at_once = max(1, BLOCK // len(row))
+    found: list[Tensor] = []
+    for some in orders.split(PLACED * at_once):
+        places = torch.cat([some[:, : i + 1] + n * some[:, i : i + 1] for i in range(n)], dim=1)
+        found += [_products(halves, targets, block) for block in places.split(at_once)]
+    return torch.cat(found).clamp(0, 1)
+
+
+def _products(halves: Sequence[Tensor], kernels: Sequence[Tensor], places: Tensor) -> Tensor:
+    """Return the inner products of kernels' halves with the halves at these places of others, (orders, layers)."""
+    reordered = (kernel.flatten().index_select(0, places.flatten()).view(places.shape) for kernel in kernels)
+    return torch.stack([values @ half for values, half in zip(reordered, halves, strict=True)], dim=1)
 
 
 def _directions(vectors: Tensor) -> Directions:
