@@ -59,7 +59,7 @@ class TestImports:
 
     def test_what_reads_scores_imports_neither_torch_nor_transformers(self, tmp_path: Path) -> None:
         numbers = {
-            "signature": "model:tiny|method:nasca|n:10",
+            "signature": "method:nasca|n:10",
             "score": {"nasca": 0.5},
             "per_layer": {"nasca": [0.25, 0.75]},
         }
@@ -68,9 +68,21 @@ class TestImports:
         lines = "".join(json.dumps(run | {"step": step}) + "\n" for step in (0, 10))
         (tmp_path / "neuronxa" / "scores.jsonl").write_text(lines)
         survey, results = tmp_path / "scores.jsonl", tmp_path / "results.csv"
-        line = {"format": 3, "model": "tiny", "pivot": "eng_Latn", "corpus": "embedded", "key": "n:10", **numbers}
+        line = {
+            "format": 3,
+            "model": "tiny",
+            "pivot": "eng_Latn",
+            "corpus": "embedded",
+            "key": "model:tiny|adapter:|load:auto|quantised:|weights:0",
+            **numbers,
+        }
         codes = ("isl_Latn", "fra_Latn", "spa_Latn", "deu_Latn")
-        survey.write_text("".join(json.dumps(line | {"lang": code}) + "\n" for code in codes))
+        survey.write_text(
+            "".join(
+                json.dumps(line | {"lang": code, "score": {"nasca": 0.2 + place / 10}}) + "\n"
+                for place, code in enumerate(codes)
+            )
+        )
         results.write_text(
             "task,lang,value\n" + "".join(f"xnli,{code},0.{place}\n" for place, code in enumerate(codes))
         )
