@@ -51,10 +51,11 @@ def cosines(source: Sequence[Vectors], target: Sequence[Vectors]) -> NDArray[np.
     """Return the cosines of each source with each target, one pair of vectors after another."""
     from scipy.spatial.distance import cosine  # embedding needs none of scipy
 
+    source, target = ([vector.astype(np.float64) for vector in side] for side in (source, target))
     found = np.zeros((len(source), len(target)))
     for row, one in enumerate(source):
         for column, other in enumerate(target):
-            found[row, column] = 1 - cosine(one.astype(np.float64), other.astype(np.float64))
+            found[row, column] = 1 - cosine(one, other)
     return found
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -105,22 +106,25 @@ def peak_memory(work: Callable[[], object]) -> int:
 
 def read(path: Path) -> list[Row]:
     """Return the recorded rows of a result file, none if there is no such file."""
-    if not path.exists():
-        return []
-    made = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return [Row(**row | {"values": tuple(row["values"])}) for row in made]
+    return [
+        Row(**row | {"values": tuple(row["values"])}) for section in _sections(path).values() for row in section["rows"]
+    ]
 
 
 def save(path: Path, rows: Sequence[Row], pairs: ParallelPairs, command: str) -> None:
-    """Record rows in a result file, in place of those of the same sections."""
-    measured = {row.section for row in rows}
-    content = {
+    """Record the rows of one section in a result file, with the command and the machine. Other sections stay."""
+    (section,) = {row.section for row in rows}
+    made = {
         "command": command,
         "pairs": {"name": pairs.name, "n": len(pairs), "fingerprint": pairs.fingerprint},
         **describe(),
-        "rows": [asdict(row) for row in (*(row for row in read(path) if row.section not in measured), *rows)],
+        "rows": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_sections(path) | {section: made}, indent=2) + "\n", encoding="utf-8")
+
+
+def _sections(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def markdown(rows: Sequence[Row]) -> str:

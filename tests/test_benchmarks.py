@@ -94,8 +94,6 @@ def test_the_tables_of_the_cost_are_those_of_its_results() -> None:
     for results in (cost.RESULT, start.RESULT):
         made = rows.read(results)
         assert rows.markdown(made) in page
-        told = json.loads(results.read_text(encoding="utf-8"))["command"]
-        assert told.startswith("python -m benchmarks.")
     assert {row.section for row in rows.read(cost.RESULT)} == set(cost.SECTIONS)
 
 
