@@ -51,10 +51,10 @@ def cosines(source: Sequence[Vectors], target: Sequence[Vectors]) -> NDArray[np.
     """Return the cosines of each source with each target, one pair of vectors after another."""
     from scipy.spatial.distance import cosine  # embedding needs none of scipy
 
-    source, target = ([vector.astype(np.float64) for vector in side] for side in (source, target))
+    sources, targets = ([vector.astype(np.float64) for vector in side] for side in (source, target))
     found = np.zeros((len(source), len(target)))
-    for row, one in enumerate(source):
-        for column, other in enumerate(target):
+    for row, one in enumerate(sources):
+        for column, other in enumerate(targets):
             found[row, column] = 1 - cosine(one, other)
     return found
 
