@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuronxa_callback.alignment.batches import shares
-from neuronxa_callback.alignment.encoder import ACCELERATOR_PASS_TOKENS
 from neuronxa_callback.alignment.scores import MOST_NUMBERS
 from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
 from neuronxa_callback.significance import RESAMPLES
@@ -154,9 +153,7 @@ class Reading:
     sentences: int
 
     @classmethod
-    def of(
-        cls, lengths: Sequence[int], token_budget: int, ranks: int, pass_tokens: int = ACCELERATOR_PASS_TOKENS
-    ) -> Reading:
+    def of(cls, lengths: Sequence[int], token_budget: int, ranks: int, pass_tokens: int | None = None) -> Reading:
         """Return how `batches.shares` deals sentences of these lengths."""
         dealt = shares([[0] * length for length in lengths], token_budget, pass_tokens, ranks)
         padded = [[len(rows) * max(lengths[row] for row in rows) for rows in its] for its in dealt]

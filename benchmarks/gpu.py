@@ -57,6 +57,7 @@ class Cost:
         shape: "1B", "3B" or "8B".
         seconds: the median seconds of each work.
         mebibytes: the GPU memory that a work takes at its peak beside what is there before it.
+        weights: "NF4" or "bfloat16". The figures recorded with version 0.1 do not say: they are of NF4.
     """
 
     shape: str

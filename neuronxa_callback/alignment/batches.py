@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 
-def batches(token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: int) -> list[list[int]]:
+def batches(token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: int | None) -> list[list[int]]:
     """Group row numbers into the batches that cost least, shortest sentences first.
 
     The cost is that of all padded tokens and of all forward passes. Sentences of equal length are sorted by their
@@ -17,10 +17,12 @@ def batches(token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: 
     Args:
         token_ids: the sentences.
         token_budget: padded tokens in a batch at most. A sentence that is longer gets a batch of its own.
-        pass_tokens: what a forward pass costs beside its tokens, in tokens. The higher it is, the fewer batches there
-            are, and the more padding.
+        pass_tokens: the fixed cost of a forward pass, as a number of tokens. The higher it is, the fewer batches there
+            are, and the more padding. None makes as few batches as the budget allows.
     """
     order = _by_length(token_ids)
+    if pass_tokens is None:  # more than all padding together
+        pass_tokens = len(order) * max(token_budget, len(token_ids[order[-1]])) if order else 0
     costs = np.zeros(len(order) + 1)  # of the first sentences, for each number of them
     begins = np.zeros(len(order) + 1, dtype=int)  # where the last batch of the first sentences begins
     for end, row in enumerate(order, start=1):
@@ -56,7 +58,7 @@ def _by_length(token_ids: Sequence[Sequence[int]]) -> list[int]:
 
 
 def shares(
-    token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: int, processes: int
+    token_ids: Sequence[Sequence[int]], token_budget: int, pass_tokens: int | None, processes: int
 ) -> list[list[list[int]]]:
     """Deal sentences to processes, so that each has about as many tokens in at most as many batches.
 

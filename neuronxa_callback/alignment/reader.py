@@ -61,11 +61,11 @@ class Reader:
         }
 
     def last_of(self, run: Callable[[], Tensor]) -> Tensor:
-        """Make the watched pass, and return its last tensor, which is not finite if the model's activations are not.
+        """Make the watched pass, and return its last tensor, which is not finite if what was read is not.
 
         What follows the last tensor that is read changes no result. So the pass ends there if it may be left
-        (`Decoder.may_leave_pass`): the layer's last projections and the final norm are not computed. That tensor is
-        returned then. It holds (batch * tokens) x features numbers.
+        (`Decoder.may_leave_pass`): the layer's last projections and the final norm are not computed, and nobody learns
+        whether these are finite. That last tensor is returned then. It holds (batch * tokens) x features numbers.
 
         Args:
             run: makes the pass, and returns hidden states.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,9 @@ SVCCA_VARIANCE = 0.99
 BLOCK = 65_536
 PLACED = 8  # blocks whose places are found at once
 
-Part = TypeVar("Part")
-
 
 @dataclass(frozen=True)
-class Similarity(Generic[Part]):
+class Similarity:
     """A measure in two parts.
 
     Attributes:
@@ -36,11 +34,11 @@ class Similarity(Generic[Part]):
             layer, and orders of the targets, an integer tensor (orders, sentences): a float64 tensor (orders, layers).
     """
 
-    prepare: Callable[[Tensor], Part]
-    compare: Callable[[Sequence[Part], Sequence[Part], Tensor], Tensor]
+    prepare: Callable[[Tensor], Any]
+    compare: Callable[[Sequence[Any], Sequence[Any], Tensor], Tensor]
 
 
-def similarity(method: Method) -> Similarity[Any]:
+def similarity(method: Method) -> Similarity:
     """Return a measure by its name.
 
     "cka" is linear centred kernel alignment (Kornblith et al. 2019, Eq. 3 with linear kernels, biased HSIC). It is
@@ -60,7 +58,7 @@ def similarity(method: Method) -> Similarity[Any]:
 
     All three lie in [0, 1], and are 0 where one side does not vary over the sentences.
     """
-    measures: dict[str, Similarity[Any]] = {
+    measures: dict[str, Similarity] = {
         "cka": Similarity(_kernel, _cka),
         "svcca": Similarity(_directions, _svcca),
         "anc": Similarity(_standardised, _anc),

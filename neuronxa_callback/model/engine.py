@@ -37,7 +37,8 @@ def acts_after_forward(module: nn.Module) -> bool:
     """
     config = getattr(module, "config", None)
     records = any("output_" in name and value is True for name, value in getattr(config, "__dict__", {}).items())
-    return records or hasattr(module, "_hf_hook") or getattr(module, "_compiled_call_impl", None) is not None
+    is_compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return records or is_compiled or hasattr(module, "_hf_hook")
 
 
 def inside(model: nn.Module, base: nn.Module, work: Callable[[], T]) -> T:

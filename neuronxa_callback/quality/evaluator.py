@@ -370,7 +370,7 @@ class QualityEvaluator:
                 )
                 for direction, (made, signature) in translated.items()
             },
-            of_samples=self.translate_n is not None,
+            of_samples=bool(self.places),
         )
 
     def make_room(self) -> None:

@@ -28,7 +28,7 @@ def generate(
     limits: Sequence[int],
     has_ended: Callable[[int, Sequence[int]], bool],
 ) -> list[list[int]]:
-    """Generate the answer to each prompt with the generation configuration that the model has.
+    """Generate the answer to each prompt greedily, with a generation configuration that says no more than where to end.
 
     Prompts are padded on the left. The answers are those of one plain call of `generate` to within rounding. Two things
     make it faster:

@@ -99,8 +99,8 @@ def translate(
         endings = _endings(decoder, sentences, prompts)
         generation = _greedy(decoder, prompts.end.tokens)
     budget = token_budget or TOKEN_BUDGET
-    # Each batch makes a pass for every token of its longest translation, so that there are as few as possible.
-    dealt = shares(prompts.token_ids, budget, pass_tokens=budget, processes=decoder.readers.size)
+    # A batch makes a pass for every token of its longest translation, so few batches are best.
+    dealt = shares(prompts.token_ids, budget, pass_tokens=None, processes=decoder.readers.size)
     mine, spare = dealt[decoder.readers.rank], min(prompts.token_ids, key=len)
     with ranks.together(), decoder.evaluation_mode(), _generating_with(decoder, generation):
         generated: dict[int, list[int]] = {}

@@ -57,11 +57,23 @@ def test_the_order_of_the_sentences_changes_no_batch(
     assert [[token_ids[row] for row in batch] for batch in cut] == [[mixed[row] for row in batch] for batch in other]
 
 
+@given(st.lists(st.sampled_from([1, 9, 90, 999]), min_size=1, max_size=60), st.integers(1, 1500))
+def test_there_are_as_few_batches_as_the_budget_allows(lengths: list[int], budget: int) -> None:
+    cut = batches([[1] * length for length in lengths], budget, None)
+    full: list[int] = []  # the sizes of batches that are filled one after the other, which are the fewest
+    for length in sorted(lengths):
+        if full and (full[-1] + 1) * length <= budget:
+            full[-1] += 1
+        else:
+            full.append(1)
+    assert len(cut) == len(full)
+
+
 def test_dear_passes_are_few() -> None:
     token_ids = [[1] * length for length in (2, 2, 9, 10)]
     assert batches(token_ids, 100, pass_tokens=0) == [[0, 1], [2], [3]]
     assert batches(token_ids, 100, pass_tokens=8) == [[0, 1], [2, 3]]
-    assert batches(token_ids, 100, pass_tokens=100) == [[0, 1, 2, 3]]
+    assert batches(token_ids, 100, pass_tokens=None) == [[0, 1, 2, 3]]
 
 
 @given(SENTENCES, st.integers(1, 40), st.integers(1, 9))
@@ -77,8 +89,8 @@ def test_every_sentence_is_dealt_once(token_ids: list[list[int]], budget: int, p
 def test_no_process_has_more_batches_than_the_budget_needs(
     token_ids: list[list[int]], budget: int, processes: int
 ) -> None:
-    dealt = shares(token_ids, budget, pass_tokens=budget, processes=processes)
-    rounds = -(-len(batches(token_ids, budget, pass_tokens=10_000)) // processes)
+    dealt = shares(token_ids, budget, None, processes)
+    rounds = -(-len(batches(token_ids, budget, None)) // processes)
     assert len(dealt[0]) == max(map(len, dealt)) <= rounds
     assert len(dealt[0]) - len(dealt[-1]) <= 1
 

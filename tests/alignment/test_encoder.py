@@ -310,6 +310,15 @@ class TestTheEndOfAPass:
         assert "norm" not in self.ran(llama, tokenizer, "nas")
         llama.model.layers[1].compile()
         assert not Decoder.find(llama, tokenizer).may_leave_pass
+        other = tiny_llama()
+        other.model.layers[1] = torch.compile(other.model.layers[1], backend="eager")
+        assert not Decoder.find(other, tokenizer).may_leave_pass
+
+    def test_nan_behind_it_changes_nothing(self, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        before = encode(llama, tokenizer, PAIRS.source)
+        for place in ("layers.2.mlp.up_proj", "layers.2.mlp.down_proj", "norm"):
+            llama.model.get_submodule(place).weight.data.fill_(float("nan"))
+        assert torch.equal(encode(llama, tokenizer, PAIRS.source), before)
 
     @pytest.mark.parametrize("place", ["layers.0.input_layernorm", "layers.2.mlp.gate_proj"])
     def test_nan_in_front_of_it_is_an_error(self, place: str, llama: Any, tokenizer: PreTrainedTokenizerFast) -> None:
