@@ -30,8 +30,8 @@ from neuronxa_callback.vocabulary import Representation, TokenPooling, check_cho
 CPU_TOKEN_BUDGET = 512
 ACCELERATOR_TOKEN_BUDGET = 8192
 
-# The fixed cost of a forward pass on a CPU, as a number of tokens: 8 sentences of 16 tokens take 0.6 times as long as 16
-# (benchmarks/README.md). It was not measured on an accelerator, which makes as few passes as the budget allows.
+# The fixed cost of a forward pass on a CPU, as a number of tokens (benchmarks/README.md). It was not measured on an
+# accelerator, which makes as few passes as the budget allows.
 CPU_PASS_TOKENS = 64
 
 
