@@ -323,7 +323,7 @@ def linear(bench: Bench) -> Iterator[Row]:
 
     works = {f"{count} languages": languages(count) for count in (1, 4, 16)}
     works |= {f"{n} pairs": pairs(n) for n in (100, 300, 1000)}
-    seconds = interleaved(works, 1)
+    seconds = interleaved(works, 1, warm_up=False)
     each = (seconds["4 languages"] - seconds["1 languages"]) / 3
     line = "the line through 1 and 4"
     seconds |= {line: seconds["1 languages"] + 15 * each}
