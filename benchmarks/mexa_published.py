@@ -4,8 +4,9 @@
 head included, and saves the weighted mean over each sentence's tokens, a file for each language. `python -m
 benchmarks.mexa_published score` reads two of these files, takes the cosine of each pair of vectors in Python loops, and
 prints the share of weakly aligned pairs at each layer. This is written anew from the description. Two things that the
-authors' scripts do besides are left out, because nobody asked for them here: the embeddings of the last tokens, and the
-scores of the pivot with itself. So the authors' own scripts take longer.
+authors' scripts do besides are left out: the embeddings of the last tokens, and the scores of the pivot with itself. So
+the authors' own scripts take longer. They save float16. This script saves float32, because float16 decided one of 100
+English-French pairs of Tatoeba at one of 31 layers of SmolLM2-135M otherwise.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float16]
+Vectors = NDArray[np.float32]
 
 
 def embeddings(model: Any, tokenizer: Any, sentences: Sequence[str]) -> list[list[Vectors]]:
-    """Return the weighted means of each sentence's tokens at each layer, as float16, which the published files hold.
+    """Return the weighted means of each sentence's tokens at each layer.
 
     Returns:
         layer -> sentence -> (hidden size,). Layer 0 is the embedding layer.
@@ -38,7 +39,7 @@ def embeddings(model: Any, tokenizer: Any, sentences: Sequence[str]) -> list[lis
             states = model(**tokens, output_hidden_states=True).hidden_states
         weights = torch.arange(1, states[0].shape[1] + 1, device=model.device).unsqueeze(-1)
         pooled = [(layer[0] * weights).sum(dim=0) / weights.sum() for layer in states]
-        by_sentence.append([vector.to(torch.float16).cpu().numpy() for vector in pooled])
+        by_sentence.append([vector.float().cpu().numpy() for vector in pooled])
     return [list(layer) for layer in zip(*by_sentence, strict=True)]
 
 

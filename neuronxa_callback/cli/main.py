@@ -35,7 +35,7 @@ app.add_typer(comet_app, name="comet")
 comet_app.command()(first_alone(flattened(setup)))
 comet_app.command()(first_alone(flattened(check)))
 
-# Containers that are made before the collector looks for garbage among the youngest; Python's own number is 700.
+# Containers that are made before the collector looks at the youngest. Python 3.11's own number is 700.
 RARELY = 50_000
 
 
