@@ -131,7 +131,7 @@ def _mean_correlation(one: Directions, other: Directions, orders: Tensor) -> Ten
 
     The canonical correlations of two orthonormal bases are the singular values of their product. Two subspaces of p and
     q dimensions that have p + q > n meet in at least p + q - n dimensions, where the correlation is 1. The other
-    correlations are those of what is orthogonal to each (Knyazev and Argentati 2007, Theorem 2.7). If most directions
+    correlations are those of what is orthogonal to each (Knyazev and Argentati 2007). If most directions
     are kept, that product is much the smaller one.
     """
     n, fewest = orders.shape[1], min(one.kept, other.kept)
