@@ -188,8 +188,8 @@ def _keeps_positions(decoder: Decoder) -> bool:
 def _is_alike_behind_padding(decoder: Decoder, cache: DynamicCache) -> bool:
     """Return whether tokens have the same keys and values behind padding, whatever token follows them.
 
-    They have not where a model takes the padding for text (CTRL in transformers 4), or where tokens see those behind
-    them.
+    Other keys and values mean that the model takes the padding for text (CTRL in transformers 4), or that tokens see
+    those behind them.
 
     Args:
         decoder: the model.
