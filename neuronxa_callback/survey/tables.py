@@ -253,7 +253,8 @@ def for_people(table: Table) -> Table:
     signatures = [cell for row in table.rows if isinstance(cell := row[at], Signature)]
     rows = [row[:at] + row[at + 1 :] for row in table.rows]
     columns = table.columns[:at] + table.columns[at + 1 :]
-    return Table(table.title, columns, rows, [*table.notes, f"Signature: {Signature.common(signatures)}"])
+    signed = [f"Signature: {Signature.common(signatures)}"] if signatures else []  # no score may be worth a row
+    return Table(table.title, columns, rows, [*table.notes, *signed])
 
 
 def holm(p_values: Iterable[float | None]) -> list[float | None]:

@@ -103,3 +103,8 @@ def test_languages_whose_score_few_pairs_carry_are_named(carriers: int, said: bo
     assert table.rows == [["isl_Latn", "nasca", 0.25, 0.125, 0.75, carriers]]
     few = "Fewer than 10 pairs carry a score of isl_Latn. So few say little."
     assert table.notes == [tables.SURFACE, *([few] if said else [])]
+
+
+def test_a_table_that_no_score_is_in_has_no_signature() -> None:
+    shown = tables.for_people(Table("title", ["method", "signature", "r"], [], ["why"]))
+    assert shown == Table("title", ["method", "r"], [], ["why"])
