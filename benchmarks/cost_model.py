@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuronxa_callback.alignment.batches import shares
-from neuronxa_callback.alignment.scores import MOST_NUMBERS
 from neuronxa_callback.quality.translation import EXTRA_TOKENS, LENGTH_RATIO
 from neuronxa_callback.significance import RESAMPLES
 from neuronxa_callback.tables import markdown_table
@@ -23,7 +22,7 @@ from neuronxa_callback.tables import markdown_table
 FLOAT32, FLOAT64 = 4, 8
 METHODS = 2  # NASCA and its rank score
 AGREEMENTS = 4  # exchanges of small values for each side: `together` twice, what is not finite, and the widths
-SCORED_AT_ONCE = 3  # float64 copies of the layers that are scored at once (`cosines.unit`)
+SCORED_AT_ONCE = 3  # float64 copies of the layer that is scored (`cosines.unit`)
 
 
 @dataclass(frozen=True)
@@ -293,9 +292,7 @@ def encoding(shape: Shape, read: Reading, ranks: int, constants: Constants) -> t
 
 def scoring_memory(shape: Shape, sentences: int) -> float:
     """Return the bytes that the cosines take, for many more features than sentences."""
-    numbers = sentences * shape.features
-    at_once = min(shape.layers_read or shape.layers, max(1, MOST_NUMBERS // numbers))
-    return SCORED_AT_ONCE * at_once * numbers * FLOAT64
+    return SCORED_AT_ONCE * sentences * shape.features * FLOAT64
 
 
 # --------------------------------------------------------------------------------------------- larger machines

@@ -86,8 +86,8 @@ class TestTheFormulas:
         assert encoding(SHAPE, Reading(1, 5, 5, 1), 2, constants) == (20_032, 20_032)
         assert encoding(SHAPE, Reading(1, 5, 5, 1), 2, NOTHING) == (32 + 3 * 16, 32 + 16)
         assert encoding(SHAPE, Reading(1, 5, 5, 1), 1, NOTHING) == (32, 0)
-        assert scoring_memory(SHAPE, 2) == 3 * 2 * 2 * 4 * 8
-        assert scoring_memory(Shape("", 80, 28672, 0, 0), 100) == 3 * 2 * 100 * 28672 * 8
+        assert scoring_memory(SHAPE, 2) == 3 * 2 * 4 * 8
+        assert scoring_memory(Shape("", 80, 28672, 0, 0), 100) == 3 * 100 * 28672 * 8
         held = memory(Setting(SHAPE, SIDES, 2, True, 100), constants)
         reports = 2 * 2 * 9999 * 8
         assert held.first_cpu == 2 * 64 + scoring_memory(SHAPE, 2) + reports
