@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -160,3 +161,17 @@ def test_a_setting_of_the_recipes_begins_with_the_help() -> None:
     ]
     for name, kind, defined in settings:
         assert found[name].startswith(help_of(kind, defined)), name
+
+
+def test_no_option_has_a_type_that_the_lowest_typer_cannot_read() -> None:
+    # Typer reads Literal from 0.19 on, and pyproject.toml allows 0.16; there one such option ends every command.
+    for name, command in commands(app):
+        for option in inspect.signature(command, eval_str=True).parameters.values():
+            assert "Literal" not in str(option.annotation), f"{name} {option.name}"
+
+
+def commands(group: Any) -> Iterator[tuple[str, Any]]:
+    for info in group.registered_commands:
+        yield info.name or info.callback.__name__, info.callback
+    for info in group.registered_groups:
+        yield from commands(info.typer_instance)

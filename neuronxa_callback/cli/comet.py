@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -45,7 +45,7 @@ def setup(
 def check(
     model: Annotated[str, typer.Argument(help=help_of(Quality, "comet_model"))] = Quality.comet_model,
     device: Annotated[str, typer.Option(help=help_of(Quality, "comet_device"))] = Quality.comet_device,
-    dtype: Annotated[CometDtype, typer.Option(help=help_of(Quality, "comet_dtype"))] = Quality.comet_dtype,
+    dtype: Annotated[str, typer.Option(help=help_of(Quality, "comet_dtype"))] = Quality.comet_dtype,
 ) -> None:
     """Fetch a COMET model if it is not on this machine, load it, and score two sentences."""
     from huggingface_hub import snapshot_download
@@ -62,7 +62,9 @@ def check(
         {"src": "The harbour is frozen.", "mt": "Hesturinn á bók.", "ref": "Höfnin er frosin."},
     ]
     try:
-        worker = CometWorker(device, dtype=dtype)
+        worker = CometWorker(
+            device, dtype=cast(CometDtype, dtype)
+        )  # which refuses an unknown one in the library's words
     except ValueError as error:
         give_up(console, error)
     try:
