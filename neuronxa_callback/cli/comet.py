@@ -64,7 +64,7 @@ def check(
     try:
         worker = CometWorker(
             device, dtype=cast(CometDtype, dtype)
-        )  # which refuses an unknown one in the library's words
+        )  # it refuses an unknown one
     except ValueError as error:
         give_up(console, error)
     try:
