@@ -62,9 +62,7 @@ def check(
         {"src": "The harbour is frozen.", "mt": "Hesturinn á bók.", "ref": "Höfnin er frosin."},
     ]
     try:
-        worker = CometWorker(
-            device, dtype=cast(CometDtype, dtype)
-        )  # it refuses an unknown one
+        worker = CometWorker(device, dtype=cast(CometDtype, dtype))  # it refuses an unknown one
     except ValueError as error:
         give_up(console, error)
     try:
