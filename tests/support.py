@@ -37,6 +37,13 @@ VOCABULARY = 600
 ICELANDIC = ParallelPairs.load("eng_Latn-isl_Latn", n=10)
 
 
+def loaded_by_transformers() -> set[str]:
+    """The modules that a model of transformers loads by itself. In version 4 scipy.stats is one, by way of sklearn."""
+    code = "import sys; from transformers import LlamaForCausalLM; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def make_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer; with `bos` it puts a BOS token in front, as Llama's does."""
     tokenizer = Tokenizer(models.BPE())
