@@ -5,6 +5,7 @@ The processes are told apart by `neuronxa_callback.ranks`. With one process, not
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,9 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from preflight import PreflightError
 from text_rows import TextError
+from torch.nn.parallel import DistributedDataParallel
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 
 from neuronxa_callback import launcher
 from neuronxa_callback.files import RecordError
@@ -49,13 +51,23 @@ def run(main: Callable[..., None], types: Sequence[type]) -> None:
     leave()
 
 
-def leave() -> None:
+def leave(trainer: SFTTrainer | None = None) -> None:
     """Leave the process group, if there is one. All processes must call it at about the same time, because of NCCL.
 
-    Left to the interpreter's end, gloo's threads at times abort it.
+    Left to the interpreter's end, gloo's threads at times abort it. DDP's wrapper of the model must be gone before. If
+    it is freed later, it frees gloo's group, which waits for a thread that waits for Python's lock, and the process
+    never ends (github.com/pytorch/pytorch/issues/56297; seen with torch 2.13).
+
+    Args:
+        trainer: the trainer if it is still there. It cannot train any more afterwards.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        return
+    if trainer is not None and isinstance(trainer.model_wrapped, DistributedDataParallel):
+        trainer.model_wrapped = trainer.model
+        trainer.accelerator.free_memory()  # which keeps the wrapper, too
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 def check(args: SFTConfig) -> None:

@@ -198,7 +198,7 @@ def finish(
     """
     with trainer.accelerator.autocast():  # as the callback scores during training
         test_scores = held_out.test_scorer(trainer.model, trainer.processing_class, held, methods_of(watch), prompt)
-    processes.leave()
+    processes.leave(trainer)
     if not trainer.is_world_process_zero():
         return
     card = run_report.write(

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 import torch
 from neuronxa_callback import NeuronXACallback, Quality
+from tests.distributed.train import leave
 from tests.support import ICELANDIC, sft
 
 output_dir, watched = Path(sys.argv[1]), sys.argv[2] != "bare"
@@ -36,14 +37,14 @@ torch.save(trainer.model.state_dict(), output_dir / f"weights-{rank}.pt")
 for key in ("nasca", "chrf", "comet"):
     scores = [(entry["step"], entry[f"eval_{key}"]) for entry in trainer.state.log_history if f"eval_{key}" in entry]
     (output_dir / f"{key}-{rank}.txt").write_text(repr(scores))
-torch.distributed.destroy_process_group()  # left to the interpreter's end, gloo's threads at times abort it
+leave()
 """
 
 STOPPING = """
 import sys
 from pathlib import Path
-import torch
 from neuronxa_callback import NeuronXACallback, Quality, StoppingRule
+from tests.distributed.train import leave
 from tests.integration.test_evaluations import OnTrain
 from tests.support import ICELANDIC, StopAt, sft
 
@@ -63,7 +64,7 @@ if mode == "training set":  # it is evaluated first, and without the loss that t
         entry["eval_nasca"] for entry in trainer.state.log_history if "eval_nasca" in entry and entry["step"]
     ]
 (output_dir / f"step-{trainer.args.process_index}.txt").write_text(str(trainer.state.global_step))
-torch.distributed.destroy_process_group()
+leave()
 """
 
 

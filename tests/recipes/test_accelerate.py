@@ -253,12 +253,36 @@ def test_what_a_cluster_says_of_its_machines_is_no_number_of_processes(
     processes.check(args)
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+# The recipe, with a look at what of DDP is still there when the process group is left: it could then keep the process
+# from ending, in about one run of some hundred.
+LOOKING = f"""
+import runpy, sys, weakref
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+wrappers, init, destroy = [], DistributedDataParallel.__init__, dist.destroy_process_group
+
+def made(self, *args, **given):
+    init(self, *args, **given)
+    wrappers.append(weakref.ref(self))
+
+def left():
+    print("wrappers at the end:", [wrapper() is not None for wrapper in wrappers], flush=True)
+    destroy()
+
+DistributedDataParallel.__init__, dist.destroy_process_group = made, left
+sys.path.insert(0, {str(RECIPES)!r})
+sys.argv[0] = {SFT!r}
+runpy.run_path({SFT!r}, run_name="__main__")
+"""
+
+
+def launch(*arguments: str, script: str = SFT) -> subprocess.CompletedProcess[str]:
     """Runs the recipe in two processes without a GPU."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     config = ["--config_file", str(RECIPES / "accelerate" / "ddp-cpu.yaml")]
     return subprocess.run(
-        [*launcher, *config, SFT, *arguments],
+        [*launcher, *config, script, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -319,8 +343,10 @@ def test_two_processes_train_and_score_as_one_does(
 
     monkeypatch.setattr(sys, "argv", [SFT, *arguments("one", 4)])
     runpy.run_path(SFT, run_name="__main__")
-    done = launch(*arguments("two", 2), "--use_cpu", "true")
+    (tmp_path / "looking.py").write_text(LOOKING, encoding="utf-8")
+    done = launch(*arguments("two", 2), "--use_cpu", "true", script=str(tmp_path / "looking.py"))
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("wrappers at the end: [False]") == 2
     for once in ("Before training (estimates)", "40 read, 40 kept", "The model card, with curves"):
         assert done.stdout.count(once) == 1
     one, two = (score_lines(tmp_path / name) for name in ("one", "two"))
