@@ -10,6 +10,7 @@ from neuronxa_callback.cli.comet import check, setup
 from neuronxa_callback.cli.correlate import correlate
 from neuronxa_callback.cli.demo import demo
 from neuronxa_callback.cli.flatten import flattened
+from neuronxa_callback.cli.knowledge import knowledge
 from neuronxa_callback.cli.map import sentence_map
 from neuronxa_callback.cli.page import page
 from neuronxa_callback.cli.processes import first_alone, silent
@@ -29,6 +30,7 @@ app.command()(flattened(layers))
 app.command()(flattened(retrieve))
 app.command()(flattened(matrix))
 app.command("map")(first_alone(flattened(sentence_map)))
+app.command()(flattened(knowledge))
 app.command()(first_alone(flattened(correlate)))
 app.command()(flattened(compare))
 app.add_typer(comet_app, name="comet")

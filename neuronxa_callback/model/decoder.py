@@ -192,10 +192,10 @@ class Decoder:
         options = {"padding": False, "truncation": False, "verbose": False, "add_special_tokens": special_tokens}
         ids = list(self.tokenizer(sentence, **options)["input_ids"])
         if not ids:
-            raise ValueError(f"the tokenizer makes no token of the held-out sentence {sentence!r}; remove it.")
+            raise ValueError(f"the tokenizer makes no token of the sentence {sentence!r}; remove it.")
         if self.context_length is not None and len(ids) > self.context_length:
             raise ValueError(
-                f"the held-out sentence {sentence[:60]!r}... has {len(ids)} tokens, more than the model's context of "
+                f"the sentence {sentence[:60]!r}... has {len(ids)} tokens, more than the model's context of "
                 f"{self.context_length}; remove or split it."
             )
         return ids

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from neuronxa_callback.model.cache import depends_on_length, is_plain, keeps_positions
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.tolerance import differ, rounding
 
@@ -146,7 +146,7 @@ def _beginning(
         the KV cache of the first tokens of each padded prompt, None if they must be read with the others; whether
         answers can be taken out of the batch.
     """
-    if len(prompts) == 1 or decoder.in_step or _keeps_positions(decoder):
+    if len(prompts) == 1 or decoder.in_step or keeps_positions(decoder):
         return None, False
     # At least one token of every prompt is left, because the model says what follows it.
     shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))))
@@ -160,29 +160,13 @@ def _beginning(
         return_dict_in_generate=True,
     )
     cache = getattr(output, "past_key_values", None)
-    if not _is_plain(cache, len(first)):
+    if not is_plain(cache, len(first)):
         return None, False
     longest = len(prompts[0]) + padding[0]
-    if len(first) < 2 or not _is_alike_behind_padding(decoder, cache) or _depends_on_length(decoder, cache, longest):
+    if len(first) < 2 or not _is_alike_behind_padding(decoder, cache) or depends_on_length(decoder, cache, longest):
         return None, True
     _repeat(cache, padding)
     return cache, True
-
-
-def _is_plain(cache: Any, tokens: int) -> bool:
-    """Return whether a cache holds the keys and values of this many tokens, and nothing else.
-
-    Models that have no use for a cache, such as GPT-1, leave it empty.
-    """
-    if type(cache) is not DynamicCache:
-        return False
-    known = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
-    return known and cache.get_seq_length() == tokens
-
-
-def _keeps_positions(decoder: Decoder) -> bool:
-    """Return whether the model itself remembers where a batch's tokens stand, as Qwen2-VL's does."""
-    return any(hasattr(module, "rope_deltas") for module in decoder.base.modules())
 
 
 def _is_alike_behind_padding(decoder: Decoder, cache: DynamicCache) -> bool:
@@ -199,16 +183,6 @@ def _is_alike_behind_padding(decoder: Decoder, cache: DynamicCache) -> bool:
     tolerance = rounding(decoder.model, decoder.device)
     is_alike = not any(differ(state[1, :, 1:], state[0, :, :-1], tolerance) for state in states)
     return is_alike and not decoder.bidirectional
-
-
-def _depends_on_length(decoder: Decoder, cache: DynamicCache, longest: int) -> bool:
-    """Return whether what a token has for keys and values may depend on how much text follows it.
-
-    It may where a window is shorter than the longest prompt, and with angles that follow from the length of the text.
-    """
-    is_cut = any(longest >= getattr(layer, "sliding_window", longest + 1) for layer in cache.layers)
-    kinds = {str(getattr(module, "rope_type", "")) for module in decoder.stack.modules()}
-    return is_cut or any(name in kind for kind in kinds for name in ("dynamic", "longrope"))
 
 
 def _repeat(cache: DynamicCache, padding: Sequence[int]) -> None:

@@ -13,24 +13,18 @@ from neuronxa_callback.vocabulary import Direction, Representation
 IDENTITY = ("model", "adapter", "load", "quantised", "weights")
 
 
-class SurveyLine(Record):
-    """The model and the language pair of a line.
+class MeasuredLine(Record):
+    """What was measured of a model in one language.
 
     Attributes:
         model: the model's name in tables.
         lang: FLORES-200 code of the language.
-        pivot: FLORES-200 code of the language that it is compared with.
-        corpus: the text that the sentences come from.
         signature: the choices behind the numbers.
         key: every choice that is known before the model is loaded. It identifies the line.
     """
 
-    CALLED: ClassVar[str] = "a line of a survey"
-
     model: str
     lang: str
-    pivot: str
-    corpus: str = ""
     signature: SignatureText
     key: SignatureText
 
@@ -38,6 +32,20 @@ class SurveyLine(Record):
     def identity(self) -> Signature:
         """The model and its weights, in the form of `ModelChoice.identity`."""
         return self.key.only(IDENTITY)
+
+
+class SurveyLine(MeasuredLine):
+    """What was measured of a model on a language pair.
+
+    Attributes:
+        pivot: FLORES-200 code of the language that it is compared with.
+        corpus: the text that the sentences come from.
+    """
+
+    CALLED: ClassVar[str] = "a line of a survey"
+
+    pivot: str
+    corpus: str = ""
 
     @property
     def n(self) -> int:
@@ -98,7 +106,7 @@ class RetrievalLine(Retrieval, SurveyLine):
     """A line of retrieval.jsonl."""
 
 
-Line = TypeVar("Line", bound=SurveyLine)
+Line = TypeVar("Line", bound=MeasuredLine)
 
 
 def key_of_version_0_1(text: str) -> Signature:

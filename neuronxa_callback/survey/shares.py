@@ -13,7 +13,7 @@ from typing import TypeVar
 from neuronxa_callback.files import OtherRecordError, append_line, line_of, read_records
 from neuronxa_callback.ranks import Ranks
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.survey.records import Line, SurveyLine
+from neuronxa_callback.survey.records import Line, MeasuredLine
 
 T = TypeVar("T")
 
@@ -88,6 +88,6 @@ def put_together(path: Path, new: Sequence[Line], ranks: Ranks) -> dict[Signatur
     return {record.key: record for its in of_all for record in its}
 
 
-def _append(path: Path, records: Iterable[SurveyLine]) -> None:
+def _append(path: Path, records: Iterable[MeasuredLine]) -> None:
     if lines := b"".join(map(line_of, records)):
         append_line(path, lines)

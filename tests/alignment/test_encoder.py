@@ -227,7 +227,7 @@ def test_a_sentence_beyond_the_context_is_named(tokenizer: PreTrainedTokenizerFa
 
 
 def test_a_sentence_without_tokens_is_named(llama: Any) -> None:
-    with pytest.raises(ValueError, match="no token of the held-out sentence ''"):
+    with pytest.raises(ValueError, match="no token of the sentence ''"):
         encode(llama, make_tokenizer(bos=False), ["Fine.", ""])
 
 
