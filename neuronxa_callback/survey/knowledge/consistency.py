@@ -43,9 +43,7 @@ def rank_consistency(first: Sequence[Sequence[int]], second: Sequence[Sequence[i
 
 def _of_fact(first: Sequence[int], second: Sequence[int]) -> float:
     sizes = np.arange(1, len(first) + 1)
-    weights = np.exp(
-        1.0 - sizes
-    )  # softmax does not change with a constant, and the best candidate's e^N would be large
+    weights = np.exp(1.0 - sizes)  # a constant changes no softmax, and e^N may be large
     # A candidate is among the best j of both from the worse of its two ranks on.
     worse = np.maximum(np.argsort(first), np.argsort(second))
     shared = np.cumsum(np.bincount(worse, minlength=len(first)))
