@@ -43,7 +43,7 @@ class TestImports:
     def test_help_imports_neither_torch_nor_transformers(self) -> None:
         top: Any = get_command(app)
         names = [[name] for name in top.commands] + [["comet", name] for name in top.commands["comet"].commands]
-        assert len(names) == 14
+        assert len(names) == 15
         loaded = loaded_by(["--help"], *([*name, "--help"] for name in names))
         assert "neuronxa_callback.cli.survey" in loaded
         assert not loaded & {"torch", "transformers", "scipy", "matplotlib", "huggingface_hub", "numpy"}

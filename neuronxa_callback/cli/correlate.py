@@ -14,7 +14,11 @@ from neuronxa_callback.cli.output import FOR_PROGRAMS, print_table, print_with_m
 def correlate(
     scores: Annotated[Path, typer.Argument(help="Folder that neuronxa score wrote, or its scores.jsonl.")],
     results: Annotated[
-        list[Path], typer.Argument(help="Results JSON of lm-evaluation-harness, or CSV files with task, lang, value.")
+        list[Path],
+        typer.Argument(
+            help="Results JSON of lm-evaluation-harness, CSV files with task, lang, value, or folders of neuronxa "
+            "knowledge."
+        ),
     ],
     showing: ShowingMeans,
     metric: Annotated[str, typer.Option(help="Metric of the harness's results.")] = "acc",

@@ -41,9 +41,11 @@ def knowledge(
     from neuronxa_callback.survey.knowledge.measure import measure
     from neuronxa_callback.survey.knowledge.prompts import open_prompts
     from neuronxa_callback.survey.knowledge.tables import consistency_table, knowledge_table
+    from neuronxa_callback.text.languages import check_language
 
     with processes() as ranks, surveying(showing) as (console, progress):
         with ranks.together():
+            check_language(pivot)
             opened = open_prompts(str(prompts))
         lines = measure(model.chosen(), opened, listed(langs), n, saving.output, progress, token_budget, ranks)
         if consistency and len(lines) < 2:

@@ -13,7 +13,10 @@ from typing import Any
 
 from neuronxa_callback.files import OtherRecordError, read_records
 from neuronxa_callback.signature import Signature
-from neuronxa_callback.survey.records import ScoreLine
+from neuronxa_callback.survey.knowledge.consistency import consistency
+from neuronxa_callback.survey.knowledge.records import FILE, KnowledgeLine
+from neuronxa_callback.survey.records import Line, MeasuredLine, ScoreLine
+from neuronxa_callback.text.corpora import ENGLISH
 from neuronxa_callback.text.languages import harness_languages, is_language
 
 logger = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ def read_scores(path: Path) -> list[AlignmentScore]:
         ValueError: a newer version wrote the file.
     """
     file = path / "scores.jsonl" if path.is_dir() else path
-    records = _lines(file)
+    records = _lines(file, ScoreLine, f"scores of languages; neuronxa score --output {file.parent} writes them")
     _check_names(file, records)
     found: dict[tuple[str, str, str, Signature], dict[str, AlignmentScore]] = {}
     weights: dict[tuple[str, str, str, Signature], Signature] = {}
@@ -93,17 +96,17 @@ def read_scores(path: Path) -> list[AlignmentScore]:
     return [score for by_language in found.values() for score in by_language.values()]
 
 
-def _lines(file: Path) -> list[ScoreLine]:
+def _lines(file: Path, kind: type[Line], what: str) -> list[Line]:
     try:
-        records = list(read_records(file, ScoreLine))
+        records = list(read_records(file, kind))
     except OtherRecordError:
         records = []
     if not records:
-        raise ResultsError(f"{file} holds no scores of languages; neuronxa score --output {file.parent} writes them.")
+        raise ResultsError(f"{file} holds no {what}.")
     return records
 
 
-def _check_names(file: Path, records: Iterable[ScoreLine]) -> None:
+def _check_names(file: Path, records: Iterable[MeasuredLine]) -> None:
     """Raise ResultsError if two models have the same name, such as two folders called "final"."""
     places: dict[str, str] = {}
     for record in records:
@@ -111,8 +114,8 @@ def _check_names(file: Path, records: Iterable[ScoreLine]) -> None:
         place = f"{model} with {adapter}" if adapter else model
         if places.setdefault(record.model, place) != place:
             raise ResultsError(
-                f"{file} holds two models named {record.model} ({places[record.model]}, {place}); score them "
-                "into separate --output folders."
+                f"{file} holds two models named {record.model} ({places[record.model]}, {place}); measure "
+                "them into separate --output folders."
             )
 
 
@@ -127,18 +130,25 @@ def read_results(path: Path, metric: str = "acc") -> list[TaskResult]:
     """Read task results by language.
 
     Args:
-        path: a results JSON of lm-evaluation-harness, or a CSV with the columns task, lang and value. The CSV also
-            needs the column model if there are several models.
+        path: a results JSON of lm-evaluation-harness, a CSV with the columns task, lang and value, or the folder or the
+            knowledge.jsonl that `neuronxa knowledge` wrote. The CSV also needs the column model if there are several
+            models.
         metric: one of the harness's metrics, such as "acc" or "acc_norm".
 
     Returns:
         one result for each task and language. A harness task is left out if its name does not end with a language.
+            `neuronxa knowledge` gives two tasks: the accuracy, and RankC with English.
 
     Raises:
-        ResultsError: the file does not exist, is neither of the two, holds no language, or lacks the metric.
+        ResultsError: the file does not exist, is none of these, holds no language, or lacks the metric.
     """
+    if path.is_dir() or path.suffix.lower() == ".jsonl":
+        return _read_knowledge(path / FILE if path.is_dir() else path)
     if not path.is_file():
-        raise ResultsError(f"{path} does not exist; name a results JSON of lm-evaluation-harness, or a CSV.")
+        raise ResultsError(
+            f"{path} does not exist; name a results JSON of lm-evaluation-harness, a CSV, or the folder of neuronxa "
+            "knowledge."
+        )
     return _read_csv(path) if path.suffix.lower() == ".csv" else _read_harness(path, metric)
 
 
@@ -162,6 +172,29 @@ def _csv_row(path: Path, number: int, row: Mapping[str, str]) -> TaskResult:
     if not math.isfinite(value):
         raise ResultsError(f"{path}, line {number}: {row['value']!r} is no number; correct it.")
     return TaskResult(row.get("model") or "", row["task"], lang, value)
+
+
+def _read_knowledge(file: Path) -> list[TaskResult]:
+    """Return each model's accuracy and RankC with English by language, for the newest weights.
+
+    Other prompts, or another number of them, are another task.
+    """
+    lines = _lines(file, KnowledgeLine, "answers by language; neuronxa knowledge writes them")
+    _check_names(file, lines)
+    weights = {(line.model, _task(line)): line.identity for line in lines}
+    of_newest = [line for line in lines if weights[line.model, _task(line)] == line.identity]
+    newest = {(line.model, _task(line), line.lang): line for line in of_newest}
+    found = []
+    for (model, task, lang), line in newest.items():
+        found.append(TaskResult(model, task, lang, line.accuracy))
+        english = newest.get((model, task, ENGLISH))
+        if english is not None and line is not english:
+            found.append(TaskResult(model, f"RankC of {task}", lang, consistency(line, english)))
+    return found
+
+
+def _task(line: KnowledgeLine) -> str:
+    return f"{line.data}, {len(line.facts)} facts"
 
 
 def _read_harness(path: Path, metric: str) -> list[TaskResult]:

@@ -276,7 +276,7 @@ def test_of_a_model_that_was_trained_on_the_newest_scores_count(tmp_path: Path) 
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     lines = [survey_line("isl_Latn", 0.1), survey_line("deu_Latn", 0.2, weights="other/one||auto||ccc")]
     with pytest.raises(
-        ResultsError, match=r"holds two models named one \(runs/one, other/one\); score them into separate"
+        ResultsError, match=r"holds two models named one \(runs/one, other/one\); measure them into separate"
     ):
         read_scores(write_lines(tmp_path / "scores.jsonl", lines))
 

@@ -157,7 +157,7 @@ def _shared(decoder: Decoder, groups: Sequence[_Group]) -> list[Tensor] | None:
     length = len(groups[0].prefix)
     prefixes = _tensor([group.prefix for group in groups], decoder)
     output = model(input_ids=prefixes, use_cache=True)
-    cache = output.past_key_values
+    cache: Any = getattr(output, "past_key_values", None)  # Mamba and GPT-1 have none
     if not is_plain(cache, length) or depends_on_length(decoder, cache, length + longest):
         return None
     common = _loss_of(output.logits[:, :-1], prefixes[:, 1:]).sum(dim=1)  # (groups,)
