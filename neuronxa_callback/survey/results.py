@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -83,6 +83,11 @@ def read_scores(path: Path) -> list[AlignmentScore]:
     file = path / "scores.jsonl" if path.is_dir() else path
     records = _lines(file, ScoreLine, f"scores of languages; neuronxa score --output {file.parent} writes them")
     _check_names(file, records)
+    return scores_of(records)
+
+
+def scores_of(records: Iterable[ScoreLine]) -> list[AlignmentScore]:
+    """Return the scores of these lines, as `read_scores` does."""
     found: dict[tuple[str, str, str, Signature], dict[str, AlignmentScore]] = {}
     weights: dict[tuple[str, str, str, Signature], Signature] = {}
     for record in records:
@@ -175,21 +180,25 @@ def _csv_row(path: Path, number: int, row: Mapping[str, str]) -> TaskResult:
 
 
 def _read_knowledge(file: Path) -> list[TaskResult]:
-    """Return each model's accuracy and RankC with English by language, for the newest weights.
+    lines = _lines(file, KnowledgeLine, "answers by language; neuronxa knowledge writes them")
+    _check_names(file, lines)
+    return results_of(lines)
+
+
+def results_of(lines: Sequence[KnowledgeLine], pivot: str = ENGLISH) -> list[TaskResult]:
+    """Return each model's accuracy and RankC with the pivot by language, for the newest weights.
 
     Other prompts, or another number of them, are another task.
     """
-    lines = _lines(file, KnowledgeLine, "answers by language; neuronxa knowledge writes them")
-    _check_names(file, lines)
     weights = {(line.model, _task(line)): line.identity for line in lines}
     of_newest = [line for line in lines if weights[line.model, _task(line)] == line.identity]
     newest = {(line.model, _task(line), line.lang): line for line in of_newest}
     found = []
     for (model, task, lang), line in newest.items():
         found.append(TaskResult(model, task, lang, line.accuracy))
-        english = newest.get((model, task, ENGLISH))
-        if english is not None and line is not english:
-            found.append(TaskResult(model, f"RankC of {task}", lang, consistency(line, english)))
+        of_pivot = newest.get((model, task, pivot))
+        if of_pivot is not None and line is not of_pivot:
+            found.append(TaskResult(model, f"RankC with {pivot}, {task}", lang, consistency(line, of_pivot)))
     return found
 
 

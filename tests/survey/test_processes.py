@@ -32,6 +32,7 @@ from tests.support import (
     score_lines,
     tiny_llama,
 )
+from tests.survey.knowledge.test_measure import write_prompts
 
 pytestmark = pytest.mark.distributed
 
@@ -40,6 +41,7 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
 WIDE = "200"  # columns of the terminal
 MANY = ["--n", "60", "--format", "csv"]
 SWEEP = ["--quality", "chrf", "--dtype", "float32", "--pairs"]
+KNOWN = ["--langs", "eng_Latn,isl_Latn,deu_Latn", "--format", "csv"]
 THREE = ["--langs", "isl_Latn,deu_Latn,fra_Latn", "--n", "12", "--format", "csv"]
 
 # Two processes take seconds to start, so they run many commands. What each process prints and encodes is noted.
@@ -137,6 +139,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_llama(seed).save_pretrained(folder / name)
         make_tokenizer().save_pretrained(folder / name)
     write_run(folder)
+    write_prompts(folder / "BMLAMA53")
     (folder / "text").mkdir()
     columns = dict(TEXT) | {
         code: tuple(" ".join(s.split()[number % 7 :] + s.split()[: number % 7]) for s in TEXT["fra_Latn"])
@@ -203,6 +206,8 @@ def ran(places: Path, killed: Path) -> dict[str, Ran]:
             "compare": ["compare", one, other, *THREE, "--output", out],
             "retrieve": ["retrieve", one, *THREE, "--output", out],
             "matrix": ["matrix", one, *THREE, "--output", out],
+            "knowledge": ["knowledge", one, places / "BMLAMA53", *KNOWN, "--output", out],
+            "bad-prompts": ["knowledge", one, places / "text", *bad],
             "killed": ["score", one, "--pairs", places / "text", *MANY, "--output", killed],
             "failing": ["score", one, *THREE, "--output", places / "failing"],
             "failing-on-both": ["matrix", one, *THREE, "--output", places / "failing"],
@@ -227,13 +232,15 @@ def test_languages_are_split_and_the_table_is_that_of_one_process(ran: dict[str,
         "retrieve": ["retrieve", places / "one"],
         "matrix": ["matrix", places / "one"],
     }
+    alike = {name: [*command, *THREE] for name, command in commands.items()}
+    alike["knowledge"] = ["knowledge", places / "one", places / "BMLAMA53", *KNOWN]
     output = places / "one process"
-    for name, command in commands.items():
+    for name, command in alike.items():
         assert ran[name].codes == [0, 0], ran[name].err
-        assert ran[name].out == [alone(*command, *THREE, "--output", output), ""]
+        assert ran[name].out == [alone(*command, "--output", output), ""]
         assert ran[name].err[1] == ""
     assert files(places / "two") == files(output)
-    for name in ("scores.jsonl", "retrieval.jsonl", "matrix.jsonl"):
+    for name in ("scores.jsonl", "retrieval.jsonl", "matrix.jsonl", "knowledge.jsonl"):
         assert by_key(places / "two" / name) == by_key(output / name)
         assert len(raw_lines(places / "two" / name)) == len(raw_lines(output / name))
     assert "the first of 2 processes" in ran["score"].err[0]

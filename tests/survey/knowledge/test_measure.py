@@ -33,9 +33,23 @@ CODES = {"de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn",
 FACTS = 12
 
 
+def write_prompts(folder: Path) -> None:
+    """Write prompts in five languages: a word is missing in each sentence."""
+    folder.mkdir()
+    for tag, code in CODES.items():
+        sentences = embedded("heldout.tsv")[code]
+        words = [sentence.split()[-1].strip(",.") for sentence in sentences]
+        rows = ["Prompt\tAns\tCandidate Ans\tSubject"]
+        for number in range(FACTS):
+            candidates = list(dict.fromkeys(words[number : number + 2 + number % 3]))
+            answers = ", ".join(candidates[: 1 + number % 2])
+            rows.append(f"{' '.join(sentences[number].split()[:-1])} {MASK}.\t{answers}\t{', '.join(candidates)}\tx")
+        (folder / f"{tag}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, an adapter of the first, and prompts in five languages: a word is missing in each sentence."""
+    """Models, an adapter of the first, and prompts in five languages."""
     folder: Path = tmp_path_factory.mktemp("knowledge")
     for name, seed in (("one", 0), ("other", 1)):
         tiny_llama(seed).save_pretrained(folder / name)
@@ -47,16 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     )
     adapted.save_pretrained(folder / "adapter")
-    (folder / "BMLAMA53").mkdir()
-    for tag, code in CODES.items():
-        sentences = embedded("heldout.tsv")[code]
-        words = [sentence.split()[-1].strip(",.") for sentence in sentences]
-        rows = ["Prompt\tAns\tCandidate Ans\tSubject"]
-        for number in range(FACTS):
-            candidates = list(dict.fromkeys(words[number : number + 2 + number % 3]))
-            answers = ", ".join(candidates[: 1 + number % 2])
-            rows.append(f"{' '.join(sentences[number].split()[:-1])} {MASK}.\t{answers}\t{', '.join(candidates)}\tx")
-        (folder / "BMLAMA53" / f"{tag}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_prompts(folder / "BMLAMA53")
     return folder
 
 
@@ -182,12 +187,12 @@ def test_results_beside_alignment(folder: Path, tmp_path: Path) -> None:
     assert [r for r in found if not r.task.startswith("RankC")] == [
         TaskResult("one", "BMLAMA53, 12 facts", lang, value) for lang, value in accuracies.items()
     ]
-    consistent = [result for result in found if result.task == "RankC of BMLAMA53, 12 facts"]
+    consistent = [result for result in found if result.task == "RankC with eng_Latn, BMLAMA53, 12 facts"]
     assert [result.lang for result in consistent] == [code for code in accuracies if code != "eng_Latn"]
     table = rows(run("correlate", tmp_path, tmp_path, "--format", "csv"))
     assert [(row["task"], row["n"]) for row in table] == [
         ("BMLAMA53, 12 facts", "4"),
-        ("RankC of BMLAMA53, 12 facts", "4"),
+        ("RankC with eng_Latn, BMLAMA53, 12 facts", "4"),
     ]
     aligned = {line["lang"]: line["score"]["nasca"] for line in raw_lines(tmp_path / "scores.jsonl")}
     r = stats.pearsonr(list(aligned.values()), [accuracies[code] for code in aligned]).statistic
