@@ -341,6 +341,7 @@ def test_processes_that_are_announced_and_not_there_are_named(monkeypatch: pytes
     [
         ("bad-language", [1, 1], "Error: embedded has no fao_Latn"),
         ("bad-model", [1, 1], "none could not be loaded"),
+        ("bad-prompts", [1, 1], "text holds no files of prompts"),
         ("bad-format", [1, 1], "format 'html' is unknown"),
         ("bad-option", [2, 0], "Invalid value for '--n'"),
         ("report", [1, 0], "none is not a folder"),
