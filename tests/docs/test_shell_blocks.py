@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from neuronxa_callback.cli import app
 from tests.docs.pages import blocks_of, pages_with
 from tests.support import ROOT, make_tokenizer, tiny_llama
+from tests.survey.knowledge.test_measure import write_prompts
 
 TUTORIAL = "docs/tutorial.md"  # its commands are run by test_tutorial.py
 # How a command that is not run here begins, why not, and the test that runs it or what it is made of.
@@ -64,10 +65,12 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_tokenizer().save_pretrained(folder / name)
     for name in ("OUTPUT_DIR", "RUN_A", "RUN_B", "RUN_C"):
         shutil.copytree(ROOT / "tests" / "golden" / "run", folder / name)
+    write_prompts(folder / "BMLAMA53", 300)
     shutil.copy(ROOT / "tests" / "data" / "lm_eval" / "results.json", folder)  # of a model named "one"
-    with chdir(folder):
-        done = RUNNER.invoke(app, ["score", "one", "--n", "30", "--methods", "nasca,mexa"])
-    assert done.exit_code == 0, done.output
+    for command in (["score", "one", "--n", "30", "--methods", "nasca,mexa"], ["knowledge", "one", "BMLAMA53"]):
+        with chdir(folder):
+            done = RUNNER.invoke(app, command)
+        assert done.exit_code == 0, done.output
     return folder
 
 

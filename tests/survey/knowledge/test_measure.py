@@ -33,14 +33,14 @@ CODES = {"de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn",
 FACTS = 12
 
 
-def write_prompts(folder: Path) -> None:
-    """Write prompts in five languages: a word is missing in each sentence."""
+def write_prompts(folder: Path, facts: int = FACTS) -> None:
+    """Write prompts in five languages: a word is missing in each sentence. Many facts begin again from the first."""
     folder.mkdir()
     for tag, code in CODES.items():
         sentences = embedded("heldout.tsv")[code]
         words = [sentence.split()[-1].strip(",.") for sentence in sentences]
         rows = ["Prompt\tAns\tCandidate Ans\tSubject"]
-        for number in range(FACTS):
+        for number in (fact % FACTS for fact in range(facts)):
             candidates = list(dict.fromkeys(words[number : number + 2 + number % 3]))
             answers = ", ".join(candidates[: 1 + number % 2])
             rows.append(f"{' '.join(sentences[number].split()[:-1])} {MASK}.\t{answers}\t{', '.join(candidates)}\tx")
