@@ -114,12 +114,17 @@ def open_corpus(spec: str | Path, n: int | None = DEFAULT_SIZE) -> Corpus:
 
 
 def _folder(path: Path, n: int | None) -> Corpus:
-    files = _by_language(path)
+    files = files_by_language(path)
     name = f"{path.resolve().parent.name}/{path.resolve().name}"
     return Corpus(name, tuple(files), lambda a, b: ParallelPairs.load((files[a], files[b]), a, b, n=n))
 
 
-def _by_language(folder: Path) -> dict[str, Path]:
+def files_by_language(folder: Path) -> dict[str, Path]:
+    """Return the file of each language in a folder of parallel text; see `open_corpus`.
+
+    Raises:
+        PairsError: fewer than two files are named by a language, or two by one language.
+    """
     there = [path for path in sorted(folder.iterdir()) if path.is_file()]
     files = _one_a_language(folder, there, flores_code_in_name)
     if len(files) < 2:  # a short tag such as "is" may be an ending of another kind, so it counts only without codes

@@ -48,6 +48,11 @@ class _Group:
         return [self.prefix + rest for rest in self.rests]
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several sentences begin alike."""
+        return bool(self.prefix) and len(self.rests) > 1
+
+    @property
     def longest(self) -> int:
         return max(map(len, self.rests))
 
@@ -104,10 +109,10 @@ def mean_losses(
 
 def _losses(decoder: Decoder, groups: Sequence[_Group], tokens: int) -> list[list[float]]:
     sums: list[Tensor] = [torch.zeros(len(group.rests), dtype=torch.float64) for group in groups]
-    whole = [number for number, group in enumerate(groups) if not group.prefix]
+    whole = [number for number, group in enumerate(groups) if not group.is_shared]
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, group in enumerate(groups):
-        if group.prefix:
+        if group.is_shared:
             by_length[len(group.prefix)].append(number)
     may_share = bool(by_length) and _may_share(decoder, groups[next(iter(by_length.values()))[0]])
     for length, numbers in by_length.items():
