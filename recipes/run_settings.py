@@ -147,17 +147,36 @@ def of(recipe: Any, args: SFTConfig, model_args: ModelConfig, held: HeldOut, tra
     Raises:
         PreflightError: output_dir holds a checkpoint of a run with other settings.
     """
-    given = {field.name: getattr(part, field.name) for part in (recipe, args, model_args) for field in fields(part)}
+    return checked(
+        (recipe, args, model_args),
+        {
+            "target_langs": list(held.languages.targets),
+            "held_out": [pairs.fingerprint for pairs in held.all_pairs],
+            "bytes_of_texts": _sizes(train_texts),
+        },
+    )
+
+
+def checked(parts: tuple[Any, SFTConfig, ModelConfig], more: Mapping[str, Any]) -> RunSettings:
+    """Return the settings of a run that is about to begin or to go on.
+
+    Args:
+        parts: the recipe's own settings, those of the training, and those of the model.
+        more: what stands in none of them, or otherwise.
+
+    Raises:
+        PreflightError: output_dir holds a checkpoint of a run with other settings.
+    """
+    _, args, _ = parts
+    given = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
     now = RunSettings.model_validate(
         given
         | {
             "recipe": Path(sys.argv[0]).name,
-            "target_langs": list(held.languages.targets),
             "accelerator_config": str(args.accelerator_config),
             "train_batch_size": args.train_batch_size,
             "world_size": args.world_size,
-            "held_out": [pairs.fingerprint for pairs in held.all_pairs],
-            "bytes_of_texts": _sizes(train_texts),
+            **more,
         }
     )
     _check_unchanged(now.as_json(), Path(args.output_dir))

@@ -64,6 +64,12 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
         raise PreflightError(
             f"--held_out_pairs {watch.held_out_pairs} are too few; give 2 or more, 100 as in the paper."
         )
+    check_training(args, model_args)
+    processes.check(args)
+
+
+def check_training(args: SFTConfig, model_args: ModelConfig) -> None:
+    """Raise PreflightError for settings that no recipe can train with."""
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise PreflightError(f"--{name} {getattr(args, name)} must be 1 or more.")
@@ -74,7 +80,6 @@ def check(watch: WatchArguments, args: SFTConfig, model_args: ModelConfig) -> No
         raise PreflightError("--max_length must be given, 512 for example: it bounds the memory that a batch takes.")
     if not model_args.use_peft:
         raise PreflightError("--use_peft must be given: the recipes train LoRA adapters.")
-    processes.check(args)
 
 
 def load_model(model_args: ModelConfig, args: SFTConfig) -> torch.nn.Module:
