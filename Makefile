@@ -5,6 +5,7 @@ COMPAT := .venv-compat
 COMET := .comet
 DEEPSPEED := .deepspeed
 TRACKERS := .trackers
+HARNESS := .harness
 LLAMAFACTORY := .venv-llamafactory
 AXOLOTL := .venv-axolotl
 MODEL := .models/smollm2-135m-instruct
@@ -12,7 +13,7 @@ GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat test-trackers test-trainers fuzz lint docs model model-gemma comet deepspeed bench bench-gpu \
+.PHONY: demo test test-compat test-trackers test-harness test-trainers fuzz lint docs model model-gemma comet deepspeed bench bench-gpu \
 	bench-signal evidence architectures recipes-smoke dist beside clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
@@ -29,6 +30,10 @@ test-compat: $(COMPAT)/.ready $(MODEL)/model.safetensors $(DEEPSPEED)/.ready
 # What W&B, MLflow, Trackio, Comet ML and Aim themselves record of a training.
 test-trackers: $(VENV)/.ready $(COMET)/neuronxa-comet-ready $(TRACKERS)/.ready
 	PYTHONPATH=$(TRACKERS) $(VENV)/bin/python -m pytest tests/trackers/test_trackers.py
+
+# lm-evaluation-harness on a task of our own, and its results beside alignment (docs/how-to/against-benchmarks.md).
+test-harness: $(VENV)/.ready $(HARNESS)/.ready
+	PYTHONPATH=$(HARNESS) $(VENV)/bin/python -m pytest tests/harness
 
 # The trainers that cannot live in $(VENV), each in its own environment. `make test` has TRL, Lightning and plain loops.
 test-trainers: $(LLAMAFACTORY)/.ready $(AXOLOTL)/.ready
@@ -114,7 +119,7 @@ beside: $(VENV)/.ready
 	$(VENV)/bin/python scripts/try_beside.py dist/*.whl
 
 clean:
-	rm -rf dist build site $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(LLAMAFACTORY) $(AXOLOTL) .models runs
+	rm -rf dist build site $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(HARNESS) $(LLAMAFACTORY) $(AXOLOTL) .models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml
@@ -145,6 +150,11 @@ $(TRACKERS)/.ready: constraints/trackers.txt constraints.txt | $(VENV)/.ready
 	rm -rf $(TRACKERS)
 	$(VENV)/bin/python -m pip install --quiet --no-deps --target $(TRACKERS) \
 		--requirement constraints/trackers.txt
+	touch $@
+
+$(HARNESS)/.ready: constraints/harness.txt | $(VENV)/.ready
+	rm -rf $(HARNESS)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target $(HARNESS) --requirement constraints/harness.txt
 	touch $@
 
 # constraints/llamafactory.txt says what is left out, and why torchaudio loses its compiled library.

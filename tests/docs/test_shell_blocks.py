@@ -32,6 +32,10 @@ NOT_RUN = {
     "accelerate launch --multi_gpu ": ("it starts processes", "tests/survey/test_processes.py"),
     "torchrun ": ("it starts processes", "tests/survey/test_processes.py"),
     "accelerate launch --config_file ": ("it starts processes", "tests/recipes/test_accelerate.py"),
+    "lm_eval ": ("it is another program, and reads data sets of the hub", "tests/harness/test_harness.py"),
+    "python examples/harness/": ("it writes what lm_eval reads", "tests/harness/test_harness.py"),
+    "neuronxa correlate neuronxa-scores results/": ("it reads what lm_eval wrote", "tests/harness/test_harness.py"),
+    "neuronxa score meta-llama/": ("it reads a model of the hub", "tests/survey/test_measure.py"),
     "python recipes/": ("it reads corpora that are not there", "tests/recipes/test_recipes.py"),
     "neuronxa sweep ": ("it translates 100 sentences at each checkpoint", "tests/training/test_sweep.py"),
     "mkdir ": ("it fetches corpora", "tests/test_evidence.py"),
@@ -67,6 +71,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "tests" / "golden" / "run", folder / name)
     write_prompts(folder / "BMLAMA53", 300)
     shutil.copy(ROOT / "tests" / "data" / "lm_eval" / "results.json", folder)  # of a model named "one"
+    transfer = folder / "runs" / "xnli-llama-3.1-8b" / "xnli.csv"  # what recipes/transfer_xnli.py leaves
+    transfer.parent.mkdir(parents=True)
+    transfer.write_text("task,lang,value\nxnli,deu_Latn,0.5\nxnli,fra_Latn,0.6\nxnli,spa_Latn,0.4\n")
     for command in (["score", "one", "--n", "30", "--methods", "nasca,mexa"], ["knowledge", "one", "BMLAMA53"]):
         with chdir(folder):
             done = RUNNER.invoke(app, command)
