@@ -42,8 +42,11 @@ def shared_text(folder: Path, languages: Sequence[str]) -> Text:
         languages: FLORES-200 codes.
 
     Raises:
-        PairsError: the folder lacks English or another pivot, or its files have different numbers of lines.
+        PairsError: there is no such folder, it lacks English or another pivot, or its files have different numbers of
+            lines.
     """
+    if not folder.is_dir():
+        raise PairsError(f"{folder} does not exist; name the folder with NTREX-128's files (--ntrex).")
     files = files_by_language(folder)
     shared = [code for code in languages if code in files]
     lacking = [code for code in (ENGLISH, *OTHER_PIVOTS) if code not in shared]

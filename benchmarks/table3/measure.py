@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from benchmarks.table3.alignment import alignment_lines
 from benchmarks.table3.data import Text, shared_text
-from benchmarks.table3.records import SETTINGS, AlignmentLine, Setting, TextLine
+from benchmarks.table3.records import SETTINGS, AlignmentLine, TextLine
 from benchmarks.table3.text import text_line
 from neuronxa_callback import __version__
 from neuronxa_callback.files import append_record, read_records
@@ -40,7 +40,7 @@ def measure(model: Path, prompts: Prompts, ntrex: Path, facts: int, folder: Path
     text = shared_text(ntrex, prompts.languages)
     choice = ModelChoice(str(model), dtype="float32")
     measure_knowledge(choice, prompts, list(text.sentences), facts, folder, progress)
-    key = Signature.of(model=model.name, dtype="float32", data=text.fingerprint, version=__version__)
+    key = choice.identity.joined(Signature.of(data=text.fingerprint, version=__version__))
     with choice.loaded() as loaded:
         decoder = Decoder.find(*loaded)
         with decoder.evaluation_mode():
@@ -61,8 +61,7 @@ def _measure_text(decoder: Decoder, model: str, text: Text, path: Path, key: Sig
 def _measure_alignment(
     decoder: Decoder, model: str, text: Text, path: Path, key: Signature, progress: Progress
 ) -> None:
-    there = [line for line in read_records(path, AlignmentLine) if line.key == key]
-    done = {(line.lang, Setting(line.pooling, line.pivot, line.n)) for line in there}
+    done = {(line.lang, line.setting) for line in read_records(path, AlignmentLine) if line.key == key}
     total = sum(lang != setting.pivot for lang in text.sentences for setting in SETTINGS)
     task = progress.add_task("alignment", total=total, completed=len(done))
     for line in alignment_lines(decoder, model, text.sentences, done, key, TokenBudget()):

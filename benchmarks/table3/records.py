@@ -102,3 +102,8 @@ class AlignmentLine(Record):
     pairs: int
     score: dict[str, float]
     key: SignatureText
+
+    @property
+    def setting(self) -> Setting:
+        """How the alignment was measured."""
+        return Setting(self.pooling, self.pivot, self.n)
