@@ -37,10 +37,8 @@ RUNNER = CliRunner()
 TEXT = embedded("heldout.tsv")
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models and a LoRA adapter of the first, with their tokenizer."""
-    folder: Path = tmp_path_factory.mktemp("models")
+def write_models(folder: Path) -> Path:
+    """Write two models and a LoRA adapter of the first, with their tokenizer."""
     for name, seed in (("one", 0), ("other", 1)):
         tiny_llama(seed).save_pretrained(folder / name)
         make_tokenizer().save_pretrained(folder / name)
@@ -52,6 +50,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     adapted.save_pretrained(folder / "adapter")
     return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

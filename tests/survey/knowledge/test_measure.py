@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -26,7 +25,8 @@ from neuronxa_callback.survey.knowledge.records import KnowledgeLine
 from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.survey.results import ResultsError, TaskResult, read_results
 from neuronxa_callback.text.embedded import embedded
-from tests.support import make_tokenizer, raw_lines, tiny_llama
+from tests.support import raw_lines, tiny_llama
+from tests.survey.test_measure import write_models
 
 RUNNER = CliRunner()
 CODES = {"de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn", "is": "isl_Latn"}
@@ -50,17 +50,7 @@ def write_prompts(folder: Path, facts: int = FACTS) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, an adapter of the first, and prompts in five languages."""
-    folder: Path = tmp_path_factory.mktemp("knowledge")
-    for name, seed in (("one", 0), ("other", 1)):
-        tiny_llama(seed).save_pretrained(folder / name)
-        make_tokenizer().save_pretrained(folder / name)
-    adapted = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(folder / "one"),
-        LoraConfig(
-            r=4, target_modules="all-linear", init_lora_weights=False, base_model_name_or_path=str(folder / "one")
-        ),
-    )
-    adapted.save_pretrained(folder / "adapter")
+    folder: Path = write_models(tmp_path_factory.mktemp("knowledge"))
     write_prompts(folder / "BMLAMA53")
     return folder
 
