@@ -108,7 +108,7 @@ def coverages(draws: int, rng: np.random.Generator) -> list[Coverage]:
     for data in ("normal", "lognormal"):
         for n in (8, 12, 20, 30):
             for r in TRUE_R:
-                x, y = _pair(draws, n, r, data, rng)
+                x, y = drawn_pair(draws, n, r, data, rng)
                 rows += [Coverage(data, *named, n, r, share) for named, share in _covered(x, y, r, data, rng).items()]
     return rows
 
@@ -116,8 +116,7 @@ def coverages(draws: int, rng: np.random.Generator) -> list[Coverage]:
 def _covered(x: Numbers, y: Numbers, r: float, data: str, rng: np.random.Generator) -> dict[tuple[str, str], float]:
     """Return the coverage by coefficient and interval."""
     n = x.shape[1]
-    true_rho = 6 / np.pi * np.arcsin(r / 2)  # of normal data, which no monotone function of a score changes
-    true_r = r if data == "normal" else (np.exp(r) - 1) / (np.e - 1)
+    true_r, true_rho = true_correlations(r, data)
     rho = _r(_ranks(x), _ranks(y))
     plain = np.full(len(rho), 1 / np.sqrt(n - 3))
     few = slice(0, len(x) // 5)  # the bootstrap takes long
@@ -158,9 +157,9 @@ def sizes(draws: int, rng: np.random.Generator) -> list[Size]:
     """Return the size of the p-values of independent points, and of 100 pairs of which 95 have the same score."""
     rows = []
     for n in (*range(3, 13), 20):
-        x, y = _pair(draws if n != 9 else draws // 4, n, 0.0, "normal", rng)
+        x, y = drawn_pair(draws if n != 9 else draws // 4, n, 0.0, "normal", rng)
         rows += [Size("independent points", *made) for made in _rejected(x, y)]
-    alike, y = _pair(draws, 100, 0.0, "normal", rng)
+    alike, y = drawn_pair(draws, 100, 0.0, "normal", rng)
     alike[:, 5:] = 0.0  # five pairs are aligned, as of English and Icelandic in SmolLM2-135M
     alike[:, :5] = np.abs(alike[:, :5])
     return rows + [Size("100 pairs, 95 with the same score", *made) for made in _rejected(alike, y)]
@@ -271,10 +270,25 @@ def _percentile(points: Numbers, rng: np.random.Generator) -> float:
 # ---------------------------------------------------------------------------------------------- what is drawn
 
 
-def _pair(draws: int, n: int, r: float, data: str, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+def drawn_pair(draws: int, n: int, r: float, data: str, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+    """Return two scores of n points in each draw, (draws, n), that correlate at r.
+
+    Args:
+        draws: how many draws.
+        n: the number of points.
+        r: the correlation of normal data. Lognormal data are the exponentials of such.
+        data: "normal" or "lognormal".
+        rng: draws the points.
+    """
     x, noise = rng.normal(size=(2, draws, n))
     y = r * x + np.sqrt(1 - r**2) * noise
     return (x, y) if data == "normal" else (np.exp(x), np.exp(y))
+
+
+def true_correlations(r: float, data: str) -> tuple[float, float]:
+    """Return Pearson's r and Spearman's rho of the points of `drawn_pair`, of which there are without end."""
+    true_rho = 6 / np.pi * np.arcsin(r / 2)  # of normal data, which no monotone function of a score changes
+    return (r if data == "normal" else (np.exp(r) - 1) / (np.e - 1)), true_rho
 
 
 def _three(draws: int, n: int, r: tuple[float, float], data: str, rng: np.random.Generator) -> Numbers:

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.table3 import data, measure, recorded
-from benchmarks.table3.records import SETTINGS, AlignmentLine, Setting, TextLine
+from benchmarks.table3.records import SETTINGS, Setting, TextLine
 from neuronxa_callback import NeuronXAEvaluator, ParallelPairs
 from neuronxa_callback.files import read_records
 from neuronxa_callback.survey.knowledge.prompts import open_prompts

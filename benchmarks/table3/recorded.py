@@ -15,7 +15,8 @@ from neuronxa_callback.survey.knowledge.records import KnowledgeLine
 
 WEIGHTS = ("load", "quantised", "weights")  # the fields of a key that say which numbers the model has
 
-K, V = TypeVar("K", bound=Hashable), TypeVar("V")
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class RecordedError(ValueError):
@@ -73,8 +74,9 @@ def read(folder: Path) -> Recorded:
     text = list(read_records(folder / TEXT, TextLine))
     alignment = list(read_records(folder / SCORES, AlignmentLine))
     _check_one(folder / KNOWLEDGE, "numbers of facts", (len(line.facts) for line in knowledge))
-    _check_one(folder, "weights", (str(line.key.only(WEIGHTS)) for line in (*knowledge, *text, *alignment)))
-    _check_one(folder, "sentences", (line.key.get("data") for line in (*text, *alignment)))
+    keys = [line.key for line in knowledge] + [line.key for line in text] + [line.key for line in alignment]
+    _check_one(folder, "weights", (str(key.only(WEIGHTS)) for key in keys))
+    _check_one(folder, "sentences", (key.get("data") for key in keys[len(knowledge) :]))
     found = Recorded(
         folder.name,
         _by(folder / KNOWLEDGE, [(line.lang, line) for line in knowledge]),
@@ -103,7 +105,7 @@ def _by(path: Path, lines: list[tuple[K, V]]) -> dict[K, V]:
     found: dict[K, V] = {}
     for number, (key, line) in enumerate(lines, start=1):
         if key in found:
-            name = key if isinstance(key, str) else " ".join(map(str, key))
+            name = " ".join(map(str, key)) if isinstance(key, tuple) else key
             raise RecordedError(f"{path}, line {number}, has {name} a second time; take one of the two lines away.")
         found[key] = line
     return found
