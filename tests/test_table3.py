@@ -163,3 +163,8 @@ def test_a_killed_measurement_goes_on(places: Path, tmp_path: Path) -> None:
     then, now_scores = (recorded.read(folder).alignment for folder in (places / "results" / "tiny", output))
     for key, line in then.items():
         assert now_scores[key].score == pytest.approx(line.score, abs=1e-6)
+
+
+def test_sentences_that_no_model_can_be_asked_about() -> None:
+    """NTREX-128 has a line that is a comma alone in Spanish."""
+    assert data._unusable(["One dog.", ",", "One dog.", "", "7", "你好"]) == {1, 2, 3}

@@ -22,7 +22,7 @@ class Text:
 
     Attributes:
         sentences: FLORES-200 code -> its sentences.
-        left_out: the numbers of the lines, from 1, that are empty or repeated in some language.
+        left_out: the numbers of the lines, from 1, that hold no word or are repeated in some language.
     """
 
     sentences: Mapping[str, tuple[str, ...]]
@@ -67,7 +67,11 @@ def shared_text(folder: Path, languages: Sequence[str]) -> Text:
 
 
 def _unusable(lines: Sequence[str]) -> set[int]:
-    """Return the places of empty sentences, and of all but the first of equal ones."""
+    """Return the places of sentences without a letter or digit, and of all but the first of equal ones."""
     first = {line: place for place, line in reversed(list(enumerate(lines)))}
     counts = Counter(lines)
-    return {place for place, line in enumerate(lines) if not line or (counts[line] > 1 and first[line] != place)}
+    return {
+        place
+        for place, line in enumerate(lines)
+        if not any(map(str.isalnum, line)) or (counts[line] > 1 and first[line] != place)
+    }
