@@ -13,8 +13,8 @@ GEMMA := .models/gemma-3-270m
 PARALLEL := -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-compat test-trackers test-harness test-trainers fuzz lint docs model model-gemma comet deepspeed bench bench-gpu \
-	bench-signal evidence architectures recipes-smoke dist beside clean
+.PHONY: demo test test-compat test-trackers test-harness test-trainers fuzz lint docs model model-gemma comet \
+	deepspeed bench bench-gpu bench-signal evidence architectures recipes-smoke dist beside clean
 
 demo: $(VENV)/.ready $(MODEL)/model.safetensors
 	$(VENV)/bin/neuronxa demo --model $(MODEL)
@@ -119,7 +119,8 @@ beside: $(VENV)/.ready
 	$(VENV)/bin/python scripts/try_beside.py dist/*.whl
 
 clean:
-	rm -rf dist build site $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(HARNESS) $(LLAMAFACTORY) $(AXOLOTL) .models runs
+	rm -rf dist build site $(VENV) $(COMPAT) $(COMET) $(DEEPSPEED) $(TRACKERS) $(HARNESS) $(LLAMAFACTORY) $(AXOLOTL) \
+		.models runs
 
 # torch is asked for first and alone: where a CPU build is configured, pip then takes it.
 $(VENV)/.ready: constraints.txt pyproject.toml

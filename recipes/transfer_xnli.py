@@ -112,15 +112,15 @@ def test(
     budget = TokenBudget()
     with progress_bar(console) as progress, trainer.accelerator.autocast(), decoder.evaluation_mode():
         task = progress.add_task("XNLI", total=len(tests))
-        lines = {str(line.key): line for line in read_records(path, XnliLine)}
+        lines = {line.key: line for line in read_records(path, XnliLine)}
         found = []
         for code, examples in tests.items():
             key = key_of(code, examples, prompts[code], trainer)
-            if str(key) not in lines:
+            if key not in lines:
                 probabilities = xnli_labels.label_probabilities(decoder, prompts[code], answers, budget)
-                lines[str(key)] = xnli_results.line_of(code, examples, probabilities, key)
-                append_record(path, lines[str(key)])
-            found.append(lines[str(key)])
+                lines[key] = xnli_results.line_of(code, examples, probabilities, key)
+                append_record(path, lines[key])
+            found.append(lines[key])
             progress.advance(task)
     return found
 

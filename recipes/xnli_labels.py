@@ -118,14 +118,9 @@ def label_probabilities(
 
 def _of_batch(decoder: Decoder, prompts: Sequence[Sequence[int]], answers: Answers) -> Tensor:
     model: Any = decoder.base
-    longest = max(map(len, prompts))
-    padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in prompts], device=decoder.device)
     last = torch.tensor([len(ids) - 1 for ids in prompts], device=decoder.device)
     kept, place = last.unique(return_inverse=True)
-    mask = {}
-    if decoder.bidirectional:
-        mask = {"attention_mask": (torch.arange(longest, device=decoder.device) <= last[:, None]).long()}
-    logits = model(input_ids=padded, use_cache=False, logits_to_keep=kept, **mask).logits
+    logits = model(**decoder.inputs(prompts), use_cache=False, logits_to_keep=kept).logits
     rows = torch.arange(len(prompts), device=decoder.device)
     likely: Tensor = logits[rows, place].float().softmax(dim=-1)
     return likely[:, answers.first].double()

@@ -1,1 +1,1 @@
-"""The BMLAMA-53 column of the paper's Table 3 redone: alignment against knowledge over languages (`make table3`)."""
+"""The BMLAMA-53 column of the paper's Table 3 redone: alignment against knowledge over languages."""

@@ -41,14 +41,17 @@ def alignment_lines(
     for pooling in POOLINGS:
         settings = [setting for setting in SETTINGS if setting.pooling == pooling]
         left = {lang: [its for its in settings if its.pivot != lang and (lang, its) not in done] for lang in sentences}
-        encode = partial(_encoded, decoder, settings, sentences, budget)
+        evaluator = NeuronXAEvaluator(methods=METHODS, token_pooling=pooling)
+        needed = max(setting.n for setting in settings)
+        encode = partial(evaluator.encode, decoder, budget=budget)
         pivots = {
-            pivot: encode(pivot) for pivot in dict.fromkeys(setting.pivot for its in left.values() for setting in its)
+            pivot: encode(sentences[pivot][:needed])
+            for pivot in dict.fromkeys(setting.pivot for its in left.values() for setting in its)
         }
         for lang, its in left.items():
             if not its:
                 continue
-            encoded = pivots.get(lang) or encode(lang)
+            encoded = pivots.get(lang) or encode(sentences[lang][:needed])
             for setting in its:
                 score = _scores(pivots[setting.pivot], encoded, setting.n)
                 source, target = (tuple(sentences[code][: setting.n]) for code in (setting.pivot, lang))
@@ -63,19 +66,6 @@ def alignment_lines(
                     score=score,
                     key=key,
                 )
-
-
-def _encoded(
-    decoder: Decoder,
-    settings: Sequence[Setting],
-    sentences: Mapping[str, Sequence[str]],
-    budget: TokenBudget,
-    lang: str,
-) -> Encoded:
-    """Encode as many of a language's sentences as a setting needs."""
-    needed = sentences[lang][: max(setting.n for setting in settings)]
-    evaluator = NeuronXAEvaluator(methods=METHODS, token_pooling=settings[0].pooling)
-    return evaluator.encode(decoder, needed, budget)
 
 
 def _scores(source: Encoded, target: Encoded, n: int) -> dict[str, float]:

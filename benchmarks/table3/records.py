@@ -37,17 +37,12 @@ SETTINGS = (
 )
 
 
-class TextLine(Record):
-    """What needs no method at all, of one language.
+class TableLine(Record):
+    """What was measured of a model in one language.
 
     Attributes:
         model: the name of the model's folder.
-        lang: FLORES-200 code.
-        sentences: how many sentences were read.
-        characters: how many characters they have.
-        tokens: how many tokens the tokenizer makes of them, without special tokens.
-        predicted: how many tokens have a loss.
-        loss: the sum of the tokens' losses, in nats.
+        lang: FLORES-200 code of the language.
         key: the model, the text and the version.
     """
 
@@ -55,12 +50,25 @@ class TextLine(Record):
 
     model: str
     lang: str
+    key: SignatureText
+
+
+class TextLine(TableLine):
+    """What needs no method at all.
+
+    Attributes:
+        sentences: how many sentences were read.
+        characters: how many characters they have.
+        tokens: how many tokens the tokenizer makes of them, without special tokens.
+        predicted: how many tokens have a loss.
+        loss: the sum of the tokens' losses, in nats.
+    """
+
     sentences: int
     characters: int
     tokens: int
     predicted: int
     loss: float
-    key: SignatureText
 
     @property
     def tokens_per_character(self) -> float:
@@ -78,30 +86,22 @@ class TextLine(Record):
         return self.loss / self.sentences
 
 
-class AlignmentLine(Record):
-    """A language's alignment in one setting.
+class AlignmentLine(TableLine):
+    """The alignment in one setting.
 
     Attributes:
-        model: the name of the model's folder.
-        lang: FLORES-200 code of the language.
         pivot: FLORES-200 code of the language that it is aligned with.
         pooling: how tokens became a sentence.
         n: the number of sentence pairs that the setting asks for.
         pairs: how many were scored. Fewer than `n` if the text has fewer.
         score: method -> its score, the mean over layers; "4-grams" is the baseline of no model.
-        key: the model, the text and the version.
     """
 
-    CALLED: ClassVar[str] = "a line of benchmarks.table3"
-
-    model: str
-    lang: str
     pivot: str
     pooling: TokenPooling
     n: int
     pairs: int
     score: dict[str, float]
-    key: SignatureText
 
     @property
     def setting(self) -> Setting:

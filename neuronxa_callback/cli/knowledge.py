@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ from neuronxa_callback.cli.processes import processes
 def knowledge(
     model: OneModel,
     prompts: Annotated[
-        Path,
+        str,
         typer.Argument(
             help="BMLAMA-17 or BMLAMA-53: a folder with a file such as is.tsv for each language, or a data set of the "
             "hub with such files."
@@ -46,7 +45,7 @@ def knowledge(
     with processes() as ranks, surveying(showing) as (console, progress):
         with ranks.together():
             check_language(pivot)
-            opened = open_prompts(str(prompts))
+            opened = open_prompts(prompts)
         lines = measure(model.chosen(), opened, listed(langs), n, saving.output, progress, token_budget, ranks)
         if consistency and len(lines) < 2:
             raise ValueError("--consistency compares two languages; name several with --langs.")

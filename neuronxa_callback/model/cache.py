@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from neuronxa_callback.model.decoder import Decoder
+
+
+def shared_tokens(token_ids: Sequence[Sequence[int]]) -> int:
+    """Return with how many tokens all texts begin."""
+    return len(list(takewhile(lambda column: len(set(column)) == 1, zip(*token_ids, strict=False))))
 
 
 def is_plain(cache: Any, tokens: int) -> bool:

@@ -200,20 +200,29 @@ class Decoder:
             )
         return ids
 
-    def run(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Run the decoder layers once over right-padded sentences, without LM head and KV cache.
+    def inputs(self, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Return right-padded sentences as a model takes them: `input_ids` (batch, tokens) and perhaps a mask.
 
         A causal decoder gets no attention mask, because no token sees the padding to its right.
+        """
+        longest = max(len(ids) for ids in token_ids)
+        padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids]
+        inputs = {"input_ids": torch.tensor(padded, device=self.device)}
+        if self.bidirectional:
+            real = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
+            inputs["attention_mask"] = torch.tensor(real, device=self.device)
+        return inputs
+
+    def run(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Run the decoder layers once over right-padded sentences (`inputs`), without LM head and KV cache.
 
         Returns:
             last hidden states (batch, tokens, hidden), including those of the padding.
         """
-        longest = max(len(ids) for ids in token_ids)
-        padded = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in token_ids], device=self.device)
-        mask = self._mask(token_ids, longest)
+        inputs = self.inputs(token_ids)
 
         def run_layers() -> Any:
-            return self.stack(input_ids=padded, use_cache=False, **mask)
+            return self.stack(**inputs, use_cache=False)
 
         output = engine.inside(self.model, self.base, run_layers) if self.is_sharded else run_layers()
         return output.last_hidden_state  # type: ignore[no-any-return]
@@ -254,12 +263,6 @@ class Decoder:
                 "where the others are. Train without splitting the layers, by FSDP or DeepSpeed."
             )
         return engine.whole_features(values, features, self.tensor_mesh)
-
-    def _mask(self, token_ids: Sequence[Sequence[int]], longest: int) -> dict[str, Tensor]:
-        if not self.bidirectional:
-            return {}
-        real = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids]
-        return {"attention_mask": torch.tensor(real, device=self.device)}
 
     def joined_streams(self, hidden: Tensor, batch: int, tokens: int) -> Tensor:
         """Return a layer's hidden states as (batch, tokens, features). Several residual streams are joined.

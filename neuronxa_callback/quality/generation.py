@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
-from neuronxa_callback.model.cache import depends_on_length, is_plain, keeps_positions
+from neuronxa_callback.model.cache import depends_on_length, is_plain, keeps_positions, shared_tokens
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.tolerance import differ, rounding
 
@@ -149,8 +148,7 @@ def _beginning(
     if len(prompts) == 1 or decoder.in_step or keeps_positions(decoder):
         return None, False
     # At least one token of every prompt is left, because the model says what follows it.
-    shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))))
-    first = list(prompts[0][: max(1, min(shared, min(map(len, prompts)) - 1))])
+    first = list(prompts[0][: max(1, min(shared_tokens(prompts), min(map(len, prompts)) - 1))])
     generator: Any = decoder.base
     fill = generator.generation_config.pad_token_id
     output = generator.generate(

@@ -157,8 +157,7 @@ def measure(
     """
     keys, done = ranks.first_does(lambda: _known(choice, evaluator, path, kind))
     progress = progress or Progress(disable=True)
-    whose = "" if ranks.size == 1 else f", the first of {ranks.size} processes"
-    task = progress.add_task(choice.name + whose, total=len(keys), completed=len(done))
+    task = progress.add_task(title(choice, ranks), total=len(keys), completed=len(done))
     if len(done) == len(keys):
         return [done[keys[pair.name]] for pair in evaluator.pairs]
     new: list[Line] = []
@@ -187,6 +186,11 @@ def measure(
                 progress.advance(task)
     done |= put_together(path, new, ranks)
     return [done[keys[pair.name]] for pair in pairs]
+
+
+def title(choice: ModelChoice, ranks: Ranks) -> str:
+    """Return what a progress bar is called that counts one process's share of the work."""
+    return choice.name + ("" if ranks.size == 1 else f", the first of {ranks.size} processes")
 
 
 def _known(

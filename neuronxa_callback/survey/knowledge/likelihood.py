@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuronxa_callback.alignment.batches import batches
-from neuronxa_callback.model.cache import depends_on_length, is_plain, keeps_positions
+from neuronxa_callback.model.cache import depends_on_length, is_plain, keeps_positions, shared_tokens
 from neuronxa_callback.model.decoder import Decoder
 from neuronxa_callback.model.state import TokenBudget
 from neuronxa_callback.model.tolerance import differ, rounding
@@ -39,8 +38,7 @@ class _Group:
 
     @classmethod
     def of(cls, sentences: Sequence[Sequence[int]]) -> _Group:
-        shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*sentences, strict=False))))
-        shared = min(shared, min(map(len, sentences)) - 1)
+        shared = min(shared_tokens(sentences), min(map(len, sentences)) - 1)
         return cls(list(sentences[0][:shared]), [list(ids[shared:]) for ids in sentences])
 
     @property
@@ -108,26 +106,27 @@ def mean_losses(
 
 
 def _losses(decoder: Decoder, groups: Sequence[_Group], tokens: int) -> list[list[float]]:
-    sums: list[Tensor] = [torch.zeros(len(group.rests), dtype=torch.float64) for group in groups]
-    whole = [number for number, group in enumerate(groups) if not group.is_shared]
+    found: dict[int, Tensor] = {}
+    for batch in _shareable(decoder, groups, tokens):
+        losses = _shared(decoder, [groups[number] for number in batch])
+        if losses is not None:
+            found |= zip(batch, losses, strict=True)
+    left = [number for number in range(len(groups)) if number not in found]
+    found |= zip(left, _whole(decoder, [groups[number] for number in left], tokens), strict=True)
+    counts = [torch.tensor([len(ids) - 1 for ids in group.sentences]) for group in groups]
+    return [(found[number] / count).tolist() for number, count in enumerate(counts)]
+
+
+def _shareable(decoder: Decoder, groups: Sequence[_Group], tokens: int) -> Iterator[list[int]]:
+    """Yield batches of groups whose beginnings may be read once. They have the same length within a batch."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, group in enumerate(groups):
         if group.is_shared:
             by_length[len(group.prefix)].append(number)
-    may_share = bool(by_length) and _may_share(decoder, groups[next(iter(by_length.values()))[0]])
-    for length, numbers in by_length.items():
-        for batch in _cut(groups, numbers, length, tokens) if may_share else ():
-            losses = _shared(decoder, [groups[number] for number in batch])
-            if losses is None:
-                whole += batch
-                continue
-            for number, its in zip(batch, losses, strict=True):
-                sums[number] = its
-        whole += [] if may_share else numbers
-    for number, its in zip(whole, _whole(decoder, [groups[number] for number in whole], tokens), strict=True):
-        sums[number] = its
-    counts = [[len(ids) - 1 for ids in group.sentences] for group in groups]
-    return [(its / torch.tensor(count)).tolist() for its, count in zip(sums, counts, strict=True)]
+    first = next(iter(by_length.values()), None)
+    if first is not None and _may_share(decoder, groups[first[0]]):
+        for length, numbers in by_length.items():
+            yield from _cut(groups, numbers, length, tokens)
 
 
 def _cut(groups: Sequence[_Group], numbers: Sequence[int], length: int, tokens: int) -> Iterator[list[int]]:
@@ -171,9 +170,9 @@ def _shared(decoder: Decoder, groups: Sequence[_Group]) -> list[Tensor] | None:
     losses = common[rows] + _loss_of(output.logits[rows, -1:], _tensor([rest[:1] for rest in rests], decoder))[:, 0]
     if longest > 1:
         cache.batch_select_indices(rows.to("cpu"))
-        padded = _padded(rests, decoder)
+        padded = decoder.inputs(rests)["input_ids"]
         logits = model(input_ids=padded[:, :-1], past_key_values=cache, use_cache=True).logits
-        losses += (_loss_of(logits, padded[:, 1:]) * _real(rests, 1, decoder)).sum(dim=1)
+        losses += (_loss_of(logits, padded[:, 1:]) * _counts(rests, decoder)).sum(dim=1)
     return list(losses.cpu().split([len(group.rests) for group in groups]))
 
 
@@ -184,10 +183,9 @@ def _whole(decoder: Decoder, groups: Sequence[_Group], tokens: int) -> list[Tens
     losses = torch.zeros(len(sentences), dtype=torch.float64)
     for batch in batches(sentences, tokens, None):
         its = [sentences[row] for row in batch]
-        padded, real = _padded(its, decoder), _real(its, 0, decoder)
-        mask = {"attention_mask": real.long()} if decoder.bidirectional else {}
-        logits = model(input_ids=padded, use_cache=False, **mask).logits[:, :-1]
-        losses[batch] = (_loss_of(logits, padded[:, 1:]) * real[:, 1:]).sum(dim=1).cpu()
+        inputs = decoder.inputs(its)
+        logits = model(**inputs, use_cache=False).logits[:, :-1]
+        losses[batch] = (_loss_of(logits, inputs["input_ids"][:, 1:]) * _counts(its, decoder)).sum(dim=1).cpu()
     return list(losses.split([len(group.rests) for group in groups]))
 
 
@@ -204,15 +202,9 @@ def _loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(parts).double().view(targets.shape)
 
 
-def _padded(rows: Sequence[Sequence[int]], decoder: Decoder) -> Tensor:
-    longest = max(map(len, rows))
-    return _tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in rows], decoder)
-
-
-def _real(rows: Sequence[Sequence[int]], first: int, decoder: Decoder) -> Tensor:
-    """Return whether each token is no padding (rows, tokens), from the token `first` on."""
-    longest = max(map(len, rows))
-    places = torch.arange(first, longest, device=decoder.device)
+def _counts(rows: Sequence[Sequence[int]], decoder: Decoder) -> Tensor:
+    """Return whether each token but the first is no padding: (rows, tokens - 1)."""
+    places = torch.arange(1, max(map(len, rows)), device=decoder.device)
     return places < torch.tensor([len(ids) for ids in rows], device=decoder.device)[:, None]
 
 

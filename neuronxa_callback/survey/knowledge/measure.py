@@ -19,7 +19,7 @@ from neuronxa_callback.significance import layer_interval
 from neuronxa_callback.survey.knowledge.likelihood import mean_losses
 from neuronxa_callback.survey.knowledge.prompts import Fact, Prompts, fingerprint
 from neuronxa_callback.survey.knowledge.records import FILE, KnowledgeLine
-from neuronxa_callback.survey.measure import ModelChoice
+from neuronxa_callback.survey.measure import ModelChoice, title
 from neuronxa_callback.survey.shares import collected, length, own_file, put_together, share
 
 
@@ -66,10 +66,9 @@ def measure(
     path = folder / FILE
     keys, done = ranks.first_does(lambda: _known(choice, prompts.name, facts, path))
     progress = progress or Progress(disable=True)
-    whose = "" if ranks.size == 1 else f", the first of {ranks.size} processes"
     left = [code for code in codes if keys[code] not in done]
     mine = share(left, lambda code: length(s for fact in facts[code] for s in fact.sentences), ranks)
-    task = progress.add_task(choice.name + whose, total=len(codes) - len(left) + len(mine), completed=len(done))
+    task = progress.add_task(title(choice, ranks), total=len(codes) - len(left) + len(mine), completed=len(done))
     if not left:
         return [done[keys[code]] for code in codes]
     new: list[KnowledgeLine] = []

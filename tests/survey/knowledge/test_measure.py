@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 import shutil
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from neuronxa_callback.cli import app
 from neuronxa_callback.files import read_records
@@ -26,9 +23,8 @@ from neuronxa_callback.survey.measure import ModelChoice
 from neuronxa_callback.survey.results import ResultsError, TaskResult, read_results
 from neuronxa_callback.text.embedded import embedded
 from tests.support import raw_lines, tiny_llama
-from tests.survey.test_measure import write_models
+from tests.survey.test_measure import RUNNER, rows, run, write_models
 
-RUNNER = CliRunner()
 CODES = {"de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn", "is": "isl_Latn"}
 FACTS = 12
 
@@ -53,16 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = write_models(tmp_path_factory.mktemp("knowledge"))
     write_prompts(folder / "BMLAMA53")
     return folder
-
-
-def run(*arguments: Any) -> str:
-    done = RUNNER.invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output + done.stderr
-    return done.stdout
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 def lines(output: Path) -> list[KnowledgeLine]:
